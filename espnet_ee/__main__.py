@@ -1,0 +1,49 @@
+"""Launcher: runs a stock ESPnet command with the early-exit classes registered.
+
+    python -m espnet_ee -m espnet2.bin.asr_train --config conf/train_ee_conformer.yaml ...
+
+so that ESPnet's own ``asr.sh --python "python3 -m espnet_ee"`` works unchanged. The stock module is imported
+and its ``main()`` called (``runpy`` would lose the registration in the spawned children of DDP).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+
+from espnet_ee.errors import UsageError, run
+
+USAGE = "usage: python -m espnet_ee -m espnet2.bin.MODULE ARGUMENTS..."
+
+
+def main() -> None:
+    """Registers the plug-in, then hands over to the module named after ``-m``."""
+    if len(sys.argv) < 3 or sys.argv[1] != "-m":
+        raise UsageError(USAGE)
+    name = sys.argv[2]
+    if not name.startswith("espnet2.bin."):
+        raise UsageError(f"{name}: only ESPnet's own commands (espnet2.bin.*) can be launched; {USAGE}")
+    # ESPnet warns of its own deprecations by the dozen before the first line that matters.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="espnet.*")
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UsageError(f"{name}: no such module in the installed ESPnet") from None
+    from espnet_ee.plugin.register import register
+
+    register()
+    sys.argv = [name, *sys.argv[3:]]
+    try:
+        module.main()
+    except TypeError as error:
+        # How ESPnet reports a key of a *_conf section that its class does not take.
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UsageError(f"configuration: {error}; remove or correct that key") from error
+
+
+if __name__ == "__main__":
+    run(main)

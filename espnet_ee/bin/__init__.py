@@ -1,0 +1,1 @@
+"""Commands: one argparse file each, one call each."""

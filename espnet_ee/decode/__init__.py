@@ -1,0 +1,1 @@
+"""From a trained model to text: greedy CTC, and the recogniser that stops."""

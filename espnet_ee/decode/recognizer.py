@@ -1,0 +1,210 @@
+"""The recogniser that stops: one segment at a time, per utterance, also inside a batch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from espnet_ee.decode.greedy import read_exit
+from espnet_ee.encoder.base import ExitOutput
+from espnet_ee.errors import UserError
+from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.table import EvidenceRow, macs_of_stop
+from espnet_ee.text import tokens_to_text
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """One utterance's result.
+
+    Attributes:
+        text: the words.
+        tokens: the greedy tokens.
+        exit_layer: 1-based number of the last block that was computed.
+        macs: multiply-accumulates spent: subsampling, blocks, the heads that were read, evidence.
+        rows: the exits whose heads were read, in order; the last one gave the text.
+        seconds: wall clock from the start of the batch to each of ``rows``, divided by the batch's size.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    exit_layer: int
+    macs: int
+    rows: tuple[EvidenceRow, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def evidence(self) -> ExitEvidence:
+        """Evidence of the exit that gave the text."""
+        return self.rows[-1].evidence
+
+
+class EarlyExitRecognizer:
+    """Recognises utterances with a policy that decides after which block each may stop.
+
+    Args:
+        model: an ESPnet ASR model whose encoder is an early-exit encoder (``model: early_exit``, or the stock
+            ``espnet`` model, whose one CTC head then serves every exit).
+        policy: when to stop.
+        read_every_exit: reads every passed head even where the policy needs none (for evidence tables).
+
+    Raises:
+        UserError: the policy does not fit the model's exits.
+
+    Example:
+        >>> recognizer = EarlyExitRecognizer.from_files(config, checkpoint, EntropyPolicy(0.01))  # doctest: +SKIP
+        >>> recognizer.recognize([samples])[0].text  # doctest: +SKIP
+        'HELLO'
+    """
+
+    def __init__(self, model: torch.nn.Module, policy: ExitPolicy, read_every_exit: bool = False) -> None:
+        policy.check(model.encoder.exit_layers)
+        self.model = model.eval()
+        self.encoder = model.encoder
+        self.policy = policy
+        self.read_every_exit = read_every_exit or policy.needs_every_exit
+        self.shape = model.encoder.shape()
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def from_files(
+        cls, train_config: str | Path, model_file: str | Path, policy: ExitPolicy, device: str = "cpu"
+    ) -> EarlyExitRecognizer:
+        """Loads ``config.yaml`` and a checkpoint; see :func:`espnet_ee.plugin.checkpoint.load_model`."""
+        from espnet_ee.plugin.checkpoint import load_model  # imports all of ESPnet's ASR task
+
+        return cls(load_model(train_config, model_file, device), policy)
+
+    @torch.inference_mode()
+    def recognize(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
+        """Recognises a batch; every utterance leaves it as soon as the policy lets it.
+
+        Results do not depend on what an utterance is batched with.
+
+        Args:
+            batch: samples (N,) in [-1, 1], or features (L, F) for a model trained on extracted features.
+
+        Returns:
+            One result per utterance, in order.
+        """
+        if not batch:
+            return []
+        run = _Run(self, batch)
+        while run.active:
+            run.step()
+        return [run.result(index) for index in range(len(batch))]
+
+    def features(self, speech: np.ndarray) -> torch.Tensor:
+        """Normalised features (L, F) of one utterance, zero-padded to the least length the encoder takes.
+
+        One utterance at a time: the STFT's last frames would otherwise see the batch's padding.
+        """
+        samples = torch.as_tensor(speech, dtype=torch.float32, device=self.device)[None]
+        if samples.size(1) == 0:
+            raise UserError("an utterance without samples cannot be recognised; drop it from the data")
+        if samples.dim() == 2:
+            # The STFT reflects half a window at both ends: shorter audio cannot be reflected.
+            samples = torch.nn.functional.pad(samples, (0, max(0, self._least_samples() - samples.size(1))))
+        lengths = torch.tensor([samples.size(1)], device=self.device)
+        features, lengths = self.model._extract_feats(samples, lengths)
+        if self.model.normalize is not None:
+            features, lengths = self.model.normalize(features, lengths)
+        missing = max(0, self.encoder.min_frames - features.size(1))
+        return torch.nn.functional.pad(features[0], (0, 0, 0, missing))
+
+    def _least_samples(self) -> int:
+        stft = getattr(self.model.frontend, "stft", None)
+        return 1 if stft is None else stft.n_fft // 2 + 1
+
+    def read_head(self, output: ExitOutput, state_rows: Sequence[int] | None = None) -> list[ExitEvidence]:
+        """Evidence of an exit for the utterances of a batch, or for some of them.
+
+        Args:
+            output: from the encoder.
+            state_rows: rows of the batch to read; all by default.
+        """
+        rows = list(range(len(output.olens))) if state_rows is None else list(state_rows)
+        if hasattr(self.model, "log_probs"):
+            log_probs = self.model.log_probs(output.layer, output.hs[rows])
+        else:
+            log_probs = self.model.ctc.log_softmax(output.hs[rows])
+        return read_exit(output.layer, log_probs, output.olens[rows], self.model.blank_id)
+
+    def row(self, evidence: ExitEvidence, feature_frames: int) -> EvidenceRow:
+        """Adds text and compute to an exit's evidence."""
+        text = tokens_to_text(self.token_strings(evidence))
+        encoder_macs = self.shape.segment_macs(feature_frames, [evidence.layer])[0]
+        return EvidenceRow(evidence, text, encoder_macs, self.shape.head_macs(evidence.frames, self.model.vocab_size))
+
+    def token_strings(self, evidence: ExitEvidence) -> tuple[str, ...]:
+        """The tokens of an exit's evidence as strings."""
+        return tuple(self.model.token_list[token] for token in evidence.tokens)
+
+
+class _Run:
+    """One batch on its way through the encoder."""
+
+    def __init__(self, recognizer: EarlyExitRecognizer, batch: Sequence[np.ndarray]) -> None:
+        self.recognizer = recognizer
+        self.started = time.perf_counter()
+        features = [recognizer.features(speech) for speech in batch]
+        self.lengths = [len(frames) for frames in features]
+        padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+        lengths = torch.tensor(self.lengths, device=padded.device)
+        self.state = recognizer.encoder.start(padded, lengths)
+        self.active = list(range(len(batch)))
+        self.rows: list[list[EvidenceRow]] = [[] for _ in batch]
+        self.seconds: list[list[float]] = [[] for _ in batch]
+
+    def step(self) -> None:
+        """Computes one segment, reads the heads that are wanted, and lets the finished utterances go."""
+        output = self.recognizer.encoder.advance(self.state)
+        if self.recognizer.read_every_exit:
+            self.read(output, range(len(self.active)))
+            stopping = [self.stops(output.layer, [row.evidence for row in self.rows[i]]) for i in self.active]
+        else:
+            # A policy that reads nothing is asked first: only the heads of those that stop are computed.
+            stopping = [self.stops(output.layer, [_unread(output.layer)]) for _ in self.active]
+            self.read(output, [place for place, stop in enumerate(stopping) if stop])
+        going_on = [place for place, stop in enumerate(stopping) if not stop]
+        if going_on:
+            self.state = output.state if len(going_on) == len(self.active) else output.state.select(going_on)
+        self.active = [self.active[place] for place in going_on]
+
+    def stops(self, layer: int, evidence: list[ExitEvidence]) -> bool:
+        return layer == self.recognizer.encoder.exit_layers[-1] or self.recognizer.policy.should_stop(evidence)
+
+    def read(self, output: ExitOutput, places: Sequence[int]) -> None:
+        """Reads the exit's head for the utterances at these places of the running batch."""
+        if not places:
+            return
+        for place, evidence in zip(places, self.recognizer.read_head(output, places), strict=True):
+            index = self.active[place]
+            self.rows[index].append(self.recognizer.row(evidence, self.lengths[index]))
+        elapsed = (time.perf_counter() - self.started) / len(self.rows)
+        for place in places:
+            self.seconds[self.active[place]].append(elapsed)
+
+    def result(self, index: int) -> Recognition:
+        rows = tuple(self.rows[index])
+        last = rows[-1]
+        return Recognition(
+            text=last.hypothesis,
+            tokens=self.recognizer.token_strings(last.evidence),
+            exit_layer=last.evidence.layer,
+            macs=macs_of_stop(rows, len(rows) - 1, self.recognizer.read_every_exit),
+            rows=rows,
+            seconds=tuple(self.seconds[index]),
+        )
+
+
+def _unread(layer: int) -> ExitEvidence:
+    """Evidence of an exit whose head was not computed: its place, and nothing to go by."""
+    return ExitEvidence(layer, (), math.nan, math.nan, math.nan, math.nan, 0)

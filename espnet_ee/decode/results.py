@@ -1,0 +1,126 @@
+"""Decodes a data directory and writes what ESPnet's scoring and ours read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from espnet_ee.data.inputs import Input
+from espnet_ee.decode.recognizer import EarlyExitRecognizer, Recognition
+from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_dir, write_scp
+from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """All results of one set, by utterance id in sorted order, with the time that recognising took."""
+
+    results: dict[str, Recognition]
+    audio_seconds: dict[str, float]
+    decode_seconds: float
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: seconds of computing per second of audio."""
+        return self.decode_seconds / sum(self.audio_seconds.values())
+
+
+def decode(
+    recognizer: EarlyExitRecognizer,
+    inputs: Sequence[Input],
+    batch_size: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Decoding:
+    """Recognises all inputs. Reading files is not counted as decoding time.
+
+    Args:
+        recognizer: model and policy.
+        inputs: utterances, in any order: results do not depend on it.
+        batch_size: utterances recognised together; neighbours in length share a batch.
+        progress: called after each batch with the number done and the total.
+    """
+    results: dict[str, Recognition] = {}
+    spent = 0.0
+    for batch in _batches(inputs, batch_size):
+        loaded = [_load(item) for item in batch]
+        started = time.perf_counter()
+        recognised = recognizer.recognize(loaded)
+        spent += time.perf_counter() - started
+        results.update((item.utt_id, result) for item, result in zip(batch, recognised, strict=True))
+        progress(len(results), len(inputs))
+    order = sorted(results)
+    seconds = {item.utt_id: item.seconds for item in inputs}
+    return Decoding({key: results[key] for key in order}, {key: seconds[key] for key in order}, spent)
+
+
+def _load(item: Input) -> np.ndarray:
+    speech = item.load()
+    if not np.isfinite(speech).all():
+        raise UserError(f"{item.utt_id}: its audio holds values that are not finite; repair or drop it")
+    return speech
+
+
+def _batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[Input]]:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; give 1 or more")
+    ordered = sorted(inputs, key=lambda item: (item.seconds, item.utt_id)) if batch_size > 1 else list(inputs)
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]
+
+
+def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], every_exit: bool) -> None:
+    """Writes a decode directory as a whole: it replaces what was there, or nothing changes.
+
+    ``1best_recog/{text,token,token_int,score}`` as ESPnet's asr_inference; ``utt2exit``, ``utt2macs``, ``utt2dur``;
+    ``decode.yaml``; with every exit also ``evidence.tsv`` and ``timing.tsv``.
+
+    Args:
+        path: the directory.
+        decoding: from :func:`decode`.
+        facts: what ``decode.yaml`` holds besides counts and times (policy, versions, ...).
+        every_exit: whether every exit was read.
+    """
+    results = decoding.results
+    with atomic_dir(path) as folder:
+        best = folder / "1best_recog"
+        write_scp(best / "text", {key: result.text for key, result in results.items()})
+        write_scp(best / "token", {key: " ".join(result.tokens) for key, result in results.items()})
+        write_scp(best / "token_int", {key: " ".join(map(str, r.evidence.tokens)) for key, r in results.items()})
+        write_scp(best / "score", {key: repr(result.evidence.score) for key, result in results.items()})
+        write_scp(folder / "utt2exit", {key: str(result.exit_layer) for key, result in results.items()})
+        write_scp(folder / "utt2macs", {key: str(result.macs) for key, result in results.items()})
+        write_scp(folder / "utt2dur", {key: repr(value) for key, value in decoding.audio_seconds.items()})
+        if every_exit:
+            write_table(folder / "evidence.tsv", _table(decoding))
+            _write_timing(folder / "timing.tsv", results)
+        summary = {
+            **facts,
+            "utterances": len(results),
+            "audio_seconds": round(sum(decoding.audio_seconds.values()), 3),
+            "decode_seconds": round(decoding.decode_seconds, 3),
+            "rtf": round(decoding.rtf, 5),
+        }
+        (folder / "decode.yaml").write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
+
+
+def _table(decoding: Decoding) -> EvidenceTable:
+    utterances = {
+        key: Utterance(decoding.audio_seconds[key], result.rows) for key, result in decoding.results.items()
+    }
+    layers = tuple(row.evidence.layer for row in next(iter(utterances.values())).rows)
+    return EvidenceTable(layers, utterances)
+
+
+def _write_timing(path: Path, results: dict[str, Recognition]) -> None:
+    lines = ["utt_id\texit_layer\tseconds\n"]
+    for key, result in results.items():
+        for row, seconds in zip(result.rows, result.seconds, strict=True):
+            lines.append(f"{key}\t{row.evidence.layer}\t{seconds!r}\n")
+    path.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Encoders that compute one segment at a time and can stop after any of them."""

@@ -1,0 +1,105 @@
+"""Files that are either whole or not there, and the ``key value`` tables of Kaldi."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from espnet_ee.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Opens a temporary file beside ``path`` and renames it onto ``path`` when the block succeeds.
+
+    Args:
+        path: the file to make or replace; its folder is made if needed.
+        mode: ``"w"`` (UTF-8 text) or ``"wb"``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoding = None if "b" in mode else "utf-8"
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, encoding=encoding) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``path`` that takes ``path``'s place when the block succeeds.
+
+    An existing folder at ``path`` is replaced whole: nothing is ever appended to it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        old = temporary.with_suffix(".old")
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
+    """Reads a Kaldi table: one ``key value`` a line, in the file's order.
+
+    Args:
+        path: the table (``wav.scp``, ``text``, ``utt2spk``, ...).
+        allow_empty: whether a key may stand alone (an empty transcript).
+
+    Raises:
+        UserError: the file is missing or not UTF-8, or a line is empty, lacks its value or repeats a key.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that makes it first") from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
+    if lines and not lines[-1]:
+        lines.pop()
+    table: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        key, _, value = line.strip().partition(" ")
+        if not key:
+            raise UserError(f"{path}:{number}: empty line; delete it")
+        if not value.strip() and not allow_empty:
+            raise UserError(f"{path}:{number}: nothing follows the key {key!r}; complete or delete the line")
+        if key in table:
+            raise UserError(f"{path}:{number}: the key {key!r} was given before; keep one of the two lines")
+        table[key] = value.strip()
+    return table
+
+
+def write_scp(path: str | Path, table: dict[str, str]) -> None:
+    """Writes a Kaldi table sorted by key (in C locale order, as Kaldi's tools ask), atomically."""
+    with atomic_write(path) as stream:
+        for key in sorted(table):
+            stream.write(f"{key} {table[key]}".rstrip() + "\n")

@@ -1,0 +1,1 @@
+"""Exit heads, the joint loss and the ESPnet model class that trains them."""

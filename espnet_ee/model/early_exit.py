@@ -1,0 +1,129 @@
+"""``model: early_exit``: ESPnet's ASR model with a CTC head at every exit of its encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jiwer
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+
+from espnet_ee.encoder.base import EarlyExitEncoder
+from espnet_ee.errors import UsageError
+from espnet_ee.model.heads import make_heads
+from espnet_ee.model.loss import exit_weights as resolve_weights
+from espnet_ee.model.loss import exits_ctc_loss, frames_needed
+from espnet_ee.plugin.compat import extend_signature, reject_unknown_keys
+from espnet_ee.text import collapse, tokens_to_text
+
+
+@extend_signature(ESPnetASRModel, without=("interctc_weight",))
+class EarlyExitASRModel(ESPnetASRModel):
+    """CTC at every exit, trained jointly: L = sum_m w_m CTC_m (arXiv 2309.09546).
+
+    Reports ``loss_exitNN`` for every exit, and ``cer_exitNN`` (greedy, over real frames only) when
+    validating; ``ctc_too_short`` is the share of utterances with fewer frames than their labels need,
+    whose loss is infinite and which therefore teach nothing.
+
+    Args:
+        stock: everything ``ESPnetASRModel`` takes; ``ctc_weight`` must be 1.0.
+        exit_heads: ``"separate"`` (a head per exit) or ``"shared"`` (ESPnet's InterCTC).
+        exit_weights: ``"sum"``, ``"mean"`` or a list with a weight per exit.
+    """
+
+    def __init__(
+        self, exit_heads: str = "separate", exit_weights: str | list[float] = "sum", **stock: Any
+    ) -> None:
+        reject_unknown_keys(type(self), "model_conf", stock)
+        encoder, ctc = stock["encoder"], stock["ctc"]
+        if not isinstance(encoder, EarlyExitEncoder):
+            raise UsageError(f"encoder: model early_exit needs an early_exit_* encoder, not {type(encoder).__name__}")
+        if stock.get("ctc_weight", 0.5) != 1.0:
+            raise UsageError("model_conf: early_exit trains CTC heads only; set ctc_weight: 1.0")
+        if ctc.ctc_type != "builtin":
+            raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
+        report_cer = stock.get("report_cer", True)
+        # The stock calculator decodes padding; ours replaces it.
+        stock.update(report_cer=False, report_wer=False)
+        super().__init__(**stock)
+        self.report_exit_cer = report_cer
+        self.exit_ctc = make_heads(exit_heads, encoder.exit_layers[:-1], ctc)
+        self.exit_weights = resolve_weights(exit_weights, len(encoder.exit_layers))
+
+    def head(self, layer: int) -> torch.nn.Module:
+        """The CTC head of the exit after block ``layer`` (1-based)."""
+        return self.exit_ctc[str(layer)] if str(layer) in self.exit_ctc else self.ctc
+
+    def log_probs(self, layer: int, hs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the exit after block ``layer``: hs (B, T, D) -> (B, T, V)."""
+        head = self.head(layer)
+        dropped = torch.nn.functional.dropout(hs, head.dropout_rate, self.training)
+        return head.ctc_lo(dropped).log_softmax(dim=-1)
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """The joint loss and what ESPnet's trainer reports.
+
+        Args:
+            speech: samples (B, N) or features (B, L, F).
+            speech_lengths: (B,).
+            text: labels (B, U), padded with ``ignore_id``.
+            text_lengths: (B,).
+            kwargs: ``utt_id``; not used.
+        """
+        text = text[:, : text_lengths.max()]
+        (final, below), olens, _ = self.encode_exits(speech, speech_lengths)
+        layers = self.encoder.exit_layers
+        hidden = [hs for _, hs in below] + [final]
+        log_probs = torch.stack([self.log_probs(layer, hs) for layer, hs in zip(layers, hidden, strict=True)])
+        losses = exits_ctc_loss(log_probs, olens, text, text_lengths, self.blank_id)
+        loss = (losses * losses.new_tensor(self.exit_weights)).sum()
+        stats = {f"loss_exit{layer:02d}": value.detach() for layer, value in zip(layers, losses, strict=True)}
+        stats["ctc_too_short"] = (frames_needed(text, text_lengths) > olens).float().mean()
+        if self.report_exit_cer and not self.training:
+            stats.update(self.exit_cers(log_probs, olens, text, text_lengths))
+        stats["loss"] = loss.detach()
+        return force_gatherable((loss, stats, speech.shape[0]), loss.device)
+
+    def encode_exits(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, list[tuple[int, torch.Tensor]]], torch.Tensor, None]:
+        """:meth:`encode` in the form of the encoder's own ``forward``."""
+        encoder_out, olens = self.encode(speech, speech_lengths)
+        return encoder_out, olens, None
+
+    def exit_cers(
+        self, log_probs: torch.Tensor, olens: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Greedy character error rate of every exit on this batch, as ``cer_exitNN``.
+
+        Args:
+            log_probs: (M, B, T, V).
+            olens: (B,).
+            text: labels (B, U).
+            text_lengths: (B,).
+        """
+        reference = [
+            tokens_to_text([self.token_list[i] for i in row[:length]])
+            for row, length in zip(text.tolist(), text_lengths.tolist(), strict=True)
+        ]
+        best = log_probs.argmax(dim=-1).tolist()
+        spoken = [i for i, words in enumerate(reference) if words]  # jiwer has no rate for an empty reference
+        if not spoken:
+            return {}
+        cers = {}
+        for layer, paths in zip(self.encoder.exit_layers, best, strict=True):
+            hypothesis = [
+                tokens_to_text([self.token_list[i] for i in collapse(path[:length], self.blank_id)])
+                for path, length in zip(paths, olens.tolist(), strict=True)
+            ]
+            rate = jiwer.cer([reference[i] for i in spoken], [hypothesis[i] for i in spoken])
+            cers[f"cer_exit{layer:02d}"] = log_probs.new_tensor(rate)
+        return cers

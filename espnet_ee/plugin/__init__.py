@@ -1,0 +1,1 @@
+"""Where espnet_ee meets ESPnet: versions, registration, tasks, checkpoints."""

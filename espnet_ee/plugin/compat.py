@@ -1,0 +1,133 @@
+"""The one module that knows that two versions of ESPnet exist (202511 and 202611).
+
+``encoder/`` and ``model/`` import ESPnet's nets and the helpers for their differences from here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import torch
+
+from espnet_ee.errors import UsageError
+
+try:  # ESPnet >= 202604
+    from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
+    from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
+    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
+except ImportError:
+    from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
+    from espnet.nets.pytorch_backend.transformer.layer_norm import LayerNorm
+    from espnet.nets.pytorch_backend.transformer.subsampling import check_short_utt
+
+__all__ = [
+    "LayerNorm",
+    "check_short_utt",
+    "espnet_version",
+    "extend_signature",
+    "make_pad_mask",
+    "mask_convolution",
+    "rename_keys",
+    "reject_unknown_keys",
+]
+
+Class = TypeVar("Class", bound=type)
+
+
+def espnet_version() -> str:
+    """The installed ESPnet's version, such as ``"202511"``."""
+    return version("espnet")
+
+
+def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Class], Class]:
+    """Class decorator: shows the constructor of ``stock`` plus the decorated class's own keywords.
+
+    ESPnet fills ``--print_config`` and validates configurations from the constructor's signature, so
+    ``**kwargs`` would hide every default; and the stock signatures differ between versions, so
+    they cannot be written out once.
+
+    Args:
+        stock: the ESPnet class whose constructor is extended.
+        without: stock parameters that the decorated class sets itself.
+    """
+
+    def decorate(cls: Class) -> Class:
+        own = inspect.signature(cls.__init__).parameters
+        merged = {
+            name: parameter
+            for name, parameter in inspect.signature(stock.__init__).parameters.items()
+            if name not in without
+        }
+        merged.update(
+            (name, parameter)
+            for name, parameter in own.items()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        )
+        ordered = sorted(merged.values(), key=lambda p: (p.kind, p.default is not p.empty))
+        cls.__init__.__signature__ = inspect.Signature(ordered)
+        return cls
+
+    return decorate
+
+
+def reject_unknown_keys(cls: type, where: str, given: dict[str, Any]) -> None:
+    """Raises a UsageError that names the first keyword which the (extended) constructor does not take.
+
+    Args:
+        cls: a class decorated by :func:`extend_signature`.
+        where: the configuration's section, such as ``"encoder_conf"``.
+        given: the keywords that were given.
+    """
+    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "input_size")]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{where}: unknown key {name!r}; known keys are {', '.join(sorted(known))}")
+
+
+def mask_convolution(layer: torch.nn.Module) -> None:
+    """Makes a conformer block's depthwise convolution see zeros where an utterance is padded.
+
+    ESPnet 202611 does this itself. In 202511 the padded frames hold the biases of the pointwise
+    convolution and the GLU, so the last real frames of an utterance depend on what it is batched
+    with. Hooks keep the stock module, its parameter names and its arithmetic.
+
+    Args:
+        layer: an ESPnet conformer ``EncoderLayer``.
+    """
+    convolution = getattr(layer, "conv_module", None)
+    if convolution is None or "mask_pad" in inspect.signature(convolution.forward).parameters:
+        return
+    current = threading.local()  # one model may serve several threads
+
+    def remember(_: torch.nn.Module, arguments: tuple) -> None:
+        current.mask = arguments[1]
+
+    def zero_padding(_: torch.nn.Module, arguments: tuple) -> tuple:
+        if current.mask is None:
+            return arguments
+        return (arguments[0].masked_fill(~current.mask.bool(), 0.0),)
+
+    layer.register_forward_pre_hook(remember)
+    convolution.depthwise_conv.register_forward_pre_hook(zero_padding)
+
+
+def rename_keys(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
+    """Renames the subsampling layer's parameters to the running version's names.
+
+    202511 calls the layer's linear part ``embed.out.0.*``, 202611 ``embed.out.*``.
+
+    Args:
+        state: parameters as read from a checkpoint of either version.
+        wanted: names that the running model has.
+    """
+    renamed = {}
+    for name, value in state.items():
+        other = name.replace(".embed.out.0.", ".embed.out.")
+        if other == name:
+            other = name.replace(".embed.out.", ".embed.out.0.")
+        renamed[other if name not in wanted and other in wanted else name] = value
+    return renamed

@@ -1,0 +1,30 @@
+"""Puts the project's encoders and models into ESPnet's tables of choices.
+
+ESPnet has no plug-in hook: the tables must be filled before arguments are parsed, in every process
+that parses them. A new backbone is one class in ``encoder/`` and one line in ``ENCODERS``.
+"""
+
+from __future__ import annotations
+
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.tasks import asr
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+from espnet_ee.model.early_exit import EarlyExitASRModel
+
+ENCODERS: dict[str, type[AbsEncoder]] = {"early_exit_conformer": EarlyExitConformerEncoder}
+MODELS: dict[str, type[AbsESPnetModel]] = {"early_exit": EarlyExitASRModel}
+
+
+def register() -> None:
+    """Makes ``encoder: early_exit_*`` and ``model: early_exit`` known to ESPnet's ASR task."""
+    for choices, classes, base in (
+        (asr.encoder_choices, ENCODERS, AbsEncoder),
+        (asr.model_choices, MODELS, AbsESPnetModel),
+    ):
+        for name, cls in classes.items():
+            # ESPnet checks the type of its own entries only, when the table is made.
+            if not issubclass(cls, base):
+                raise TypeError(f"{name}: {cls.__name__} must subclass {base.__name__}")
+            choices.classes[name] = cls

@@ -1,0 +1,31 @@
+"""What one exit says of one utterance: all an exit policy may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ExitEvidence:
+    """The evidence of one exit for one utterance, over its unpadded frames only.
+
+    Attributes:
+        layer: exit layer, the 1-based number of the block the exit follows.
+        tokens: greedy CTC token numbers, blanks and repeats removed.
+        entropy: mean frame entropy divided by the vocabulary's size, natural log:
+            ``-(1/(T*V)) * sum_t sum_v p log p`` (arXiv 2309.09546, section 3).
+        confidence: mean over the frames of the largest probability, in 0..1.
+        blank_share: share of the frames whose best token is the blank, in 0..1.
+        score: log-probability of the greedy path (sum over the frames), <= 0.
+        frames: T, the number of unpadded encoder frames.
+        nbest_scores: total log scores of the beam's N best, best first; empty unless a policy asked for them.
+    """
+
+    layer: int
+    tokens: tuple[int, ...]
+    entropy: float
+    confidence: float
+    blank_share: float
+    score: float
+    frames: int
+    nbest_scores: tuple[float, ...] = ()

@@ -1,0 +1,182 @@
+"""The evidence table: what every exit said of every utterance, decoded once, replayed under any policy.
+
+A TSV file with a header: one row for each utterance and exit, utterances sorted, exits rising. Floats are written by
+``repr`` and read back bit by bit, so that a replay compares the very numbers the online decoder compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_write
+from espnet_ee.policy.evidence import ExitEvidence
+
+COLUMNS = (
+    "utt_id",
+    "exit_layer",
+    "frames",
+    "audio_seconds",
+    "entropy",
+    "confidence",
+    "blank_share",
+    "score",
+    "encoder_macs",
+    "head_macs",
+    "tokens",
+    "hypothesis",
+)
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_UNESCAPES = {escape[1]: char for char, escape in _ESCAPES.items()}
+
+
+@dataclass(frozen=True)
+class EvidenceRow:
+    """One exit of one utterance.
+
+    Attributes:
+        evidence: what the policy sees.
+        hypothesis: the exit's text.
+        encoder_macs: multiply-accumulates from the front of the encoder up to and including this exit's block.
+        head_macs: those of this exit's head and evidence alone.
+    """
+
+    evidence: ExitEvidence
+    hypothesis: str
+    encoder_macs: int
+    head_macs: int
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance: its length in seconds of audio and a row for every exit, in the order of the exits."""
+
+    audio_seconds: float
+    rows: tuple[EvidenceRow, ...]
+
+    @property
+    def evidence(self) -> tuple[ExitEvidence, ...]:
+        """The evidence of all exits, as :func:`espnet_ee.policy.base.choose_exit` takes it."""
+        return tuple(row.evidence for row in self.rows)
+
+
+@dataclass(frozen=True)
+class EvidenceTable:
+    """The utterances of one set with the model's exit layers."""
+
+    exit_layers: tuple[int, ...]
+    utterances: dict[str, Utterance]
+
+
+def macs_of_stop(rows: Sequence[EvidenceRow], index: int, needs_every_exit: bool) -> int:
+    """Returns the multiply-accumulates spent when an utterance stops at exit number ``index`` (0-based).
+
+    Args:
+        rows: the utterance's rows, one for each exit.
+        index: the exit it stopped at.
+        needs_every_exit: whether the heads of the exits below were computed too.
+    """
+    heads = rows[: index + 1] if needs_every_exit else rows[index : index + 1]
+    return rows[index].encoder_macs + sum(row.head_macs for row in heads)
+
+
+def write_table(path: str | Path, table: EvidenceTable) -> None:
+    """Writes the table atomically, utterances sorted by id (C locale order)."""
+    with atomic_write(path) as stream:
+        stream.write("\t".join(COLUMNS) + "\n")
+        for utt_id in sorted(table.utterances):
+            utterance = table.utterances[utt_id]
+            layers = tuple(row.evidence.layer for row in utterance.rows)
+            if layers != table.exit_layers:
+                raise ValueError(f"{utt_id}: rows of layers {layers} in a table of {table.exit_layers}")
+            for row in utterance.rows:
+                stream.write("\t".join(_fields(utt_id, utterance.audio_seconds, row)) + "\n")
+
+
+def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
+    evidence = row.evidence
+    if evidence.nbest_scores:
+        # Dropping them silently would make the replay of an N-best policy differ from its online run.
+        raise ValueError(f"{utt_id}: the table has no column for N-best scores")
+    # float() first: NumPy's scalars print as np.float32(...)
+    floats = [repr(float(v)) for v in (evidence.entropy, evidence.confidence, evidence.blank_share, evidence.score)]
+    return [
+        utt_id,
+        str(evidence.layer),
+        str(evidence.frames),
+        repr(float(audio_seconds)),
+        *floats,
+        str(row.encoder_macs),
+        str(row.head_macs),
+        " ".join(map(str, evidence.tokens)),
+        "".join(_ESCAPES.get(char, char) for char in row.hypothesis),
+    ]
+
+
+def read_table(path: str | Path) -> EvidenceTable:
+    """Reads an evidence table.
+
+    Raises:
+        UserError: the file is missing, empty or not a table, or an utterance lacks an exit (named with its line).
+    """
+    found: dict[str, list[EvidenceRow]] = {}
+    seconds: dict[str, float] = {}
+    for number, line in _lines(Path(path)):
+        utt_id, audio_seconds, row = _parse(line, f"{path}:{number}")
+        if seconds.setdefault(utt_id, audio_seconds) != audio_seconds:
+            raise UserError(f"{path}:{number}: audio_seconds of {utt_id} differs from its line above; decode again")
+        found.setdefault(utt_id, []).append(row)
+    if not found:
+        raise UserError(f"{path}: no utterance in the evidence table; decode with --all_exits true first")
+    exit_layers = tuple(row.evidence.layer for row in next(iter(found.values())))
+    for utt_id, rows in found.items():
+        layers = tuple(row.evidence.layer for row in rows)
+        if layers != exit_layers or list(layers) != sorted(set(layers)):
+            raise UserError(f"{path}: {utt_id} has exits {layers}, expected {exit_layers} rising; decode again")
+    return EvidenceTable(
+        exit_layers, {utt_id: Utterance(seconds[utt_id], tuple(found[utt_id])) for utt_id in sorted(found)}
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields number and text of each line below the header, which is checked."""
+    try:
+        # Not splitlines(): a hypothesis may hold one of the other characters it splits at.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; decode with --all_exits true first") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; decode with --all_exits true again") from None
+    if lines[0].split("\t") != list(COLUMNS):
+        raise UserError(f"{path}:1: not the header of an evidence table; decode with --all_exits true again")
+    if lines.pop():
+        raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; decode with --all_exits true again")
+    yield from enumerate(lines[1:], 2)
+
+
+def _parse(line: str, where: str) -> tuple[str, float, EvidenceRow]:
+    parts = line.split("\t")
+    if len(parts) != len(COLUMNS):
+        raise UserError(f"{where}: {len(parts)} fields, expected {len(COLUMNS)}; decode again")
+    cell = dict(zip(COLUMNS, parts, strict=True))
+    try:
+        evidence = ExitEvidence(
+            layer=int(cell["exit_layer"]),
+            tokens=tuple(map(int, cell["tokens"].split())),
+            entropy=float(cell["entropy"]),
+            confidence=float(cell["confidence"]),
+            blank_share=float(cell["blank_share"]),
+            score=float(cell["score"]),
+            frames=int(cell["frames"]),
+        )
+        row = EvidenceRow(evidence, _unescape(cell["hypothesis"]), int(cell["encoder_macs"]), int(cell["head_macs"]))
+        return cell["utt_id"], float(cell["audio_seconds"]), row
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; decode again") from None
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\(.)", lambda match: _UNESCAPES.get(match[1], match[0]), text)

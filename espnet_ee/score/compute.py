@@ -1,0 +1,96 @@
+"""Multiply-accumulates (MACs) of an early-exit encoder, counted from its shape: no run, no torch.
+
+Counted: subsampling, blocks, exit heads, and the evidence read from a head. Not counted: norms, activations,
+dropout, softmax inside attention, and the frontend (the same for every exit). The tests hold these
+formulas against torch's FlopCounterMode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One unpadded 2-D convolution of the subsampling layer (square kernel, same stride both ways)."""
+
+    channels_in: int
+    channels_out: int
+    kernel: int
+    stride: int
+
+    def length(self, size: int) -> int:
+        """Output length along one axis."""
+        return (size - self.kernel) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class ConformerShape:
+    """What decides the compute of a conformer.
+
+    Attributes:
+        input_size: feature dimension.
+        width: model dimension D.
+        feed_forward: units of a feed-forward module.
+        feed_forwards: feed-forward modules in a block (2 with macaron style).
+        kernel: depthwise kernel size; 0 without convolution modules.
+        relative: whether attention uses relative positions.
+        concat_after: whether attention's input and output are joined by a linear layer.
+        blocks: number of blocks.
+        convolutions: the subsampling layer; empty for ``input_layer: linear``.
+    """
+
+    input_size: int
+    width: int
+    feed_forward: int
+    feed_forwards: int
+    kernel: int
+    relative: bool
+    concat_after: bool
+    blocks: int
+    convolutions: tuple[Convolution, ...]
+
+    def encoder_frames(self, feature_frames: int) -> int:
+        """Frames after subsampling."""
+        for convolution in self.convolutions:
+            feature_frames = convolution.length(feature_frames)
+        return max(0, feature_frames)
+
+    def subsampling_macs(self, feature_frames: int) -> int:
+        """MACs of the subsampling layer for one utterance."""
+        frames, bins, total = feature_frames, self.input_size, 0
+        for layer in self.convolutions:
+            frames, bins = layer.length(frames), layer.length(bins)
+            total += frames * bins * layer.channels_in * layer.channels_out * layer.kernel**2
+        flat = bins * self.convolutions[-1].channels_out if self.convolutions else self.input_size
+        return total + frames * flat * self.width
+
+    def block_macs(self, frames: int) -> int:
+        """MACs of one block for one utterance of ``frames`` encoder frames."""
+        d = self.width
+        linear = 4 * d * d + self.feed_forwards * 2 * d * self.feed_forward + (2 * d * d if self.concat_after else 0)
+        convolution = 3 * d * d + d * self.kernel if self.kernel else 0
+        attention = 2 * frames * frames * d
+        if self.relative:
+            attention += (2 * frames - 1) * d * (d + frames)
+        return frames * (linear + convolution) + attention
+
+    def segment_macs(self, feature_frames: int, exit_layers: Sequence[int]) -> list[int]:
+        """MACs from the front of the encoder up to each exit's block, cumulative, for one utterance.
+
+        Args:
+            feature_frames: frames of features.
+            exit_layers: 1-based, rising.
+        """
+        front = self.subsampling_macs(feature_frames)
+        block = self.block_macs(self.encoder_frames(feature_frames))
+        return [front + layer * block for layer in exit_layers]
+
+    def head_macs(self, frames: int, vocabulary: int) -> int:
+        """MACs of one exit's linear layer and of its evidence.
+
+        The evidence is one pass over the log-probabilities: the sum of exponentials and sum p log p, one
+        multiply-accumulate each per frame and token. Comparing with a threshold costs nothing beside it.
+        """
+        return frames * vocabulary * (self.width + 2)

@@ -1,0 +1,6 @@
+"""Settings of the whole suite: one thread, no network."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")

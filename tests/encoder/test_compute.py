@@ -1,0 +1,46 @@
+"""The analytic MACs equal what torch counts."""
+
+import pytest
+import torch
+from tests import tiny
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"macaron_style": False},
+        {"use_cnn_module": False},
+        {"concat_after": True},
+        {"input_layer": "linear"},
+        {"input_layer": "conv2d1"},
+        {"input_layer": "conv2d2"},
+        {"input_layer": "conv2d6"},
+        {"input_layer": "conv2d8"},
+        {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("frames", [15, 83])
+def test_segments(changes, frames):
+    encoder = tiny.encoder([1, 3, 4], **changes)
+    expected = encoder.shape().segment_macs(frames, encoder.exit_layers)
+    torch.backends.mha.set_fastpath_enabled(False)
+    for exits, macs in enumerate(expected, 1):
+        # DESIGN: the counter sees nothing inside fused attention.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            passing = encoder.iter_exits(torch.randn(1, frames, 80), torch.tensor([frames]))
+            for _ in range(exits):
+                next(passing)
+        assert counter.get_total_flops() == 2 * macs
+
+
+def test_head():
+    model = tiny.model()
+    hs = torch.randn(1, 20, 16)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.log_probs(1, hs)
+    evidence = 2 * 20 * len(tiny.TOKENS)
+    assert counter.get_total_flops() == 2 * (model.encoder.shape().head_macs(20, len(tiny.TOKENS)) - evidence)

@@ -1,0 +1,96 @@
+"""The evidence table is read back bit by bit, and broken ones are named with their line."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_ee.errors import UserError
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, macs_of_stop, read_table, write_table
+
+
+def row(layer: int, entropy: float = 0.1, text: str = "A B") -> EvidenceRow:
+    return EvidenceRow(ExitEvidence(layer, (3, 1, 4), entropy, 0.9, 0.5, -2.5, 50), text, 1000 * layer, 7 + layer)
+
+
+def table(**texts: str) -> EvidenceTable:
+    return EvidenceTable((2, 4), {utt: Utterance(1.25, (row(2, text=t), row(4, text=t))) for utt, t in texts.items()})
+
+
+def test_a_table_survives_the_file(tmp_path: Path) -> None:
+    made = table(b="", a="Ünïcode \\n tab\there\nline two", c="x")
+    write_table(tmp_path / "evidence.tsv", made)
+    read = read_table(tmp_path / "evidence.tsv")
+    assert read == made
+    assert list(read.utterances) == ["a", "b", "c"]
+    assert read.utterances["a"].evidence[1].tokens == (3, 1, 4)
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_table(tmp_path / "one", table(b="x", a="y"))
+    write_table(tmp_path / "two", table(a="y", b="x"))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@settings(deadline=None, max_examples=50)
+@given(number=st.floats(), text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_float_and_text_is_exact(tmp_path_factory: pytest.TempPathFactory, number: float, text: str) -> None:
+    path = tmp_path_factory.mktemp("table") / "evidence.tsv"
+    write_table(path, EvidenceTable((2,), {"u": Utterance(1.0, (row(2, number, text),))}))
+    back = read_table(path).utterances["u"].rows[0]
+    assert back.hypothesis == text
+    if math.isnan(number):
+        assert math.isnan(back.evidence.entropy)
+    else:
+        assert struct.pack("d", back.evidence.entropy) == struct.pack("d", number)
+
+
+def test_macs_of_stop_counts_the_heads_that_were_computed() -> None:
+    rows = table(u="x").utterances["u"].rows
+    assert macs_of_stop(rows, 0, True) == macs_of_stop(rows, 0, False) == 2000 + 9
+    assert macs_of_stop(rows, 1, True) == 4000 + 9 + 11
+    assert macs_of_stop(rows, 1, False) == 4000 + 11
+
+
+def test_nbest_scores_are_not_dropped_silently(tmp_path: Path) -> None:
+    evidence = ExitEvidence(2, (), 0.1, 0.9, 0.5, -1.0, 5, nbest_scores=(-1.0, -2.0))
+    with pytest.raises(ValueError, match="no column for N-best"):
+        write_table(tmp_path / "t", EvidenceTable((2,), {"u": Utterance(1.0, (EvidenceRow(evidence, "", 1, 1),))}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("utt_id", "utt", r"evidence.tsv:1: not the header"),
+        ("\t50\t", "\tfifty\t", r"evidence.tsv:2: .*fifty.*decode again"),
+        ("A B\n", "A B", r"evidence.tsv:3: the last line is cut off"),
+        ("u\t4\t", "u\t6\t4\t", r"evidence.tsv:3: 13 fields, expected 12"),
+        ("u\t4\t50\t1.25", "u\t4\t50\t1.5", r"evidence.tsv:3: audio_seconds of u differs"),
+        ("u\t4\t", "v\t4\t", r"v has exits \(4,\), expected \(2,\)"),
+        ("u\t4\t", "u\t1\t", r"u has exits \(2, 1\)"),
+    ],
+)
+def test_a_broken_table_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "evidence.tsv"
+    write_table(path, table(u="A B"))
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    head, _, tail = text.rpartition(old) if old not in ("utt_id", "\t50\t") else text.partition(old)
+    path.write_text(head + new + tail, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_table(path)
+
+
+def test_a_missing_or_empty_table_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; decode with --all_exits true"):
+        read_table(tmp_path / "none.tsv")
+    write_table(tmp_path / "empty.tsv", EvidenceTable((2,), {}))
+    with pytest.raises(UserError, match="no utterance"):
+        read_table(tmp_path / "empty.tsv")

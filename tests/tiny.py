@@ -1,0 +1,78 @@
+"""Tiny models that the tests share: real ESPnet classes, a few thousand parameters."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+import yaml
+
+from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+
+TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "D", "<sos/eos>"]
+CONFORMER: dict[str, Any] = {
+    "output_size": 16,
+    "attention_heads": 2,
+    "linear_units": 24,
+    "num_blocks": 4,
+    "macaron_style": True,
+    "cnn_module_kernel": 7,
+}
+STOCK_ONLY = {"rel_pos_type": "latest"}
+
+
+def encoder(exit_layers: list[int], seed: int = 0, **changes: Any) -> EarlyExitConformerEncoder:
+    """A tiny early-exit conformer in evaluation mode, BatchNorm statistics not trivial."""
+    torch.manual_seed(seed)
+    made = EarlyExitConformerEncoder(80, exit_layers=exit_layers, **{**CONFORMER, **changes})
+    stir_batch_norm(made)
+    return made.eval()
+
+
+def stir_batch_norm(module: torch.nn.Module) -> None:
+    """Gives every BatchNorm running statistics that a padded frame would show up in."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(part.running_mean)
+            torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
+            torch.nn.init.normal_(part.bias)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """A training configuration as ESPnet's config.yaml holds it."""
+    return {
+        "token_list": TOKENS,
+        "encoder": "early_exit_conformer",
+        "encoder_conf": {**CONFORMER, "exit_layers": [1, 2, 4], "exit_norm": "separate"},
+        "model": "early_exit",
+        "model_conf": {"ctc_weight": 1.0},
+        "frontend": "default",
+        "frontend_conf": {"fs": "16k"},
+        "specaug": None,
+        "normalize": "utterance_mvn",
+        "normalize_conf": {},
+        "ctc_conf": {},
+        "input_size": None,
+        "init": None,
+        "decoder": None,
+        "decoder_conf": {},
+        **changes,
+    }
+
+
+def model(seed: int = 0, **changes: Any) -> torch.nn.Module:
+    """A tiny model built by ESPnet's task from :func:`config`, in evaluation mode."""
+    from espnet_ee.plugin.task import EarlyExitASRTask
+
+    torch.manual_seed(seed)
+    made = EarlyExitASRTask.build_model(argparse.Namespace(**config(**changes)))
+    stir_batch_norm(made)
+    return made.eval()
+
+
+def save(folder, made: torch.nn.Module, **changes: Any) -> tuple[str, str]:
+    """Writes config.yaml and a checkpoint; returns their paths."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(config(**changes)))
+    torch.save(made.state_dict(), folder / "model.pth")
+    return str(folder / "config.yaml"), str(folder / "model.pth")
