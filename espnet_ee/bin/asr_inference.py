@@ -129,7 +129,7 @@ def main() -> None:
         "versions": {
             "espnet_ee": __version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "espnet": espnet_version(),
         },
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.data.audio import count_samples, read_audio
-from espnet_ee.data.kaldi_ark import read_matrix
+from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_scp
 
@@ -66,9 +66,10 @@ def _samples(path: str) -> np.ndarray:
 
 def _features(folder: Path) -> list[Input]:
     frames = read_scp(folder / "utt2num_frames")
+    features = load_scp(folder / "feats.scp")
     inputs = []
-    for utt_id, location in read_scp(folder / "feats.scp").items():
+    for utt_id in read_scp(folder / "feats.scp"):
         if utt_id not in frames:
             raise UserError(f"{folder}/utt2num_frames: lacks {utt_id}; run stage 3 again")
-        inputs.append(Input(utt_id, int(frames[utt_id]) * FRAME_SHIFT, partial(read_matrix, location)))
+        inputs.append(Input(utt_id, int(frames[utt_id]) * FRAME_SHIFT, partial(features.__getitem__, utt_id)))
     return inputs

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# The early-exit recipe in stages, numbered as in ESPnet's asr.sh where the work is the same. Run it through a run.sh.
+set -euo pipefail
+
+# begin options
+stage=1                    # first stage to run
+stop_stage=100             # last stage to run
+ngpu=0                     # number of GPUs for training; 0: CPU
+nj=4                       # parallel processes of the data stages
+inference_nj=1             # decodings that run at once (more than 1 disturbs the measured times)
+python=""                  # interpreter with all dependencies; empty: the environment that tools/install.sh makes
+train_set=""               # name of the training set (a folder under datadir)
+valid_set=""               # name of the development set
+test_sets=""               # names of the sets to score, separated by blanks
+datadir=data               # Kaldi data directories
+dumpdir=dump               # formatted audio or extracted features
+expdir=exp                 # statistics, models, results
+local_data_opts=""         # options for local/data.sh, separated by blanks
+speed_perturb_factors=""   # such as "0.9 1.0 1.1"; empty: none
+feats_type=raw             # raw: features are computed on the fly; extracted: they are stored
+fs=16000                   # sampling rate in Hz
+min_wav_duration=0.1       # shorter training utterances are dropped (seconds)
+max_wav_duration=20        # longer training utterances are dropped (seconds)
+token_type=char            # char or bpe
+nbpe=30                    # number of BPE tokens
+bpemode=unigram            # unigram or bpe
+asr_config=""              # training configuration (YAML)
+asr_args=""                # further options for ESPnet's asr_train, separated by blanks, such as "--max_epoch 10"
+asr_tag=""                 # name of the experiment; empty: made from the configuration
+asr_exp=""                 # folder of the experiment; empty: expdir/asr_TAG
+asr_stats_dir=""           # folder of the statistics; empty: under expdir
+feats_normalize=global_mvn # global_mvn: normalise by the training set's statistics; config: as the configuration says
+seed=""                    # seed of the training; empty: as the configuration says
+inference_configs=""       # decoding configurations (YAML), each run online, separated by blanks
+inference_asr_model=valid.loss.ave.pth # model file to decode with
+batch_size=1               # utterances decoded at once when every exit is kept
+num_threads=""             # threads of a decoding; empty: as its configuration says, or 1
+results_dir=""             # folder that gets copies of RESULTS.md, exits.csv and curve.png; empty: none
+separate_exps=""           # scored experiments of separately trained depths, for the curve, separated by blanks
+command=""                 # the command line that RESULTS.md shows
+note=""                    # a remark for RESULTS.md
+# end options
+
+. utils/parse_options.sh
+. utils/stage.sh
+parse_options "$@"
+
+require_integer stage stop_stage ngpu nj inference_nj fs nbpe batch_size ${num_threads:+num_threads}
+require_choice feats_type raw extracted
+require_choice token_type char bpe
+require_choice bpemode unigram bpe
+require_choice feats_normalize global_mvn config
+for name in train_set valid_set test_sets; do
+    [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
+done
+
+if [ -n "${python}" ]; then export ESPNET_EE_PYTHON=${python}; fi
+. ./path.sh
+. ./cmd.sh
+python=${ESPNET_EE_PYTHON}
+# Words separated by blanks become arrays, without wildcards or quotes being given a meaning.
+read -ra test_list <<<"${test_sets}"
+read -ra inference_list <<<"${inference_configs}"
+read -ra extra_args <<<"${asr_args}"
+read -ra local_args <<<"${local_data_opts}"
+read -ra data_words <<<"${data_cmd}"
+read -ra train_words <<<"${train_cmd}"
+read -ra decode_words <<<"${decode_cmd}"
+data_run=(${data_words[@]+"${data_words[@]}"} "${python}" -m)
+train_run=(${train_words[@]+"${train_words[@]}"} "${python}" -m espnet_ee -m espnet2.bin.asr_train)
+decode_run=(${decode_words[@]+"${decode_words[@]}"} "${python}" -m espnet_ee.bin.asr_inference)
+
+# Names that follow from the options.
+data_feats=${dumpdir}/${feats_type}
+suffix=${feats_type}_${token_type}
+token_dir=${datadir}/token_list/${token_type}
+if [ "${token_type}" = bpe ]; then
+    suffix="${suffix}${nbpe}"
+    token_dir="${token_dir}_${bpemode}${nbpe}"
+fi
+token_list=${token_dir}/tokens.txt
+raw_train=${train_set}
+if [ -n "${speed_perturb_factors}" ]; then
+    train_set+=_sp
+    suffix+=_sp
+fi
+if [ -z "${asr_tag}" ]; then
+    asr_tag=train
+    if [ -n "${asr_config}" ]; then asr_tag=$(basename "${asr_config}" .yaml); fi
+    asr_tag+=_${suffix}
+    # As in ESPnet: further options become part of the name.
+    if [ -n "${asr_args}" ]; then asr_tag+=$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.,+-]//g' <<<"${asr_args}"); fi
+fi
+asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}}
+asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${suffix}}
+raw_sets=("${train_set}" "${valid_set}") # what stage 3 formats
+eval_sets=("${valid_set}")                # what stages 12 and 13 take
+for name in "${test_list[@]}"; do
+    if [ "${name}" != "${valid_set}" ]; then
+        raw_sets+=("${name}")
+        eval_sets+=("${name}")
+    fi
+done
+
+# in_stage N: is this stage to be run?
+in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
+
+# data_files DIR...: the tables and marks by which a change of a data directory is noticed.
+data_files() {
+    local dir
+    for dir in "$@"; do
+        printf '%s\n' "${dir}/.done" "${dir}/wav.scp" "${dir}/feats.scp" "${dir}/text" "${dir}/utt2spk"
+    done
+}
+
+# need FILE STAGE: the input of a stage must be there.
+need() {
+    if [ ! -e "$1" ]; then
+        echo "asr_ee.sh: error: $1 is missing; run stage $2 first" >&2
+        exit 1
+    fi
+}
+
+for file in ${asr_config:+"${asr_config}"} ${inference_list[@]+"${inference_list[@]}"}; do
+    [ -f "${file}" ] || usage_error "no such file: ${file}"
+done
+
+# The frontend of the training configuration, at this rate, on one line (JSON is YAML): what features depend on.
+frontend_conf() {
+    "${python}" - "${fs}" ${asr_config:+"${asr_config}"} <<'PY'
+import json, sys
+import yaml
+
+config = {}
+for path in sys.argv[2:]:
+    with open(path, encoding="utf-8") as stream:
+        config = yaml.safe_load(stream) or {}
+conf = {**(config.get("frontend_conf") or {}), "fs": int(sys.argv[1])}
+print(json.dumps({"frontend": config.get("frontend") or "default", "frontend_conf": conf}, sort_keys=True))
+PY
+}
+frontend=$(frontend_conf)
+
+. utils/stages_data.sh
+. utils/stages_train.sh
+. utils/stages_decode.sh
+
+if in_stage 1; then prepare_data; fi
+if in_stage 2; then perturb_speed; fi
+if in_stage 3; then for name in "${raw_sets[@]}"; do format_set "${name}"; done; fi
+if in_stage 4; then filter_train; fi
+if in_stage 5; then make_tokens; fi
+if in_stage 10; then collect_statistics; fi
+if in_stage 11; then train_model; fi
+if in_stage 12; then decode_sets; fi
+if in_stage 13; then score_sets; fi
+log "finished, stages ${stage} to $((stop_stage < 13 ? stop_stage : 13))"

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Option parser of the recipes; to be sourced. The script that sources it declares its options as
+#     # begin options
+#     name=default   # what it does
+#     # end options
+# and then calls: parse_options "$@"
+# Taken are --name value, --name=value and --help, for declared names only; anything else is one line on stderr and
+# exit status 2. A value is stored as it is: nothing of it is ever evaluated.
+
+# Prints "name<TAB>default<TAB>help" for every option that script $1 declares.
+declared_options() {
+    local line default inside=false
+    while IFS= read -r line; do
+        case ${line} in
+            '# begin options') inside=true ;;
+            '# end options') return 0 ;;
+            *)
+                # name=default   # help; the default's closing blanks are cut off below.
+                if "${inside}" && [[ ${line} =~ ^([a-z][a-z0-9_]*)=(.*)[[:space:]]\#[[:space:]](.*)$ ]]; then
+                    default=${BASH_REMATCH[2]}
+                    default=${default%"${default##*[![:space:]]}"}
+                    printf '%s\t%s\t%s\n' "${BASH_REMATCH[1]}" "${default}" "${BASH_REMATCH[3]}"
+                fi
+                ;;
+        esac
+    done <"$1"
+}
+
+# Says what is wrong with the command line and ends the script.
+usage_error() {
+    echo "$(basename "$0"): error: $1 (--help lists the options)" >&2
+    exit 2
+}
+
+print_options() {
+    local name default help
+    echo "Usage: $0 [--name value | --name=value] ..."
+    while IFS=$'\t' read -r name default help; do
+        printf '  --%-22s %s (default: %s)\n' "${name}" "${help}" "${default}"
+    done < <(declared_options "$0" | sed $'s/\t\t/\tnone\t/')
+}
+
+# Sets the caller's variables from its arguments.
+parse_options() {
+    local _names _argument _name _value  # no option can be called so: a name starts with a letter
+    _names=" $(declared_options "$0" | cut -f 1 | tr '\n' ' ') "
+    while [ $# -gt 0 ]; do
+        _argument=$1
+        shift
+        case ${_argument} in
+            --help | -h)
+                print_options
+                exit 0
+                ;;
+            --*=*)
+                _name=${_argument%%=*}
+                _name=${_name#--}
+                _value=${_argument#*=}
+                ;;
+            --*)
+                _name=${_argument#--}
+                _value=
+                ;;
+            *) usage_error "unexpected argument '${_argument}'" ;;
+        esac
+        # The pattern keeps names like 'stage nj' (with a blank) from matching the list.
+        if ! [[ ${_name} =~ ^[a-z][a-z0-9_]*$ && ${_names} == *" ${_name} "* ]]; then
+            usage_error "unknown option '--${_name}'"
+        fi
+        if [[ ${_argument} != *=* ]]; then
+            [ $# -gt 0 ] || usage_error "option '--${_name}' needs a value"
+            # '--stage --nj 4' forgot a value; '--asr_args "--max_epoch 3"' did not: no option is called 'max_epoch 3'.
+            _value=${1%%=*}
+            if [[ ${_value} == --[a-z]* && ${_names} == *" ${_value#--} "* ]]; then
+                usage_error "option '--${_name}' needs a value, not '$1' (if that is meant: '--${_name}=$1')"
+            fi
+            _value=$1
+            shift
+        fi
+        printf -v "${_name}" '%s' "${_value}"
+    done
+}
+
+# require_integer NAME...: each named option must hold a whole number.
+require_integer() {
+    local name
+    for name in "$@"; do
+        [[ ${!name} =~ ^[0-9]+$ ]] || usage_error "option '--${name}' needs a whole number, not '${!name}'"
+    done
+}
+
+# require_choice NAME VALUE...: the named option must hold one of the values.
+require_choice() {
+    local name=$1 value
+    shift
+    for value in "$@"; do
+        if [ "${!name}" = "${value}" ]; then return 0; fi
+    done
+    usage_error "option '--${name}': '${!name}' is none of: $*"
+}

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# How a stage runs its work once; to be sourced. See run_once.
+
+log() {
+    # As ESPnet's: when, where, what.
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+
+# identity WORDS FILE...: prints what a piece of work depends on: its options (one string) and the content of its input
+# files. A missing file counts too: it may appear later.
+identity() {
+    local file
+    printf 'options: %s\n' "$1"
+    shift
+    for file in "$@"; do
+        if [ -f "${file}" ]; then
+            # cksum is everywhere (POSIX) and is to notice a change, not an attack.
+            printf '%s %s\n' "$(cksum <"${file}")" "${file}"
+        else
+            printf 'absent %s\n' "${file}"
+        fi
+    done
+}
+
+# is_done MARK IDENTITY: has the work with this mark been finished, from these inputs and with these options?
+is_done() {
+    [ -f "$1" ] && [ "$(<"$1")" = "$2" ]
+}
+
+# mark_done MARK IDENTITY: writes the mark, whole or not at all.
+mark_done() {
+    mkdir -p "$(dirname "$1")"
+    printf '%s\n' "$2" >"$1.tmp"
+    mv "$1.tmp" "$1"
+}
+
+# show_failure LOG MESSAGE: the end of the log, then where it is.
+show_failure() {
+    {
+        if [ -s "$1" ]; then
+            echo "---- the last lines of $1:"
+            tail -n 20 "$1"
+            echo "----"
+        fi
+        echo "$(basename "$0"): error: $2; the full log is $1"
+    } >&2
+}
+
+# run_logged TITLE LOG COMMAND...: runs the command into the log; on failure prints the log's end and fails.
+run_logged() {
+    local title=$1 logfile=$2 status=0
+    shift 2
+    mkdir -p "$(dirname "${logfile}")"
+    "$@" >"${logfile}" 2>&1 </dev/null || status=$?
+    if [ "${status}" -ne 0 ]; then
+        show_failure "${logfile}" "${title} failed with status ${status}"
+        return "${status}"
+    fi
+}
+
+# run_once TITLE MARK IDENTITY LOG COMMAND...: runs the command unless the mark says that it was done with this identity.
+# The mark goes before the command starts and comes back when it has succeeded, so that work cut off is done again.
+run_once() {
+    local title=$1 mark=$2 wanted=$3 logfile=$4
+    shift 4
+    if is_done "${mark}" "${wanted}"; then
+        log "${title}: done, skipped"
+        return 0
+    fi
+    if [ -f "${mark}" ]; then
+        log "${title}: options or inputs changed, done again"
+    else
+        log "${title}"
+    fi
+    rm -f "${mark}"
+    run_logged "${title}" "${logfile}" "$@" || return
+    mark_done "${mark}" "${wanted}"
+}
+
+# run_parallel N FUNCTION ARGUMENT...: calls the function once for each argument, N at a time; waits for all of them and
+# fails when one failed.
+run_parallel() {
+    local slots=$1 function=$2 argument running=0 status=0
+    shift 2
+    if [ "${slots}" -le 1 ]; then
+        # Not "|| return": that would switch the function's own "set -e" off.
+        for argument in "$@"; do "${function}" "${argument}"; done
+        return 0
+    fi
+    # Ctrl-C does not reach background jobs by itself.
+    trap 'kill 0' INT
+    for argument in "$@"; do
+        if [ "${running}" -ge "${slots}" ]; then
+            wait -n || status=$?
+            running=$((running - 1))
+        fi
+        "${function}" "${argument}" &
+        running=$((running + 1))
+    done
+    while [ "${running}" -gt 0 ]; do
+        wait -n || status=$?
+        running=$((running - 1))
+    done
+    trap - INT
+    return "${status}"
+}

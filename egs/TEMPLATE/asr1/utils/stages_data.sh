@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Stages 1 to 5 of asr_ee.sh (sourced by it: all names are its): data, speeds, audio or features, lengths, tokens.
+# shellcheck disable=SC2154  # the options and names are asr_ee.sh's
+
+# Stage 1. The recipe's own local/data.sh makes datadir/SET for every set.
+prepare_data() {
+    local mark=${datadir}/.stage01.done wanted name
+    for name in "${raw_train}" "${eval_sets[@]}"; do
+        # Whoever deletes a set wants it made again.
+        [ -s "${datadir}/${name}/wav.scp" ] || rm -f "${mark}"
+    done
+    wanted=$(identity "local/data.sh ${local_data_opts}" local/data.sh)
+    run_once "stage 1: data preparation" "${mark}" "${wanted}" "${datadir}/log/data.log" make_and_check_data
+}
+
+make_and_check_data() {
+    local name
+    local/data.sh --datadir "${datadir}" --nj "${nj}" ${local_args[@]+"${local_args[@]}"} || return
+    for name in "${raw_train}" "${eval_sets[@]}"; do
+        "${python}" -m espnet_ee.bin.validate_data "${datadir}/${name}" || return
+    done
+}
+
+# What a set under datadir is made from: its own tables and, for the audio behind them, the mark of stage 1.
+set_identity() {
+    local files
+    readarray -t files < <(data_files "$2")
+    identity "$1" "${datadir}/.stage01.done" "${files[@]}"
+}
+
+# Stage 2. Copies of the training set at other speeds.
+perturb_speed() {
+    if [ -z "${speed_perturb_factors}" ]; then
+        log "stage 2: no speed_perturb_factors, nothing to do"
+        return 0
+    fi
+    need "${datadir}/${raw_train}/wav.scp" 1
+    local wanted
+    wanted=$(set_identity "${speed_perturb_factors}" "${datadir}/${raw_train}")
+    run_once "stage 2: speed perturbation by ${speed_perturb_factors}" "${datadir}/${train_set}/.done" "${wanted}" \
+        "${datadir}/log/perturb_speed.log" \
+        "${data_run[@]}" espnet_ee.bin.perturb_speed --in "${datadir}/${raw_train}" --out "${datadir}/${train_set}" \
+        --factors "${speed_perturb_factors}" --audio_dir "${dumpdir}/speed_perturbed/${train_set}" --nj "${nj}"
+}
+
+# The folder that stage 3 makes of a set: the training set still has to pass stage 4.
+formatted_dir() {
+    if [ "$1" = "${train_set}" ]; then echo "${data_feats}/org/$1"; else echo "${data_feats}/$1"; fi
+}
+
+# Stage 3, for one set.
+format_set() {
+    local name=$1 out words wanted made_by=1
+    out=$(formatted_dir "${name}")
+    if [ "${name}" = "${train_set}" ] && [ -n "${speed_perturb_factors}" ]; then made_by=2; fi
+    need "${datadir}/${name}/wav.scp" "${made_by}"
+    words="${feats_type} ${fs}"
+    local run=("${data_run[@]}" espnet_ee.bin.format_audio --fs "${fs}")
+    if [ "${feats_type}" = extracted ]; then
+        words="${feats_type} ${frontend}"
+        run=(extract_by_frontend)
+    fi
+    wanted=$(set_identity "${words}" "${datadir}/${name}")
+    run_once "stage 3: ${feats_type}: ${name}" "${out}/.done" "${wanted}" "${dumpdir}/log/${feats_type}_${name}.log" \
+        "${run[@]}" --in "${datadir}/${name}" --out "${out}" --nj "${nj}"
+}
+
+extract_by_frontend() {
+    local conf=${dumpdir}/log/frontend.yaml
+    printf '%s\n' "${frontend}" >"${conf}"
+    "${data_run[@]}" espnet_ee.bin.extract_features --frontend_conf "${conf}" "$@"
+}
+
+# Stage 4. Too long and too short training utterances go; the sets that are scored are never filtered.
+filter_train() {
+    local in=${data_feats}/org/${train_set} out=${data_feats}/${train_set} files wanted logfile
+    need "${in}/text" 3
+    readarray -t files < <(data_files "${in}")
+    wanted=$(identity "${min_wav_duration} ${max_wav_duration}" "${files[@]}")
+    logfile=${dumpdir}/log/filter_${feats_type}_${train_set}.log
+    run_once "stage 4: drop utterances not between ${min_wav_duration} s and ${max_wav_duration} s" "${out}/.done" "${wanted}" \
+        "${logfile}" "${data_run[@]}" espnet_ee.bin.filter_lengths --in "${in}" --out "${out}" \
+        --min_seconds "${min_wav_duration}" --max_seconds "${max_wav_duration}" --fs "${fs}"
+    cat "${logfile}"
+}
+
+# Stage 5. The token list, from the training text only.
+make_tokens() {
+    local text=${data_feats}/${train_set}/text words="${token_type}" wanted
+    need "${text}" 4
+    local run=("${data_run[@]}" espnet_ee.bin.make_tokens --text "${text}" --token_type "${token_type}" --out "${token_dir}")
+    if [ "${token_type}" = bpe ]; then
+        words+=" ${bpemode} ${nbpe}"
+        run+=(--model_type "${bpemode}" --nbpe "${nbpe}")
+    fi
+    wanted=$(identity "${words}" "${text}")
+    run_once "stage 5: ${words} tokens" "${token_dir}/.done" "${wanted}" "${datadir}/log/tokens.log" "${run[@]}"
+}

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Stages 10 and 11 of asr_ee.sh (sourced by it: all names are its): statistics and training, both by ESPnet's asr_train.
+# shellcheck disable=SC2154  # the options and names are asr_ee.sh's
+
+# Sets common_args (an array): what ESPnet's asr_train gets in both stages.
+set_common_args() {
+    local train_dir=${data_feats}/${train_set} valid_dir=${data_feats}/${valid_set} source
+    common_args=(--use_preprocessor true --token_type "${token_type}" --token_list "${token_list}" --ngpu "${ngpu}"
+        --frontend_conf "fs=${fs}")
+    if [ "${token_type}" = bpe ]; then common_args+=(--bpemodel "${token_dir}/bpe.model"); fi
+    if [ -n "${asr_config}" ]; then common_args+=(--config "${asr_config}"); fi
+    if [ "${feats_type}" = raw ]; then
+        source=wav.scp,speech,sound
+    else
+        # An input size means: no frontend, the input is features (of the frontend that the configuration describes).
+        source=feats.scp,speech,kaldi_ark
+        common_args+=(--input_size "$(<"${train_dir}/feats_dim")")
+    fi
+    common_args+=(
+        --train_data_path_and_name_and_type "${train_dir}/${source}"
+        --train_data_path_and_name_and_type "${train_dir}/text,text,text"
+        --valid_data_path_and_name_and_type "${valid_dir}/${source}"
+        --valid_data_path_and_name_and_type "${valid_dir}/text,text,text"
+    )
+}
+
+# Stage 10.
+collect_statistics() {
+    local files wanted
+    need "${token_list}" 5
+    need "${data_feats}/${train_set}/text" 4
+    need "${data_feats}/${valid_set}/text" 3
+    readarray -t files < <(data_files "${data_feats}/${train_set}" "${data_feats}/${valid_set}")
+    wanted=$(identity "${asr_args} ${frontend}" "${token_list}" "${files[@]}")
+    run_once "stage 10: statistics" "${asr_stats_dir}/.done" "${wanted}" "${expdir}/log/$(basename "${asr_stats_dir}").log" \
+        make_statistics
+}
+
+make_statistics() {
+    local common_args temporary=${asr_stats_dir}.tmp vocabulary part scp=wav.scp
+    if [ "${feats_type}" = extracted ]; then scp=feats.scp; fi
+    set_common_args
+    rm -rf "${temporary}"
+    # Here the shape files only tell which utterances there are.
+    "${train_run[@]}" --collect_stats true "${common_args[@]}" \
+        --train_shape_file "${data_feats}/${train_set}/${scp}" --valid_shape_file "${data_feats}/${valid_set}/${scp}" \
+        --output_dir "${temporary}" ${extra_args[@]+"${extra_args[@]}"} --ngpu 0 || return
+    vocabulary=$(wc -l <"${token_list}") || return
+    for part in train valid; do
+        # As in ESPnet: the sampler counts elements, so a text's shape is length,vocabulary.
+        awk -v size="$((vocabulary))" '{ print $0 "," size }' "${temporary}/${part}/text_shape" \
+            >"${temporary}/${part}/text_shape.${token_type}" || return
+    done
+    [ -s "${temporary}/train/feats_stats.npz" ] || return
+    rm -rf "${asr_stats_dir}"
+    mv "${temporary}" "${asr_stats_dir}"
+}
+
+# Stage 11.
+train_model() {
+    local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted
+    need "${asr_stats_dir}/train/speech_shape" 10
+    readarray -t files < <(
+        data_files "${data_feats}/${train_set}" "${data_feats}/${valid_set}"
+        printf '%s\n' "${asr_stats_dir}"/train/{speech_shape,feats_stats.npz} "${asr_stats_dir}/valid/speech_shape"
+    )
+    wanted=$(identity "${feats_type} ${fs} ${token_type} ${feats_normalize} seed=${seed} ${asr_args}" \
+        ${asr_config:+"${asr_config}"} "${token_list}" "${files[@]}")
+    if is_done "${mark}" "${wanted}"; then
+        log "stage 11: training: done, skipped"
+        return 0
+    fi
+    local resumed=false
+    if is_done "${started}" "${wanted}"; then
+        resumed=true
+        log "stage 11: training goes on where it stopped; log: ${asr_exp}/train.log"
+    else
+        set_aside "${asr_exp}"
+        log "stage 11: training; log: ${asr_exp}/train.log"
+        mark_done "${started}" "${wanted}"
+    fi
+    run_training "${resumed}"
+    mark_done "${mark}" "${wanted}"
+}
+
+# A model of other options or data is never overwritten and never trained further: it is moved away.
+set_aside() {
+    local number=1
+    [ -e "$1" ] || return 0
+    while [ -e "$1.old${number}" ]; do number=$((number + 1)); done
+    log "stage 11: $1 was trained with other options or data; it is kept as $1.old${number}"
+    mv "$1" "$1.old${number}"
+}
+
+run_training() {
+    local common_args logfile=${asr_exp}/train.log begin=${SECONDS} fold_length=80000 number=1
+    if [ "${feats_type}" = extracted ]; then fold_length=800; fi
+    set_common_args
+    if [ "${feats_normalize}" = global_mvn ]; then
+        common_args+=(--normalize global_mvn --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
+    fi
+    if [ -n "${seed}" ]; then common_args+=(--seed "${seed}"); fi
+    if [ "${ngpu}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
+    if [ -e "${logfile}" ]; then
+        while [ -e "${logfile%.log}.${number}.log" ]; do number=$((number + 1)); done
+        mv "${logfile}" "${logfile%.log}.${number}.log"
+    fi
+    # All of it goes to the log, one line per epoch to the terminal.
+    if ! "${train_run[@]}" "${common_args[@]}" \
+        --train_shape_file "${asr_stats_dir}/train/speech_shape" \
+        --train_shape_file "${asr_stats_dir}/train/text_shape.${token_type}" \
+        --valid_shape_file "${asr_stats_dir}/valid/speech_shape" \
+        --valid_shape_file "${asr_stats_dir}/valid/text_shape.${token_type}" \
+        --fold_length "${fold_length}" --fold_length 150 --resume true --output_dir "${asr_exp}" \
+        ${extra_args[@]+"${extra_args[@]}"} 2>&1 </dev/null | tee "${logfile}" | show_epochs; then
+        show_failure "${logfile}" "stage 11: training failed"
+        return 1
+    fi
+    if [ ! -e "${asr_exp}/${inference_asr_model}" ]; then
+        show_failure "${logfile}" "stage 11: training made no ${inference_asr_model}"
+        return 1
+    fi
+    write_train_time "$((SECONDS - begin))" "$1"
+}
+
+# ESPnet's epoch line is some 2,000 characters long; this keeps the losses of it. (Not by awk: some buffer their input.)
+show_epochs() {
+    local line loss=' loss=([^,; ]+)'
+    while IFS= read -r line; do
+        [[ ${line} =~ \ ([0-9]+)epoch\ results:\  ]] || continue
+        printf '    epoch %s:' "${BASH_REMATCH[1]}"
+        if [[ ${line%%'[valid]'*} =~ ${loss} ]]; then printf ' loss %s' "${BASH_REMATCH[1]}"; fi
+        if [[ ${line#*'[valid]'} =~ ${loss} ]]; then printf ' dev loss %s' "${BASH_REMATCH[1]}"; fi
+        printf '\n'
+    done
+}
+
+# Wall time of the training, for RESULTS.md. After a resumed training it is that of the last run only, and says so.
+write_train_time() {
+    printf '%s\n' "seconds: $1" "resumed: $2" "ngpu: ${ngpu}" >"${asr_exp}/train_time.yaml.tmp"
+    mv "${asr_exp}/train_time.yaml.tmp" "${asr_exp}/train_time.yaml"
+}

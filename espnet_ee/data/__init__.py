@@ -1,0 +1,1 @@
+"""Corpora, data directories, audio and features: everything before the first training step."""

@@ -1,0 +1,119 @@
+"""Reading, resampling and writing of audio. Everything is mono; every error names its file."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from espnet_ee.errors import UserError
+
+FULL_SCALE = 32768.0
+"""16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
+
+
+def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
+    """Reads FLAC, WAV or PCM SPHERE.
+
+    Returns:
+        Samples (T,) float32 in [-1, 1], and the sampling rate in Hz.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, cut short, not mono, or holds NaN or infinity.
+    """
+    samples, rate, _ = _read(path, "float32")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: holds samples that are not finite (NaN or infinity); make the file again")
+    return samples, rate
+
+
+def read_int16(path: str | Path) -> tuple[np.ndarray, int]:
+    """Reads audio as (T,) int16 and its rate in Hz: bit-exact where the file has 16 bits, else rounded and clipped."""
+    samples, rate, subtype = _read(path, "int16")
+    if subtype == "PCM_16":
+        return samples, rate
+    floats, rate = read_audio(path)
+    return to_int16(floats.astype(np.float64) * FULL_SCALE), rate
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Rounds and clips (T,) floats on the 16-bit scale."""
+    return np.clip(np.rint(samples), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Resamples (T,) int16 from ``rate`` to ``new_rate`` Hz into ceil(T * new_rate / rate) int16 samples."""
+    return stretch(samples, Fraction(new_rate, rate))
+
+
+def stretch(samples: np.ndarray, ratio: Fraction) -> np.ndarray:
+    """Makes (T,) int16 ``ratio`` times as long by polyphase filtering: ceil(T * ratio) int16 samples, clipped."""
+    if ratio == 1:
+        return samples
+    from scipy.signal import resample_poly  # a second to import, and rarely needed
+
+    return to_int16(resample_poly(samples.astype(np.float64), ratio.numerator, ratio.denominator))
+
+
+def write_flac(path: str | Path, samples: np.ndarray, rate: int) -> None:
+    """Writes (T,) int16 as 16-bit FLAC; makes the folder if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="PCM_16", format="FLAC")
+
+
+def count_samples(path: str | Path) -> tuple[int, int]:
+    """The number of samples and the rate in Hz, from the header alone."""
+    with _open(path) as sound:
+        return _promised_frames(path, sound), sound.samplerate
+
+
+def _read(path: str | Path, dtype: str) -> tuple[np.ndarray, int, str]:
+    with _open(path) as sound:
+        if sound.channels != 1:
+            raise UserError(f"{path}: has {sound.channels} channels; make one mono file of each")
+        promised = _promised_frames(path, sound)
+        try:
+            samples = sound.read(dtype=dtype)
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{path}: cannot be read to its end ({error.error_string}); get the file again") from None
+        if not promised:
+            raise UserError(f"{path}: holds no samples; delete the utterance or get the file again")
+        if len(samples) != promised:
+            raise UserError(f"{path}: cut short: {len(samples)} of {promised} samples are there; get the file again")
+        return samples, sound.samplerate, sound.subtype
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such audio file; unpack the corpus again or mend wav.scp")
+    try:
+        return soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        why = error.error_string
+        raise UserError(f"{path}: not readable as FLAC, WAV or uncompressed SPHERE ({why}); convert it") from None
+
+
+def _promised_frames(path: str | Path, sound: Any) -> int:
+    """What the header says. libsndfile mends the count of a short WAV or SPHERE silently, so it is asked elsewhere."""
+    if sound.format == "NIST":
+        with open(path, "rb") as stream:
+            count = re.search(rb"^sample_count -i (\d+)", stream.read(1024), re.MULTILINE)
+        return int(count[1]) if count else sound.frames
+    if sound.format in ("WAV", "WAVEX"):
+        sizes = re.search(r"^data : (\d+) \(should be \d+\)", sound.extra_info, re.MULTILINE)
+        # Writers that cannot seek back leave 0 or the greatest number there: no promise at all.
+        if sizes and 0 < int(sizes[1]) < 0x7FFFFF00:
+            missing = int(sizes[1]) - int(re.search(r"should be (\d+)", sizes[0])[1])
+            return sound.frames + max(0, -(-missing // max(1, _bytes_per_frame(sound))))
+    return sound.frames
+
+
+def _bytes_per_frame(sound: Any) -> int:
+    align = re.search(r"Block Align\s*:\s*(\d+)", sound.extra_info)
+    return int(align[1]) if align else 2 * sound.channels

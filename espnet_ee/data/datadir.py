@@ -1,0 +1,216 @@
+"""Kaldi data directories: one reader that checks them and one writer that leaves whole ones or none.
+
+Line numbers: a table of a data directory has neither empty nor repeated lines (``read_scp`` refuses them), so the
+n-th entry stands on line n.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import atomic_dir, atomic_write, read_scp, write_scp
+
+TABLES = ("wav.scp", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
+NOTES = ("feats_type", "feats_dim", "frontend.yaml")
+"""Small files that belong to the whole directory and are carried along."""
+
+_BAD_ID = re.compile(r"^\.|[/\\]|[\x00-\x1f\x7f]")
+_SOURCE_OF = {"raw": "wav.scp", "extracted": "feats.scp"}
+
+Table = dict[str, str]
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """The tables of a data directory (by file name) and its notes."""
+
+    path: Path
+    tables: Mapping[str, Table]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The table that says where the sound is: ``feats.scp`` if there is one, else ``wav.scp``."""
+        return "feats.scp" if "feats.scp" in self.tables else "wav.scp"
+
+    @property
+    def utt_ids(self) -> list[str]:
+        """The utterances, in file order."""
+        return list(self.tables[self.source])
+
+    def where(self, table: str, utt_id: str) -> str:
+        """``file:line`` of an utterance."""
+        return f"{self.path / table}:{list(self.tables[table]).index(utt_id) + 1}"
+
+
+def read_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
+    """Reads a data directory and checks everything but whether the audio is there.
+
+    Args:
+        path: the directory.
+        feats_type: ``raw`` (needs wav.scp) or ``extracted`` (needs feats.scp); by default what the directory says.
+
+    Raises:
+        UserError: a table is missing, broken, unsorted, or the tables do not list the same utterances.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such data directory; run the stage that makes it first")
+    if (path / "segments").exists():
+        raise UserError(f"{path / 'segments'}: segments are not supported; make one audio file for each utterance")
+    notes = {name: (path / name).read_text(encoding="utf-8") for name in NOTES if (path / name).is_file()}
+    tables = {name: read_scp(path / name, allow_empty=name == "text") for name in TABLES if (path / name).is_file()}
+    data = DataDir(path, tables, notes)
+    _check_complete(data, feats_type or notes.get("feats_type", "").strip() or None)
+    _check_tables(data)
+    return data
+
+
+def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
+    """Reads a data directory, checks it whole (the audio or feature files too), and returns it.
+
+    Raises:
+        UserError: as ``read_data_dir``; or spk2utt differs from utt2spk, or a file that a table names is not there.
+    """
+    data = read_data_dir(path, feats_type)
+    spk2utt = data.path / "spk2utt"
+    if spk2utt.is_file() and read_scp(spk2utt) != make_spk2utt(data.tables["utt2spk"]):
+        raise UserError(f"{spk2utt}: does not fit {data.path / 'utt2spk'}; delete it or run the stage again")
+    for name in ("wav.scp", "feats.scp"):
+        for number, value in enumerate(data.tables.get(name, {}).values(), 1):
+            if not Path(_file_of(name, value)).is_file():
+                raise UserError(f"{data.path / name}:{number}: there is no file {value}; mend the line or make the file")
+    return data
+
+
+def make_spk2utt(utt2spk: Mapping[str, str]) -> Table:
+    """Turns utt2spk round: speaker -> its utterances, sorted, with a space between."""
+    utterances: dict[str, list[str]] = {}
+    for utt_id in sorted(utt2spk):
+        utterances.setdefault(utt2spk[utt_id], []).append(utt_id)
+    return {speaker: " ".join(utterances[speaker]) for speaker in sorted(utterances)}
+
+
+def _file_of(table: str, value: str) -> str:
+    return value.rpartition(":")[0] if table == "feats.scp" else value
+
+
+def _check_complete(data: DataDir, feats_type: str | None) -> None:
+    if feats_type is not None and feats_type not in _SOURCE_OF:
+        raise UserError(f"{data.path / 'feats_type'}: {feats_type!r} is not known; write raw or extracted")
+    source = _SOURCE_OF[feats_type] if feats_type else data.source
+    for name in (source, "text", "utt2spk"):
+        if name not in data.tables:
+            raise UserError(f"{data.path / name}: no such file; run the stage that makes {data.path} again")
+
+
+def _check_tables(data: DataDir) -> None:
+    source = data.source
+    if not data.tables[source]:
+        raise UserError(f"{data.path / source}: lists no utterances; run the stage that makes {data.path} again")
+    for name, table in data.tables.items():
+        _check_lines(data.path / name, table)
+        if table.keys() != data.tables[source].keys():
+            raise _difference(data, source, name)
+
+
+def _check_lines(path: Path, table: Table) -> None:
+    previous = ""
+    counts = path.name.startswith("utt2num_")
+    for number, (key, value) in enumerate(table.items(), 1):
+        if _BAD_ID.search(key) or (path.name == "utt2spk" and _BAD_ID.search(value)):
+            raise UserError(f"{path}:{number}: an id must not begin with '.' nor hold / \\ or control signs; rename it")
+        if key < previous:
+            raise UserError(f"{path}:{number}: {key!r} is out of order; sort the file with LC_ALL=C sort")
+        if counts and not (value.isascii() and value.isdigit() and int(value) > 0):
+            raise UserError(f"{path}:{number}: {value!r} is not a count above 0; run the stage that makes it again")
+        if path.name == "wav.scp" and value.endswith("|"):
+            raise UserError(f"{path}:{number}: commands are not run; write the audio into a file and give its path")
+        if path.name == "utt2spk" and len(value.split()) != 1:
+            raise UserError(f"{path}:{number}: a speaker is one word, not {value!r}; mend the line")
+        previous = key
+
+
+def _difference(data: DataDir, source: str, name: str) -> UserError:
+    here, there = data.tables[source], data.tables[name]
+    for utt_id in here:
+        if utt_id not in there:
+            return UserError(f"{data.where(source, utt_id)}: {utt_id!r} is not in {data.path / name}; add or delete it")
+    extra = next(utt_id for utt_id in there if utt_id not in here)
+    return UserError(f"{data.where(name, extra)}: {extra!r} is not in {data.path / source}; add or delete it")
+
+
+@dataclass
+class DataDirDraft:
+    """A data directory in the making.
+
+    Attributes:
+        folder: where files that belong into the directory are put now.
+        final: where the directory will be; the paths in its tables begin with it.
+        tables: to be filled; written sorted.
+        notes: to be filled.
+    """
+
+    folder: Path
+    final: Path
+    tables: dict[str, Table] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def new_data_dir(out: str | Path) -> Iterator[DataDirDraft]:
+    """Makes a data directory that is checked and whole, or leaves what was at ``out`` untouched.
+
+    The block fills the draft's tables; they are then written sorted, with spk2utt, checked, and renamed into place.
+
+    Raises:
+        UserError: ``out`` is something else than a data directory, or what the block made is not valid.
+    """
+    out = Path(out)
+    refuse_other_folder(out, ("text", "utt2spk", "wav.scp", "feats.scp"))
+    with atomic_dir(out) as folder:
+        draft = DataDirDraft(folder, out)
+        yield draft
+        for name, table in draft.tables.items():
+            write_scp(folder / name, table)
+        write_scp(folder / "spk2utt", make_spk2utt(draft.tables.get("utt2spk", {})))
+        for name, text in draft.notes.items():
+            with atomic_write(folder / name) as stream:
+                stream.write(text)
+        _check_draft(draft)
+
+
+def _check_draft(draft: DataDirDraft) -> None:
+    ordered = {name: dict(sorted(table.items())) for name, table in draft.tables.items()}
+    data = DataDir(draft.final, ordered, draft.notes)
+    for name, table in ordered.items():
+        for number, (key, value) in enumerate(table.items(), 1):
+            if not value.strip() and name != "text":
+                raise UserError(f"{draft.final / name}:{number}: nothing follows the key {key!r}; mend the source")
+    _check_complete(data, draft.notes.get("feats_type", "").strip() or None)
+    _check_tables(data)
+
+
+def refuse_other_folder(out: Path, marks: tuple[str, ...]) -> None:
+    """Raises UserError if ``out`` exists and replacing it would destroy something that is not ours.
+
+    Args:
+        out: the folder to be replaced.
+        marks: names one of which is in every folder of the kind that may be replaced.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not any((out / mark).exists() for mark in marks)):
+        raise UserError(f"{out}: exists and was not made by this command; give another name or delete it")
+
+
+def refuse_overlap(source: str | Path, out: str | Path) -> None:
+    """Raises UsageError if replacing ``out`` would delete ``source``, or the other way round."""
+    old, new = Path(source).resolve(), Path(out).resolve()
+    if old == new or new in old.parents or old in new.parents:
+        raise UsageError(f"--out {out}: lies in --in {source} or holds it; give another folder")

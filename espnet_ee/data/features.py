@@ -1,0 +1,170 @@
+"""Features as ESPnet's DefaultFrontend computes them in evaluation, stored in Kaldi archives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from espnet_ee.data.audio import read_audio
+from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_overlap
+from espnet_ee.data.kaldi_ark import write_ark
+from espnet_ee.data.parallel import ordered_map
+from espnet_ee.errors import UserError
+
+if TYPE_CHECKING:
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+MAX_ARKS = 64
+UTTERANCES_PER_ARK = 64
+"""An archive is a job. Their number depends on the data alone, so that the files are the same for every ``nj``."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    utterances: tuple[tuple[str, str], ...]
+    ark: Path
+    frontend: str
+    compress: bool
+
+
+@dataclass(frozen=True)
+class _Done:
+    scp: dict[str, str]
+    frames: dict[str, int]
+
+
+def extract_features(
+    source: Path, out: Path, conf_file: Path | None = None, nj: int = 1, compress: bool = False
+) -> int:
+    """Makes the data directory ``out`` with feats.scp and archives in ``out/data``; returns the number of utterances.
+
+    Args:
+        source: a data directory with wav.scp; its audio must have the frontend's sampling rate.
+        out: the directory to make or replace.
+        conf_file: options of DefaultFrontend as YAML, plain or as a training configuration has them (``frontend:
+            default`` and ``frontend_conf:``). None means its defaults.
+        nj: number of processes; does not change the result.
+        compress: store 8 bits a value (Kaldi's method 2) instead of 32.
+
+    Raises:
+        UserError: the options, the directory or a file of it is broken.
+    """
+    refuse_overlap(source, out)
+    conf = read_frontend_conf(conf_file)
+    feats_dim = _build(yaml.safe_dump(conf)).output_size()
+    data = read_data_dir(source, "raw")
+    utterances = tuple(data.tables["wav.scp"].items())
+    with new_data_dir(out) as draft:
+        (draft.folder / "data").mkdir()
+        jobs = [
+            _Job(shard, draft.folder / "data" / f"feats.{number}.ark", yaml.safe_dump(conf), compress)
+            for number, shard in enumerate(_shards(utterances), 1)
+        ]
+        results = ordered_map(_extract_shard, jobs, nj, f"extract_features {out.name} (archives)", chunk=1)
+        draft.tables.update({name: data.tables[name] for name in ("text", "utt2spk")})
+        draft.tables["feats.scp"] = {
+            utt_id: value.replace(str(draft.folder), str(out), 1) for done in results for utt_id, value in done.scp.items()
+        }
+        draft.tables["utt2num_frames"] = {
+            utt_id: str(count) for done in results for utt_id, count in done.frames.items()
+        }
+        draft.notes["feats_type"] = "extracted\n"
+        draft.notes["feats_dim"] = f"{feats_dim}\n"
+        draft.notes["frontend.yaml"] = yaml.safe_dump({"frontend": "default", "frontend_conf": conf}, sort_keys=False)
+    return len(utterances)
+
+
+def read_frontend_conf(path: Path | None) -> dict[str, Any]:
+    """Every option of DefaultFrontend, with those in a YAML file replaced; ``fs`` as a number of Hz.
+
+    Raises:
+        UserError: the file is not YAML, or has an option that DefaultFrontend has not.
+    """
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+    parameters = inspect.signature(DefaultFrontend.__init__).parameters
+    defaults = {name: value.default for name, value in parameters.items() if name not in ("self", "apply_stft")}
+    given = _read_mapping(path) if path else {}
+    for key in given:
+        if key not in defaults:
+            raise UserError(f"{path}: DefaultFrontend has no option {key!r}; it has {' '.join(defaults)}")
+    conf = {**defaults, **given}
+    if isinstance(conf["fs"], str):
+        import humanfriendly
+
+        conf["fs"] = humanfriendly.parse_size(conf["fs"])  # ESPnet's "16k"
+    return conf
+
+
+def _read_mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    if isinstance(given, dict) and "frontend" in given:
+        if given["frontend"] != "default":
+            raise UserError(f"{path}: frontend: {given['frontend']!r} cannot be extracted; only 'default' can")
+        given = given.get("frontend_conf")
+    if given is not None and not isinstance(given, dict):
+        raise UserError(f"{path}: must be 'option: value' lines of DefaultFrontend")
+    return given or {}
+
+
+@lru_cache(maxsize=1)
+def _build(conf: str) -> DefaultFrontend:
+    """Builds the frontend once a process; ``conf`` is YAML because a cache needs a hashable key."""
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+    try:
+        return DefaultFrontend(**yaml.safe_load(conf)).eval()
+    except Exception as error:  # whatever typeguard, librosa or torch say of a wrong value
+        raise UserError(f"--frontend_conf: DefaultFrontend refuses these options: {error}") from None
+
+
+def compute_features(frontend: DefaultFrontend, samples: np.ndarray) -> np.ndarray:
+    """Features (frames, bins) float32 of one utterance (T,) float32, computed alone: nothing depends on a batch."""
+    import torch
+
+    with torch.inference_mode():
+        features, lengths = frontend(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+    return features[0, : int(lengths[0])].numpy()
+
+
+def _shards(utterances: tuple[tuple[str, str], ...]) -> Iterator[tuple[tuple[str, str], ...]]:
+    count = min(MAX_ARKS, -(-len(utterances) // UTTERANCES_PER_ARK))
+    for index in range(count):
+        yield utterances[index * len(utterances) // count : (index + 1) * len(utterances) // count]
+
+
+def _extract_shard(job: _Job) -> _Done:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the last bit of a matrix product depends on how many threads share it
+    frames: dict[str, int] = {}
+    try:
+        scp = write_ark(job.ark, _features(job, frames), job.compress)
+    finally:
+        torch.set_num_threads(threads)
+    return _Done(scp, frames)
+
+
+def _features(job: _Job, frames: dict[str, int]) -> Iterator[tuple[str, np.ndarray]]:
+    conf = yaml.safe_load(job.frontend)
+    frontend = _build(job.frontend)
+    for utt_id, path in job.utterances:
+        samples, rate = read_audio(path)
+        if rate != conf["fs"]:
+            raise UserError(f"{path}: has {rate} Hz, the frontend wants {conf['fs']}; run format_audio --fs {conf['fs']}")
+        if conf["center"] and len(samples) <= conf["n_fft"] // 2:
+            raise UserError(f"{path}: {len(samples)} samples are too short for n_fft {conf['n_fft']}; filter it out")
+        features = compute_features(frontend, samples)
+        frames[utt_id] = len(features)
+        yield utt_id, features

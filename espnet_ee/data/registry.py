@@ -1,0 +1,25 @@
+"""The corpora that ``prepare_data --corpus`` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_ee.data.an4 import An4
+from espnet_ee.data.corpus import Corpus
+from espnet_ee.data.librispeech import LibriSpeech
+from espnet_ee.data.mini import Mini
+from espnet_ee.errors import UsageError
+
+CORPORA: dict[str, type[Corpus]] = {
+    "mini": Mini,
+    "an4": An4,
+    "librispeech": LibriSpeech,
+}
+
+
+def open_corpus(name: str, root: Path, parts: Sequence[str] = ()) -> Corpus:
+    """Makes the reader of a corpus. Raises UsageError for an unknown name."""
+    if name not in CORPORA:
+        raise UsageError(f"there is no corpus {name!r}; choose from {' '.join(CORPORA)}")
+    return CORPORA[name](root, parts)

@@ -1,0 +1,152 @@
+"""The decoding command: its files, its settings, and what it says of broken input."""
+
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from tests import tiny
+
+from espnet_ee.bin import asr_inference
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import read_scp
+from espnet_ee.policy.table import read_table
+
+FILES = ["1best_recog/score", "1best_recog/text", "1best_recog/token", "1best_recog/token_int", "decode.yaml",
+         "utt2dur", "utt2exit", "utt2macs"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """A model's files and a data directory of six utterances of mixed length."""
+    folder = tmp_path_factory.mktemp("experiment")
+    config, checkpoint = tiny.save(folder, tiny.model(seed=2))
+    data = folder / "data"
+    data.mkdir()
+    random = np.random.default_rng(1)
+    lines = []
+    for number, length in enumerate((16000, 9000, 30000, 500, 12000, 20000)):
+        path = folder / f"{number}.wav"
+        soundfile.write(path, random.standard_normal(length) * 0.1, 16000)
+        lines.append(f"utt{number} {path}\n")
+    (data / "wav.scp").write_text("".join(lines))
+    return folder, config, checkpoint, data
+
+
+def decode(monkeypatch, experiment, out, *options, data=None) -> None:
+    folder, config, checkpoint, own = experiment
+    arguments = ["asr_inference", "--asr_train_config", config, "--asr_model_file", checkpoint,
+                 "--data_dir", str(data or own), "--output_dir", str(out), *map(str, options)]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    asr_inference.main()
+
+
+def content(folder) -> dict[str, str]:
+    """All files but those that hold wall-clock times."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("decode.yaml", "timing.tsv")
+    }
+
+
+def test_files_of_an_online_run(monkeypatch, experiment, tmp_path):
+    out = tmp_path / "decode"
+    decode(monkeypatch, experiment, out, "--policy", "entropy", "--policy_conf", "threshold=0.2")
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == sorted(FILES)
+    for name in ("utt2exit", "utt2macs", "utt2dur"):
+        assert list(read_scp(out / name)) == [f"utt{number}" for number in range(6)]
+    facts = yaml.safe_load((out / "decode.yaml").read_text())
+    assert facts["policy_conf"] == {"threshold": "0.2"}
+    assert facts["utterances"] == 6
+    assert facts["rtf"] == pytest.approx(facts["decode_seconds"] / facts["audio_seconds"], rel=0.05)
+
+
+def test_evidence_of_all_exits(monkeypatch, experiment, tmp_path):
+    out = tmp_path / "decode"
+    decode(monkeypatch, experiment, out, "--all_exits", "true")
+    table = read_table(out / "evidence.tsv")
+    assert table.exit_layers == (1, 2, 4)
+    assert list(table.utterances) == [f"utt{number}" for number in range(6)]
+    final = {key: utterance.rows[-1].hypothesis for key, utterance in table.utterances.items()}
+    assert final == read_scp(out / "1best_recog/text", allow_empty=True)
+    assert (out / "timing.tsv").read_text().count("\n") == 1 + 6 * 3
+    assert set(read_scp(out / "utt2exit").values()) == {"4"}
+
+
+def test_results_depend_on_neither_batch_nor_order(monkeypatch, experiment, tmp_path):
+    lines = (experiment[3] / "wav.scp").read_text().splitlines(keepends=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/wav.scp").write_text("".join(reversed(lines)))
+    options = ("--policy", "entropy", "--policy_conf", "threshold=0.2")
+    decode(monkeypatch, experiment, tmp_path / "a", *options)
+    decode(monkeypatch, experiment, tmp_path / "b", *options, "--batch_size", 4, data=tmp_path / "data")
+    first, second = content(tmp_path / "a"), content(tmp_path / "b")
+    scores = [read_scp(tmp_path / name / "1best_recog/score") for name in "ab"]
+    for contents in (first, second):
+        del contents["1best_recog/score"]  # a sum of floats; the last digits may differ
+    assert first == second
+    for key in scores[0]:
+        assert float(scores[0][key]) == pytest.approx(float(scores[1][key]), abs=1e-3)
+
+
+def test_settings_come_from_the_file_then_the_command_line(monkeypatch, experiment, tmp_path):
+    (tmp_path / "decode.yaml").write_text("policy: fixed\npolicy_conf: {exit_layer: 2}\nbatch_size: 3\n")
+    decode(monkeypatch, experiment, tmp_path / "a", "--config", tmp_path / "decode.yaml")
+    decode(monkeypatch, experiment, tmp_path / "b", "--config", tmp_path / "decode.yaml", "--policy", "fixed")
+    assert set(read_scp(tmp_path / "a/utt2exit").values()) == {"2"}
+    assert set(read_scp(tmp_path / "b/utt2exit").values()) == {"4"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (("--policy", "entropi"), UserError, "entropi"),
+        (("--policy", "entropy"), UserError, "threshold"),
+        (("--policy", "entropy", "--policy_conf", "threshold"), UsageError, "KEY=VALUE"),
+        (("--policy", "entropy", "--policy_conf", "treshold=1"), UserError, "treshold"),
+        (("--policy", "fixed", "--policy_conf", "exit_layer=3"), UserError, "no exit after layer 3"),
+        (("--batch_size", "0"), UsageError, "batch_size"),
+        (("--config", "nowhere.yaml"), UserError, "nowhere.yaml: no such file"),
+    ],
+)
+def test_wrong_settings_are_named_and_nothing_is_written(monkeypatch, experiment, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        decode(monkeypatch, experiment, tmp_path / "decode", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_key_of_the_configuration_is_named(monkeypatch, experiment, tmp_path):
+    (tmp_path / "decode.yaml").write_text("policy: entropy\nbatchsize: 3\n")
+    with pytest.raises(UsageError, match="decode.yaml: unknown key 'batchsize'"):
+        decode(monkeypatch, experiment, tmp_path / "out", "--config", tmp_path / "decode.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("utt0", "wav.scp:2: nothing follows the key 'utt0'"),
+        ("utt0 nowhere.wav", "nowhere.wav"),
+        ("utt0 {folder}/garbage.wav", "garbage.wav"),
+        ("utt0 {folder}/8k.wav", "8000 Hz, the model takes 16000 Hz"),
+        ("utt0 {folder}/empty.wav", "empty.wav"),
+        ("utt0 {folder}/nan.wav", "nan.wav"),
+    ],
+)
+def test_broken_audio_is_named_and_nothing_is_written(monkeypatch, experiment, tmp_path, line, message):
+    (tmp_path / "garbage.wav").write_bytes(b"RIFF....")
+    soundfile.write(tmp_path / "8k.wav", np.zeros(800), 8000)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(tmp_path / "nan.wav", np.full(1600, np.nan), 16000, subtype="FLOAT")
+    (tmp_path / "data").mkdir()
+    good = (experiment[3] / "wav.scp").read_text().splitlines(keepends=True)[1]
+    (tmp_path / "data/wav.scp").write_text(good + line.format(folder=tmp_path) + "\n")
+    with pytest.raises(UserError, match=message):
+        decode(monkeypatch, experiment, tmp_path / "out", data=tmp_path / "data")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_data_directory(monkeypatch, experiment, tmp_path):
+    with pytest.raises(UserError, match="neither wav.scp nor feats.scp"):
+        decode(monkeypatch, experiment, tmp_path / "out", data=tmp_path / "nowhere")

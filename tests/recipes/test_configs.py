@@ -1,0 +1,93 @@
+"""Every YAML of the project is plain and builds: training configurations by ESPnet's dry run, decoding ones as policies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_ee.bin.asr_inference import DEFAULTS, make_policy
+from espnet_ee.policy.base import ExitPolicy
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted([*ROOT.glob("conf/*.yaml"), *ROOT.glob("egs/*/*/conf/*.yaml")])
+TRAIN = [path for path in CONFIGS if path.name.startswith("train")]
+DECODE = [path for path in CONFIGS if path.name.startswith("decode")]
+
+# Importing ESPnet takes many seconds: one process builds them all.
+DRY_RUNS = """
+import json, pathlib, sys, traceback
+from espnet_ee.plugin.task import EarlyExitASRTask
+token_list, output, *configs = sys.argv[1:]
+problems = {}
+for number, config in enumerate(configs):
+    try:
+        EarlyExitASRTask.main(cmd=[
+            "--config", config, "--iterator_type", "none", "--dry_run", "true", "--token_list", token_list,
+            "--token_type", "char", "--output_dir", f"{output}/{number}", "--ngpu", "0",
+        ])
+    except BaseException:  # SystemExit, too: that is how argparse refuses a key
+        problems[config] = traceback.format_exc()
+pathlib.Path(output, "problems.json").write_text(json.dumps(problems), encoding="utf-8")
+"""
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Traceback by training configuration that does not build."""
+    folder = tmp_path_factory.mktemp("dry_runs")
+    (folder / "tokens.txt").write_text("<blank>\n<unk>\na\nb\n<space>\n<sos/eos>\n", encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-c", DRY_RUNS, str(folder / "tokens.txt"), str(folder), *map(str, TRAIN)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((folder / "problems.json").read_text(encoding="utf-8"))
+
+
+def test_every_config_is_for_training_or_decoding():
+    assert TRAIN and DECODE
+    assert sorted(TRAIN + DECODE) == CONFIGS, "a name must begin with train or decode"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_numbers_are_numbers(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert isinstance(yaml.safe_load(text), dict)
+    # YAML reads 1e-3 as a string.
+    assert not re.search(r":\s*[-+]?\d+[eE]", text), "write 1.0e-3, not 1e-3"
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=name_of)
+def test_training_configurations_build(path: Path, problems: dict[str, str]):
+    assert str(path) not in problems, problems[str(path)]
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=name_of)
+def test_models_are_chosen_by_the_loss(path: Path):
+    """ESPnet's default criterion is an accuracy that a model without a decoder never has: it would keep epoch 1."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert config["best_model_criterion"] == [["valid", "loss", "min"]]
+    assert config["batch_type"] == "numel"
+
+
+@pytest.mark.parametrize("path", DECODE, ids=name_of)
+def test_decoding_configurations_make_a_policy(path: Path):
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(config) <= set(DEFAULTS)
+    assert isinstance(make_policy({**DEFAULTS, **config}, final_exit=12), ExitPolicy)

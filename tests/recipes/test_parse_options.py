@@ -1,0 +1,136 @@
+"""The option parser: declared names only, exit status 2 for anything else, and nothing is ever evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """#!/usr/bin/env bash
+set -euo pipefail
+outside=kept # not an option: it stands before the marker
+# begin options
+stage=1           # first stage
+note="a b"        # a remark
+asr_args=""       # further options
+asr_tag=          # has no default
+# end options
+later=kept # not an option either
+. {template}/utils/parse_options.sh
+parse_options "$@"
+require_integer stage
+printf '<%s>' "$stage" "$note" "$asr_args" "$asr_tag" "$outside" "$later"
+"""
+
+
+@pytest.fixture
+def parse(bash, template):
+    """Runs a script that declares four options."""
+    return lambda *arguments: bash(*arguments, text=SCRIPT.format(template=template))
+
+
+def test_defaults(parse):
+    assert parse().stdout == "<1><a b><><><kept><kept>"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain",
+        "two words",
+        "  blanks around  ",
+        "",
+        "it's \"quoted\"",
+        "$(touch pwned)",
+        "`touch pwned`",
+        "; touch pwned",
+        "a[$(touch pwned)]",
+        "${HOME} $note *",
+        "back\\slash\\n",
+        "über",
+        "--max_epoch 3 --lr=2",
+        "-5",
+        "--",
+        "x=y",
+        "new\nline",
+    ],
+)
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_value_is_stored_as_it_is(parse, tmp_path: Path, value: str, joined: bool):
+    result = parse(f"--note={value}") if joined else parse("--note", value)
+    assert (result.returncode, result.stdout) == (0, f"<1><{value}><><><kept><kept>")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_last_one_counts(parse):
+    assert parse("--stage", "3", "--stage=4").stdout.startswith("<4>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--stages", "1"], "--stages"),
+        (["--stages=1"], "--stages"),
+        (["--PATH", "/x"], "--PATH"),
+        (["--outside", "x"], "--outside"),
+        (["--later=x"], "--later"),
+        (["--stage note", "x"], "--stage note"),
+        (["--", "x"], "--"),
+        (["--=x"], "--"),
+        (["--sta.e", "1"], "--sta.e"),
+        (["--note[$(touch pwned)]=x"], "--note[$(touch pwned)]"),
+        (["--$(touch pwned)=x"], "--$(touch pwned)"),
+        (["stage", "3"], "stage"),
+        (["-s", "3"], "-s"),
+        (["--stage"], "--stage"),
+        (["--stage", "2", "--note"], "--note"),
+        (["--stage", "--note", "x"], "--stage"),
+        (["--asr_tag", "--note=x"], "--asr_tag"),
+        (["--stage", "three"], "--stage"),
+        (["--stage", ""], "--stage"),
+        (["--stage", "-1"], "--stage"),
+        (["--stage", "a[$(touch pwned)]"], "--stage"),
+    ],
+)
+def test_what_is_refused(parse, tmp_path: Path, arguments: list[str], named: str):
+    result = parse(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and "script.sh: error: " in result.stderr
+    assert f"'{named}'" in result.stderr
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_help_lists_names_defaults_and_meanings(parse):
+    result = parse("--help", "--nonsense")
+    assert result.returncode == 0
+    assert "--stage" in result.stdout and "first stage (default: 1)" in result.stdout
+    assert 'a remark (default: "a b")' in result.stdout
+    assert "has no default (default: none)" in result.stdout
+    assert "outside" not in result.stdout and "later" not in result.stdout
+
+
+def test_help_of_the_pipeline_names_every_option(bash, template):
+    text = (template / "asr_ee.sh").read_text(encoding="utf-8")
+    block = text.split("# begin options\n")[1].split("# end options")[0]
+    result = bash("asr_ee.sh", "--help", cwd=template)
+    shown = {line.split()[0] for line in result.stdout.splitlines()[1:]}
+    assert shown == {f"--{line.split('=')[0]}" for line in block.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "'--train_set' is needed"),
+        (["--feats_type", "fbank"], "none of: raw extracted"),
+        (["--nj", "many"], "whole number"),
+        (["--inference_configs", "conf/nowhere.yaml"], "no such file: conf/nowhere.yaml"),
+        (["--frobnicate", "1"], "unknown option '--frobnicate'"),
+    ],
+)
+def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments, message):
+    recipe = root / "egs" / "mini" / "asr1"
+    script = "asr_ee.sh" if not arguments else "run.sh"
+    result = bash(script, *arguments, cwd=recipe)
+    assert result.returncode == 2
+    assert message in result.stderr and result.stderr.count("\n") == 1

@@ -1,0 +1,47 @@
+"""Every shell script passes shellcheck, stops at the first error, and is linked where recipes expect it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted([*ROOT.glob("egs/**/*.sh"), *ROOT.glob("tools/*.sh"), ROOT / ".ci" / "run"])
+SOURCED = {"parse_options.sh", "stage.sh", "stages_data.sh", "stages_train.sh", "stages_decode.sh", "path.sh", "cmd.sh", "db.sh"}
+RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/*/run.sh"))
+
+
+def test_shellcheck():
+    beside = Path(sys.executable).with_name("shellcheck")
+    command = str(beside) if beside.exists() else shutil.which("shellcheck")
+    if command is None:
+        pytest.skip("shellcheck is not installed (tools/install.sh --extras dev)")
+    result = subprocess.run(
+        [command, *map(str, SCRIPTS)], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_stop_at_errors(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env bash\n")
+    # A sourced file must not change its caller's settings; all others stop at the first error.
+    assert ("\nset -euo pipefail\n" in text) != (path.name in SOURCED)
+    assert not any(line.split("#")[0].split()[:1] == ["eval"] for line in text.splitlines())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+def test_a_recipe_is_short_and_links_to_the_template(recipe: Path):
+    for name in ("asr_ee.sh", "cmd.sh", "path.sh", "db.sh", "utils"):
+        link = recipe / name
+        assert link.is_symlink() and link.resolve() == ROOT / "egs" / "TEMPLATE" / "asr1" / name
+    lines = (recipe / "run.sh").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 30 and lines[-1].strip() == '"$@"'
+    assert (recipe / "README.md").is_file()
+    for name in ("run.sh", "local/data.sh"):
+        assert (recipe / name).stat().st_mode & 0o111, f"{name} is not executable"

@@ -1,0 +1,92 @@
+"""run_once: work is done once, again when its options or inputs changed, and leaves no mark when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/stage.sh
+work() {{ echo "working" && echo run >>ran && "$@"; }}
+run_once "stage 9: work" mark "$(identity "$1" input)" work.log work "${{@:2}}"
+echo reached
+"""
+
+
+@pytest.fixture
+def run_once(bash, template, tmp_path: Path):
+    """Calls run_once with an options string and a command; returns the result and how often the work ran so far."""
+    (tmp_path / "input").write_text("one", encoding="utf-8")
+
+    def call(options: str, *command: str):
+        result = bash(options, *(command or ("true",)), text=SCRIPT.format(template=template))
+        ran = tmp_path / "ran"
+        return result, len(ran.read_text(encoding="utf-8").split()) if ran.exists() else 0
+
+    return call
+
+
+def test_done_work_is_skipped_and_nothing_is_touched(run_once, tmp_path: Path):
+    assert run_once("a")[1] == 1
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.name != "script.sh"}
+    result, times = run_once("a")
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.name != "script.sh"}
+    assert times == 1
+    assert "stage 9: work: done, skipped" in result.stdout and "reached" in result.stdout
+    assert before == after
+
+
+def test_changed_options_or_inputs_are_done_again(run_once, tmp_path: Path):
+    run_once("a")
+    assert run_once("b")[1] == 2
+    assert run_once("b")[1] == 2
+    (tmp_path / "input").write_text("two", encoding="utf-8")
+    assert run_once("b")[1] == 3
+    (tmp_path / "input").unlink()
+    result, times = run_once("b")
+    assert times == 4 and "done again" in result.stdout
+
+
+def test_failing_work_leaves_no_mark_and_shows_the_logs_end(run_once, tmp_path: Path):
+    run_once("a")
+    lines = "for i in $(seq 1 30); do echo line $i; done; echo the reason >&2; exit 7"
+    result, times = run_once("b", "bash", "-c", lines)
+    assert times == 2
+    assert result.returncode == 7
+    assert "reached" not in result.stdout
+    assert not (tmp_path / "mark").exists()
+    assert "line 12\n" in result.stderr and "line 11\n" not in result.stderr and "the reason" in result.stderr
+    assert "stage 9: work failed with status 7; the full log is work.log" in result.stderr
+    # Not even work that was once done with other options counts now.
+    assert run_once("a")[1] == 3
+
+
+def test_the_log_is_replaced_never_appended_to(run_once, tmp_path: Path):
+    run_once("a", "echo", "first")
+    run_once("b", "echo", "second")
+    assert (tmp_path / "work.log").read_text(encoding="utf-8") == "working\nsecond\n"
+
+
+PARALLEL = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/stage.sh
+job() {{ touch "started.$1"; [ "$1" != bad ]; touch "finished.$1"; }}
+run_parallel {slots} job {jobs}
+echo reached
+"""
+
+
+@pytest.mark.parametrize("slots", [1, 2, 8])
+def test_parallel_jobs_all_run(bash, template, tmp_path: Path, slots: int):
+    result = bash(text=PARALLEL.format(template=template, slots=slots, jobs="a b c d"))
+    assert "reached" in result.stdout
+    assert {path.name for path in tmp_path.glob("finished.*")} == {f"finished.{name}" for name in "abcd"}
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_failing_parallel_job_fails_the_whole(bash, template, tmp_path: Path, slots: int):
+    result = bash(text=PARALLEL.format(template=template, slots=slots, jobs="a bad c"))
+    assert result.returncode != 0 and "reached" not in result.stdout
+    assert not (tmp_path / "finished.bad").exists()
