@@ -47,16 +47,18 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     temporary.chmod(0o777 & ~_umask())
+    old = temporary.with_suffix(".old")
     try:
         yield temporary
-        old = temporary.with_suffix(".old")
         if path.exists():
             path.rename(old)
         temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -87,7 +89,8 @@ def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
         lines.pop()
     table: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        key, _, value = line.strip().partition(" ")
+        key, *rest = line.split(maxsplit=1) or [""]
+        value = rest[0] if rest else ""
         if not key:
             raise UserError(f"{path}:{number}: empty line; delete it")
         if not value.strip() and not allow_empty:

@@ -16,7 +16,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make MiniSpeech in")
     parser.add_argument("--nj", type=int, default=1, help="number of processes (1)")
     parser.add_argument(
-        "--utterances_per_speaker", type=int, default=70, help="for each training speaker; 2/7 of it for the others (70)"
+        "--utterances_per_speaker", type=int, default=70, help="of each training speaker; 2/7 of it for others (70)"
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed is another corpus (0)")
     return parser

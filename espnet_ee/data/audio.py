@@ -60,10 +60,13 @@ def stretch(samples: np.ndarray, ratio: Fraction) -> np.ndarray:
 
 
 def write_flac(path: str | Path, samples: np.ndarray, rate: int) -> None:
-    """Writes (T,) int16 as 16-bit FLAC; makes the folder if needed."""
+    """Writes (T,) int16 as 16-bit FLAC; makes the folder if needed. Raises UserError if that is not possible."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype="PCM_16", format="FLAC")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, rate, subtype="PCM_16", format="FLAC")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"{path}: cannot be written ({error}); check space and permissions") from None
 
 
 def count_samples(path: str | Path) -> tuple[int, int]:

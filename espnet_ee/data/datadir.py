@@ -84,7 +84,8 @@ def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDi
     for name in ("wav.scp", "feats.scp"):
         for number, value in enumerate(data.tables.get(name, {}).values(), 1):
             if not Path(_file_of(name, value)).is_file():
-                raise UserError(f"{data.path / name}:{number}: there is no file {value}; mend the line or make the file")
+                where = f"{data.path / name}:{number}"
+                raise UserError(f"{where}: there is no file {value}; mend the line or make the file")
     return data
 
 
@@ -210,7 +211,7 @@ def refuse_other_folder(out: Path, marks: tuple[str, ...]) -> None:
 
 
 def refuse_overlap(source: str | Path, out: str | Path) -> None:
-    """Raises UsageError if replacing ``out`` would delete ``source``, or the other way round."""
+    """Raises UsageError if ``out`` and ``source`` are one folder, or one lies in the other: both would change."""
     old, new = Path(source).resolve(), Path(out).resolve()
     if old == new or new in old.parents or old in new.parents:
-        raise UsageError(f"--out {out}: lies in --in {source} or holds it; give another folder")
+        raise UsageError(f"{out}: is to be replaced but holds {source}, or lies in it; give another folder")

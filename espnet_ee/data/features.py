@@ -70,7 +70,9 @@ def extract_features(
         results = ordered_map(_extract_shard, jobs, nj, f"extract_features {out.name} (archives)", chunk=1)
         draft.tables.update({name: data.tables[name] for name in ("text", "utt2spk")})
         draft.tables["feats.scp"] = {
-            utt_id: value.replace(str(draft.folder), str(out), 1) for done in results for utt_id, value in done.scp.items()
+            utt_id: value.replace(str(draft.folder), str(out), 1)
+            for done in results
+            for utt_id, value in done.scp.items()
         }
         draft.tables["utt2num_frames"] = {
             utt_id: str(count) for done in results for utt_id, count in done.frames.items()
@@ -115,6 +117,21 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
     if given is not None and not isinstance(given, dict):
         raise UserError(f"{path}: must be 'option: value' lines of DefaultFrontend")
     return given or {}
+
+
+def frame_shift(data_dir: str | Path) -> float:
+    """Seconds from one frame to the next of a directory of extracted features, from its ``frontend.yaml``.
+
+    Raises:
+        UserError: the file is missing or does not tell.
+    """
+    where = Path(data_dir) / "frontend.yaml"
+    try:
+        conf = yaml.safe_load(where.read_text(encoding="utf-8"))["frontend_conf"]
+        return conf["hop_length"] / conf["fs"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        raise UserError(f"{where}: does not tell fs and hop_length; extract the features again") from None
+
 
 
 @lru_cache(maxsize=1)
@@ -162,7 +179,8 @@ def _features(job: _Job, frames: dict[str, int]) -> Iterator[tuple[str, np.ndarr
     for utt_id, path in job.utterances:
         samples, rate = read_audio(path)
         if rate != conf["fs"]:
-            raise UserError(f"{path}: has {rate} Hz, the frontend wants {conf['fs']}; run format_audio --fs {conf['fs']}")
+            wanted = conf["fs"]
+            raise UserError(f"{path}: has {rate} Hz, the frontend wants {wanted}; run format_audio --fs {wanted}")
         if conf["center"] and len(samples) <= conf["n_fft"] // 2:
             raise UserError(f"{path}: {len(samples)} samples are too short for n_fft {conf['n_fft']}; filter it out")
         features = compute_features(frontend, samples)

@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.data.audio import count_samples, read_audio
+from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_scp
-
-FRAME_SHIFT = 0.01
-"""Seconds between two frames of extracted features, where the data directory does not say."""
-
 
 @dataclass(frozen=True)
 class Input:
@@ -66,10 +63,11 @@ def _samples(path: str) -> np.ndarray:
 
 def _features(folder: Path) -> list[Input]:
     frames = read_scp(folder / "utt2num_frames")
+    shift = frame_shift(folder)
     features = load_scp(folder / "feats.scp")
     inputs = []
     for utt_id in read_scp(folder / "feats.scp"):
         if utt_id not in frames:
             raise UserError(f"{folder}/utt2num_frames: lacks {utt_id}; run stage 3 again")
-        inputs.append(Input(utt_id, int(frames[utt_id]) * FRAME_SHIFT, partial(features.__getitem__, utt_id)))
+        inputs.append(Input(utt_id, int(frames[utt_id]) * shift, partial(features.__getitem__, utt_id)))
     return inputs

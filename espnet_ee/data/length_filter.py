@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.datadir import DataDir, new_data_dir, read_data_dir, refuse_overlap
+from espnet_ee.data.features import frame_shift
 from espnet_ee.errors import UsageError, UserError
 
 
@@ -46,7 +45,10 @@ def filter_lengths(
         UserError: the directory is broken, or nothing would be left.
     """
     if not 0 <= min_seconds < max_seconds or rate < 1:
-        raise UsageError(f"--min_seconds {min_seconds}, --max_seconds {max_seconds}, --fs {rate}: no range of durations")
+        raise UsageError(
+            f"--min_seconds {min_seconds} --max_seconds {max_seconds} --fs {rate}: not a range of durations; "
+            "give 0 <= min < max and a rate in Hz"
+        )
     refuse_overlap(source, out)
     data = read_data_dir(source)
     survivors = choose_survivors(data, durations(data, rate), min_seconds, max_seconds)
@@ -85,18 +87,9 @@ def durations(data: DataDir, rate: int) -> dict[str, float]:
     if "utt2num_samples" in tables:
         return {utt_id: int(count) / rate for utt_id, count in tables["utt2num_samples"].items()}
     if "utt2num_frames" in tables:
-        hop = _hop_seconds(data)
+        hop = frame_shift(data.path)
         return {utt_id: int(count) * hop for utt_id, count in tables["utt2num_frames"].items()}
     if "wav.scp" not in tables:
         raise UserError(f"{data.path}: has neither utt2num_frames nor wav.scp; extract the features again")
     headers = {utt_id: count_samples(wav) for utt_id, wav in tables["wav.scp"].items()}
     return {utt_id: count / header_rate for utt_id, (count, header_rate) in headers.items()}
-
-
-def _hop_seconds(data: DataDir) -> float:
-    try:
-        frontend = yaml.safe_load(data.notes["frontend.yaml"])
-        return frontend["frontend_conf"]["hop_length"] / frontend["frontend_conf"]["fs"]
-    except (KeyError, TypeError, yaml.YAMLError):
-        where = data.path / "frontend.yaml"
-        raise UserError(f"{where}: does not tell fs and hop_length; extract the features again") from None

@@ -29,7 +29,10 @@ LEVEL = 2500.0
 """Power (root mean square) of the speech on the 16-bit scale."""
 
 CLEAN_SHARE = 0.45
-NOISES = ("white", "pink", "babble")
+LOWEST_SNR_DB = {"white": 10.0, "pink": 5.0, "babble": 8.0}
+"""Where each kind of noise leaves an utterance hard but not hopeless."""
+
+HIGHEST_SNR_DB = 25.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,8 @@ def make_utterance(seed: int, speaker: int, number: int) -> tuple[np.ndarray, Ma
     text = make_sentence(random)
     rate = random.uniform(0.8, 1.35)
     clean = random.uniform(0, 1) < CLEAN_SHARE
-    snr_db = float("inf") if clean else round(random.uniform(5, 25), 1)
-    noise = "none" if clean else random.choice(NOISES)
+    noise = "none" if clean else random.choice(tuple(LOWEST_SNR_DB))
+    snr_db = float("inf") if clean else round(random.uniform(LOWEST_SNR_DB[noise], HIGHEST_SNR_DB), 1)
     speech = speak(phones_of(text), voice, rate, random)
     speech = speech / np.sqrt(np.mean(speech * speech))
     silences = np.zeros(int(random.uniform(0.08, 0.25) * RATE)), np.zeros(int(random.uniform(0.08, 0.25) * RATE))

@@ -30,8 +30,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     ),
     "verb": (
         "HIT", "CUT", "GOT", "HID", "LED", "FED", "MET", "DUG", "FELT", "KEPT", "SENT", "HELD", "LOST", "TOOK", "SHOOK",
-        "PULL", "KICK", "PICK", "PACK", "CHECK", "WASH", "WISH", "HUNT", "HELP", "KEEP", "NEED", "FEEL", "PAINT", "LOAD",
-        "SELL", "MISS", "THANK",
+        "PULL", "KICK", "PICK", "PACK", "CHECK", "WASH", "WISH", "HUNT", "HELP", "KEEP", "NEED", "FEEL", "PAINT",
+        "LOAD", "SELL", "MISS", "THANK",
     ),
     "preposition": ("IN", "ON", "AT", "WITH", "FROM", "PAST", "OFF", "UPON"),
     "number": ("SIX", "TEN"),
@@ -73,8 +73,10 @@ def pronounce(word: str) -> list[str]:
     phones: list[str] = []
     position = 0
     while position < len(word):
-        letters = next((word[position : position + n] for n in (2, 1) if word[position : position + n] in LETTERS_TO_PHONES), "")
-        if not letters:
+        letters = word[position : position + 2]
+        if letters not in LETTERS_TO_PHONES:
+            letters = word[position]
+        if letters not in LETTERS_TO_PHONES:
             raise UserError(f"{word!r}: no rule for {word[position]!r}; use the letters A to Z")
         phones.extend(LETTERS_TO_PHONES[letters])
         position += len(letters)

@@ -131,7 +131,7 @@ def _lay_out(phones: list[str], rate: float, random: Random) -> _Tracks:
     for name in phones:
         phone = PHONES[name]
         length = phone.seconds * random.uniform(0.85, 1.2) / rate
-        ramp = min(0.012, length / 4)
+        ramp = min(0.018, length / 4)
         opens = now + phone.closed * length
         if phone.closed:
             knots += [(now + ramp / 2, phone, phone.formants, 0.0), (opens, phone, phone.formants, 0.0)]

@@ -106,7 +106,7 @@ class EarlyExitRecognizer:
 
         One utterance at a time: the STFT's last frames would otherwise see the batch's padding.
         """
-        samples = torch.as_tensor(speech, dtype=torch.float32, device=self.device)[None]
+        samples = torch.tensor(speech, dtype=torch.float32, device=self.device)[None]
         if samples.size(1) == 0:
             raise UserError("an utterance without samples cannot be recognised; drop it from the data")
         if samples.dim() == 2:

@@ -16,6 +16,10 @@ from espnet_ee.errors import UserError
 from espnet_ee.plugin.compat import rename_keys
 from espnet_ee.plugin.task import EarlyExitASRTask
 
+# The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
+# become a model on audio (or the other way round) by a change of its configuration.
+_FROM_CONFIGURATION = "frontend.logmel.melmat"
+
 
 def load_model(train_config: str | Path, model_file: str | Path, device: str = "cpu") -> ESPnetASRModel:
     """Builds the model that a training's ``config.yaml`` describes and loads its parameters.
@@ -45,6 +49,9 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
     if not isinstance(model.encoder, EarlyExitEncoder):
         raise UserError(f"{train_config}: encoder {config.get('encoder')!r} has no exits; use an early_exit_* encoder")
     state = rename_keys(_read_tensors(Path(model_file)), set(model.state_dict()))
+    state.pop(_FROM_CONFIGURATION, None)
+    if _FROM_CONFIGURATION in model.state_dict():
+        state[_FROM_CONFIGURATION] = model.state_dict()[_FROM_CONFIGURATION]
     _check_keys(model, state, model_file)
     model.load_state_dict(state)
     return model.to(device).eval()

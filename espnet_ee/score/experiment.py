@@ -129,12 +129,19 @@ def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
         "parameters": f"{conf['parameters']:,}" if isinstance(conf.get("parameters"), int) else "",
         "decoding": ", ".join(f"{key} {conf[key]}" for key in ("device", "batch_size", "num_threads") if key in conf),
     }
-    train = options.exp_dir / "train.yaml"
-    if train.exists():
-        facts = read_mapping(train).items()
-        lines |= {f"training {key}": str(value) for key, value in facts if not isinstance(value, (dict, list))}
+    lines["training time"] = _training_time(options.exp_dir / "train_time.yaml")
     # A backquote or a line break inside would end the code span.
     return {name: " ".join(value.replace("`", "'").split()) for name, value in lines.items() if value}
+
+
+def _training_time(path: Path) -> str:
+    """Returns what stage 11 noted of the training's wall clock, or nothing when it noted none."""
+    if not path.exists():
+        return ""
+    facts = read_mapping(path)
+    resumed = " since it was resumed" if facts.get("resumed") else ""
+    machine = f"{facts['ngpu']} GPU" if facts.get("ngpu") else "CPU"
+    return f"{float(facts.get('seconds', 0)) / 60:.1f} minutes{resumed} on {facts.get('threads', 'default')} thread(s), {machine}"
 
 
 def _git_hash(package: Path) -> str:

@@ -9,6 +9,7 @@ import yaml
 from tests import tiny
 
 from espnet_ee.bin import asr_inference
+from espnet_ee.data.features import extract_features
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_scp
 from espnet_ee.policy.table import read_table
@@ -150,3 +151,23 @@ def test_broken_audio_is_named_and_nothing_is_written(monkeypatch, experiment, t
 def test_no_data_directory(monkeypatch, experiment, tmp_path):
     with pytest.raises(UserError, match="neither wav.scp nor feats.scp"):
         decode(monkeypatch, experiment, tmp_path / "out", data=tmp_path / "nowhere")
+
+
+def test_extracted_features_give_the_text_of_the_audio(monkeypatch, experiment, tmp_path):
+    """A model trained on stored features differs from one on audio by its configuration alone (DESIGN 6)."""
+    folder, _, checkpoint, data = experiment
+    for name, value in (("text", "A"), ("utt2spk", "spk")):
+        (data / name).write_text("".join(f"utt{number} {value}\n" for number in range(6)))
+    (data / "spk2utt").write_text("spk " + " ".join(f"utt{number}" for number in range(6)) + "\n")
+    extract_features(data, tmp_path / "feats", None)
+    stored = {**tiny.config(), "frontend": None, "frontend_conf": {}, "input_size": 80}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    decode(monkeypatch, experiment, tmp_path / "a", "--all_exits", "true")
+    decode(monkeypatch, (folder, str(tmp_path / "config.yaml"), checkpoint, tmp_path / "feats"), tmp_path / "b",
+           "--all_exits", "true")  # fmt: skip
+    assert read_scp(tmp_path / "a/1best_recog/text", allow_empty=True) == read_scp(
+        tmp_path / "b/1best_recog/text", allow_empty=True
+    )
+    seconds = read_scp(tmp_path / "a/utt2dur"), read_scp(tmp_path / "b/utt2dur")
+    for key, value in seconds[0].items():
+        assert float(seconds[1][key]) == pytest.approx(float(value), abs=0.02)

@@ -114,7 +114,7 @@ def test_help_of_the_pipeline_names_every_option(bash, template):
     text = (template / "asr_ee.sh").read_text(encoding="utf-8")
     block = text.split("# begin options\n")[1].split("# end options")[0]
     result = bash("asr_ee.sh", "--help", cwd=template)
-    shown = {line.split()[0] for line in result.stdout.splitlines()[1:]}
+    shown = {line.split()[0] for line in result.stdout.split("Passed on to")[0].splitlines()[1:]}
     assert shown == {f"--{line.split('=')[0]}" for line in block.splitlines()}
 
 
@@ -134,3 +134,43 @@ def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments,
     result = bash(script, *arguments, cwd=recipe)
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+OTHER = """# begin options
+stage=7     # the first script's own comes first
+root=""     # where the corpus is
+# end options
+"""
+
+
+@pytest.fixture
+def parse_two(bash, template, tmp_path: Path):
+    """Runs a script that takes another script's options, too."""
+    (tmp_path / "data.sh").write_text(OTHER, encoding="utf-8")
+    text = SCRIPT.format(template=template).replace('parse_options "$@"', 'option_files=(data.sh)\nparse_options "$@"')
+    return lambda *arguments: bash(*arguments, text=text + "printf '[%s]' ${forwarded_options[@]+\"${forwarded_options[@]}\"}")
+
+
+def test_options_of_another_script_are_passed_on(parse_two):
+    result = parse_two("--root", "a b", "--stage", "2", "--root=$(touch pwned)")
+    assert result.stdout == "<2><a b><><><kept><kept>[--root=a b][--root=$(touch pwned)]"
+    assert "[--root=]" in parse_two("--root", "").stdout
+
+
+@pytest.mark.parametrize("arguments", [["--root"], ["--stage", "--root", "x"], ["--roots", "x"], ["--outside", "x"]])
+def test_what_is_refused_with_two_scripts(parse_two, arguments: list[str]):
+    result = parse_two(*arguments)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+
+
+def test_help_shows_what_is_passed_on(parse_two):
+    text = parse_two("--help").stdout
+    assert "Passed on to data.sh:\n  --root" in text and text.count("--stage") == 1
+
+
+def test_an4_says_how_to_name_its_corpus(bash, root, tmp_path: Path):
+    options = ("--stop_stage", "1", "--datadir", str(tmp_path / "data"))
+    script = str(root / "egs" / "an4" / "asr1" / "run.sh")
+    assert "where is AN4?" in bash(script, *options, AN4="").stderr
+    result = bash(script, *options, "--an4_root", str(tmp_path / "nowhere"), AN4="")
+    assert result.returncode == 1 and str(tmp_path / "nowhere") in result.stderr

@@ -43,6 +43,8 @@ note=""                    # a remark for RESULTS.md
 
 . utils/parse_options.sh
 . utils/stage.sh
+# The corpus' own options (such as --an4_root) may be given here.
+if [ -f local/data.sh ]; then option_files=(local/data.sh); fi
 parse_options "$@"
 
 require_integer stage stop_stage ngpu nj inference_nj fs nbpe batch_size ${num_threads:+num_threads}
@@ -63,6 +65,7 @@ read -ra test_list <<<"${test_sets}"
 read -ra inference_list <<<"${inference_configs}"
 read -ra extra_args <<<"${asr_args}"
 read -ra local_args <<<"${local_data_opts}"
+local_args+=(${forwarded_options[@]+"${forwarded_options[@]}"})
 read -ra data_words <<<"${data_cmd}"
 read -ra train_words <<<"${train_cmd}"
 read -ra decode_words <<<"${decode_cmd}"
@@ -145,13 +148,17 @@ frontend=$(frontend_conf)
 . utils/stages_train.sh
 . utils/stages_decode.sh
 
-if in_stage 1; then prepare_data; fi
-if in_stage 2; then perturb_speed; fi
-if in_stage 3; then for name in "${raw_sets[@]}"; do format_set "${name}"; done; fi
-if in_stage 4; then filter_train; fi
-if in_stage 5; then make_tokens; fi
-if in_stage 10; then collect_statistics; fi
-if in_stage 11; then train_model; fi
-if in_stage 12; then decode_sets; fi
-if in_stage 13; then score_sets; fi
-log "finished, stages ${stage} to $((stop_stage < 13 ? stop_stage : 13))"
+# In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running pipeline.
+{
+    if in_stage 1; then prepare_data; fi
+    if in_stage 2; then perturb_speed; fi
+    if in_stage 3; then for name in "${raw_sets[@]}"; do format_set "${name}"; done; fi
+    if in_stage 4; then filter_train; fi
+    if in_stage 5; then make_tokens; fi
+    if in_stage 10; then collect_statistics; fi
+    if in_stage 11; then train_model; fi
+    if in_stage 12; then decode_sets; fi
+    if in_stage 13; then score_sets; fi
+    log "finished, stages ${stage} to $((stop_stage < 13 ? stop_stage : 13))"
+    exit 0
+}

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # CMU AN4: 948 training and 130 test utterances, sets as in ESPnet's recipe. Where the corpus is: db.sh, or
-#   ./run.sh --local_data_opts "--an4_root /corpora/an4"
+#   ./run.sh --an4_root /corpora/an4
 set -euo pipefail
+cd "$(dirname "$0")"
 
-./asr_ee.sh \
+exec ./asr_ee.sh \
     --train_set train_nodev \
     --valid_set train_dev \
     --test_sets "train_dev test" \

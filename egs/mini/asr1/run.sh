@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The whole recipe on an embedded corpus: a check that everything works, in minutes on a CPU.
 set -euo pipefail
+cd "$(dirname "$0")"
 
-./asr_ee.sh \
+exec ./asr_ee.sh \
     --train_set train \
     --valid_set dev \
     --test_sets "dev test" \
     --nj 2 \
     --token_type char \
+    --feats_normalize config \
     --asr_config conf/train_ee_conformer.yaml \
     --inference_configs conf/decode_entropy.yaml \
     --command "./run.sh ${*@Q}" \

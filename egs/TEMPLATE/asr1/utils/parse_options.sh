@@ -6,6 +6,10 @@
 # and then calls: parse_options "$@"
 # Taken are --name value, --name=value and --help, for declared names only; anything else is one line on stderr and
 # exit status 2. A value is stored as it is: nothing of it is ever evaluated.
+# Options that another script declares (option_files=(local/data.sh)) are taken, too, and kept for it in the array
+# forwarded_options, unless the script itself has one of that name.
+option_files=()
+forwarded_options=()
 
 # Prints "name<TAB>default<TAB>help" for every option that script $1 declares.
 declared_options() {
@@ -33,17 +37,31 @@ usage_error() {
 }
 
 print_options() {
-    local name default help
+    local name default help own file
     echo "Usage: $0 [--name value | --name=value] ..."
+    own=" $(option_names "$0")"
     while IFS=$'\t' read -r name default help; do
         printf '  --%-22s %s (default: %s)\n' "${name}" "${help}" "${default}"
     done < <(declared_options "$0" | sed $'s/\t\t/\tnone\t/')
+    for file in ${option_files[@]+"${option_files[@]}"}; do
+        echo "Passed on to ${file}:"
+        while IFS=$'\t' read -r name default help; do
+            [[ ${own} == *" ${name} "* ]] || printf '  --%-22s %s (default: %s)\n' "${name}" "${help}" "${default}"
+        done < <(declared_options "${file}" | sed $'s/\t\t/\tnone\t/')
+    done
+}
+
+# option_names SCRIPT: the names that it declares, each followed by a blank.
+option_names() {
+    declared_options "$1" | cut -f 1 | tr '\n' ' '
 }
 
 # Sets the caller's variables from its arguments.
 parse_options() {
-    local _names _argument _name _value  # no option can be called so: a name starts with a letter
-    _names=" $(declared_options "$0" | cut -f 1 | tr '\n' ' ') "
+    local _own _names _argument _name _value _file # no option can be called so: a name starts with a letter
+    _own=" $(option_names "$0")"
+    _names=${_own}
+    for _file in ${option_files[@]+"${option_files[@]}"}; do _names+=$(option_names "${_file}")" "; done
     while [ $# -gt 0 ]; do
         _argument=$1
         shift
@@ -77,7 +95,11 @@ parse_options() {
             _value=$1
             shift
         fi
-        printf -v "${_name}" '%s' "${_value}"
+        if [[ ${_own} == *" ${_name} "* ]]; then
+            printf -v "${_name}" '%s' "${_value}"
+        else
+            forwarded_options+=("--${_name}=${_value}")
+        fi
     done
 }
 

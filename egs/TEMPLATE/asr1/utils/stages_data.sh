@@ -9,7 +9,7 @@ prepare_data() {
         # Whoever deletes a set wants it made again.
         [ -s "${datadir}/${name}/wav.scp" ] || rm -f "${mark}"
     done
-    wanted=$(identity "local/data.sh ${local_data_opts}" local/data.sh)
+    wanted=$(identity "local/data.sh ${local_args[*]-}" local/data.sh)
     run_once "stage 1: data preparation" "${mark}" "${wanted}" "${datadir}/log/data.log" make_and_check_data
 }
 
@@ -21,11 +21,13 @@ make_and_check_data() {
     done
 }
 
-# What a set under datadir is made from: its own tables and, for the audio behind them, the mark of stage 1.
+# set_identity WORDS DIR: what is made of a set under datadir depends on its tables and, since they say nothing of what is
+# in the audio, on the options of stage 1. (Not on local/data.sh itself: another comment in it must not cost a training.)
 set_identity() {
-    local files
+    local files made_with=""
     readarray -t files < <(data_files "$2")
-    identity "$1" "${datadir}/.stage01.done" "${files[@]}"
+    if [ -f "${datadir}/.stage01.done" ]; then made_with=$(head -n 1 "${datadir}/.stage01.done"); fi
+    identity "$1 ${made_with}" "${files[@]}"
 }
 
 # Stage 2. Copies of the training set at other speeds.

@@ -137,6 +137,7 @@ show_epochs() {
 
 # Wall time of the training, for RESULTS.md. After a resumed training it is that of the last run only, and says so.
 write_train_time() {
-    printf '%s\n' "seconds: $1" "resumed: $2" "ngpu: ${ngpu}" >"${asr_exp}/train_time.yaml.tmp"
+    printf '%s\n' "seconds: $1" "resumed: $2" "ngpu: ${ngpu}" "threads: ${OMP_NUM_THREADS:-$(nproc)}" \
+        >"${asr_exp}/train_time.yaml.tmp"
     mv "${asr_exp}/train_time.yaml.tmp" "${asr_exp}/train_time.yaml"
 }

@@ -15,7 +15,7 @@ parse_options "$@"
 
 an4_root=${an4_root:-${AN4}}
 if [ -z "${an4_root}" ]; then
-    echo "local/data.sh: error: where is AN4? Set AN4 in db.sh, or give --local_data_opts \"--an4_root DIR\"" >&2
+    echo "local/data.sh: error: where is AN4? Set AN4 in db.sh, or give --an4_root DIR" >&2
     exit 1
 fi
 : "${nj}"

@@ -1,0 +1,108 @@
+"""Audio comes in bit by bit, and a broken file is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_ee.data.audio import count_samples, read_audio, read_int16, resample, stretch, to_int16, write_flac
+from espnet_ee.errors import UserError
+
+Tone = Callable[[int], np.ndarray]
+RATE = 16000
+
+
+def save(path: Path, samples: np.ndarray, write_sphere: Callable[..., None]) -> Path:
+    """Writes int16 samples in the format that the suffix tells."""
+    if path.suffix == ".sph":
+        write_sphere(path, samples)
+    else:
+        soundfile.write(path, samples, RATE, subtype="PCM_16")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
+def test_sixteen_bits_come_back_exactly(
+    suffix: str, tmp_path: Path, tone: Tone, write_sphere: Callable[..., None]
+) -> None:
+    samples = tone(1000)
+    samples[:2] = (-32768, 32767)
+    path = save(tmp_path / f"x{suffix}", samples, write_sphere)
+    integers, rate = read_int16(path)
+    floats, _ = read_audio(path)
+    assert rate == RATE and count_samples(path) == (1000, RATE)
+    assert integers.dtype == np.int16 and (integers == samples).all()
+    assert floats.dtype == np.float32 and (floats == samples / np.float32(32768)).all()
+
+
+def test_flac_round_trip(tmp_path: Path, tone: Tone) -> None:
+    write_flac(tmp_path / "new" / "x.flac", tone(777), 8000)
+    samples, rate = read_int16(tmp_path / "new" / "x.flac")
+    assert rate == 8000 and (samples == tone(777)).all()
+
+
+def test_unwritable_place_is_named(tmp_path: Path, tone: Tone) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"x\.flac: cannot be written"):
+        write_flac(tmp_path / "file" / "x.flac", tone(9), RATE)
+
+
+def test_other_depths_are_rounded_and_clipped(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.array([1.5, -1.5, 0.6 / 32768, 0.4 / 32768]), RATE, subtype="FLOAT")
+    assert read_int16(tmp_path / "x.wav")[0].tolist() == [32767, -32768, 1, 0]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
+def test_file_cut_short_is_refused(
+    suffix: str, tmp_path: Path, tone: Tone, write_sphere: Callable[..., None]
+) -> None:
+    path = save(tmp_path / f"x{suffix}", tone(5000), write_sphere)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(UserError, match=f"x{suffix}: (cut short|cannot be read to its end).*get the file again"):
+        read_audio(path)
+
+
+def test_wav_of_unknown_length_is_read(tmp_path: Path, tone: Tone) -> None:
+    """A program that writes into a pipe cannot fill in the length: that is no broken promise."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, tone(100), RATE, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"data") + 4
+    content[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert (read_int16(path)[0] == tone(100)).all()
+
+
+def test_broken_files_are_named(tmp_path: Path, tone: Tone) -> None:
+    (tmp_path / "nothing.wav").touch()
+    soundfile.write(tmp_path / "empty.wav", tone(0), RATE)
+    soundfile.write(tmp_path / "stereo.wav", np.zeros((9, 2)), RATE)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), RATE, subtype="FLOAT")
+    messages = {"nothing": "not readable", "empty": "no samples", "stereo": "2 channels", "nan": "not finite"}
+    for name, message in {**messages, "absent": "no such audio file"}.items():
+        with pytest.raises(UserError, match=f"{name}.wav: .*{message}"):
+            read_audio(tmp_path / f"{name}.wav")
+
+
+@pytest.mark.parametrize(("rate", "length"), [(8000, 2002), (44100, 364), (48000, 334)])
+def test_resampling_keeps_time_and_level(rate: int, length: int, new_rate: int = RATE) -> None:
+    samples = to_int16(10000 * np.sin(2 * np.pi * 440 * np.arange(1001) / rate))
+    result = resample(samples, rate, new_rate)
+    expected = 10000 * np.sin(2 * np.pi * 440 * np.arange(length) / new_rate)
+    assert len(result) == length and result.dtype == np.int16
+    assert np.abs(result - expected)[50:-50].max() < 60
+
+
+def test_stretch_by_one_is_the_identity(tone: Tone) -> None:
+    assert (stretch(tone(10), Fraction(1)) == tone(10)).all()
+
+
+def test_stretch_clips() -> None:
+    square = np.repeat(np.array([32767, -32768] * 20, dtype=np.int16), 40)
+    result = stretch(square, Fraction(10, 9))
+    assert result.max() == 32767 and result.min() == -32768

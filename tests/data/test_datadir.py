@@ -1,0 +1,141 @@
+"""The writer of data directories leaves whole ones or none; the reader names file and line of what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_overlap, validate_data_dir
+from espnet_ee.errors import UsageError, UserError
+
+
+def test_valid_directory_is_returned(data_dir: Path) -> None:
+    data = validate_data_dir(data_dir)
+    assert data.utt_ids == ["a-1", "a-2", "b-1"]
+    assert data.tables["text"]["a-1"] == "GO ON"
+
+
+BREAKS: dict[str, tuple[Callable[[str], str], str, str]] = {
+    # what: (edit of the file, file, message)
+    "value missing": (lambda t: t.replace("a-2 a", "a-2"), "utt2spk", r"utt2spk:2: nothing follows the key 'a-2'"),
+    "path missing": (lambda t: t.splitlines()[0] + "\na-2\n", "wav.scp", r"wav\.scp:2: nothing follows"),
+    "duplicate": (lambda t: t + "b-1 GO\n", "text", r"text:4: the key 'b-1' was given before"),
+    "empty line": (lambda t: t.replace("\n", "\n\n", 1), "text", r"text:2: empty line"),
+    "utterance without text": (lambda t: t.replace("a-2 NO\n", ""), "text", r"wav\.scp:2: 'a-2' is not in .*text"),
+    "text without utterance": (lambda t: t + "c-1 GO\n", "text", r"text:4: 'c-1' is not in .*wav\.scp"),
+    "out of order": (lambda t: "b-0 GO\n" + t, "text", r"text:2: 'a-1' is out of order; sort"),
+    "slash in id": (lambda t: t + "c/1 GO\n", "text", r"text:4: an id must not"),
+    "dot at the front": (lambda t: ".a GO\n" + t, "text", r"text:1: an id must not"),
+    "speaker of two words": (lambda t: t.replace("b-1 b", "b-1 b c"), "utt2spk", r"utt2spk:3: a speaker is one word"),
+    "path as speaker": (lambda t: t.replace("b-1 b", "b-1 ../b"), "utt2spk", r"utt2spk:3: an id must not"),
+    "no audio": (lambda t: t.replace("b-1.wav", "b-2.wav"), "wav.scp", r"wav\.scp:3: there is no file .*b-2\.wav"),
+    "command": (lambda t: t.replace("b-1.wav", "b-1.wav |"), "wav.scp", r"wav\.scp:3: commands are not run"),
+    "old spk2utt": (lambda t: t.replace("a-1 a-2", "a-1"), "spk2utt", r"spk2utt: does not fit"),
+    "nothing at all": (lambda t: "", "wav.scp", r"wav\.scp: lists no utterances"),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_broken_directory_is_refused(what: str, data_dir: Path) -> None:
+    edit, name, message = BREAKS[what]
+    path = data_dir / name
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(UserError, match=message) as caught:
+        validate_data_dir(data_dir)
+    assert "\n" not in str(caught.value) and ";" in str(caught.value), "a remedy follows the semicolon"
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "x"])
+def test_counts_are_positive_integers(count: str, data_dir: Path) -> None:
+    (data_dir / "utt2num_samples").write_text(f"a-1 1\na-2 {count}\nb-1 1\n")
+    with pytest.raises(UserError, match=r"utt2num_samples:2: .* is not a count"):
+        read_data_dir(data_dir)
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk"])
+def test_missing_table_is_named(name: str, data_dir: Path) -> None:
+    (data_dir / name).unlink()
+    with pytest.raises(UserError, match=f"set/{name}: no such file"):
+        read_data_dir(data_dir)
+
+
+def test_feats_type_asks_for_its_table(data_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"feats\.scp: no such file"):
+        read_data_dir(data_dir, "extracted")
+    (data_dir / "feats_type").write_text("fbank\n")
+    with pytest.raises(UserError, match="feats_type: 'fbank' is not known"):
+        read_data_dir(data_dir)
+
+
+def test_segments_are_refused_not_ignored(data_dir: Path) -> None:
+    (data_dir / "segments").write_text("a-1 r 0 1\n")
+    with pytest.raises(UserError, match="segments are not supported"):
+        read_data_dir(data_dir)
+
+
+def test_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: no such data directory"):
+        read_data_dir(tmp_path / "nowhere")
+
+
+def test_empty_transcript_is_allowed(data_dir: Path) -> None:
+    (data_dir / "text").write_text("a-1\na-2 NO\nb-1 GO\n")
+    assert validate_data_dir(data_dir).tables["text"]["a-1"] == ""
+
+
+def write(out: Path, source: Path, **changes: dict[str, str]) -> None:
+    with new_data_dir(out) as draft:
+        draft.tables.update(read_data_dir(source).tables)
+        for name, table in changes.items():
+            draft.tables[name] = table
+
+
+def test_writer_sorts_and_makes_spk2utt(tmp_path: Path, data_dir: Path) -> None:
+    with new_data_dir(tmp_path / "new") as draft:
+        for name, table in read_data_dir(data_dir).tables.items():
+            draft.tables[name] = dict(reversed(table.items()))
+    assert (tmp_path / "new" / "text").read_text() == (data_dir / "text").read_text()
+    assert (tmp_path / "new" / "spk2utt").read_text() == "a a-1 a-2\nb b-1\n"
+    validate_data_dir(tmp_path / "new")
+
+
+@pytest.mark.parametrize("failure", ["exception", "interrupt", "invalid"])
+def test_writer_leaves_the_old_directory_when_it_fails(
+    failure: str, tmp_path: Path, data_dir: Path, tree_bytes: Callable[[Path], dict[str, bytes]]
+) -> None:
+    out = tmp_path / "out" / "set"
+    shutil.copytree(data_dir, out)
+    before = tree_bytes(tmp_path)
+    kinds = {"exception": RuntimeError, "interrupt": KeyboardInterrupt, "invalid": UserError}
+    with pytest.raises(kinds[failure]), new_data_dir(out) as draft:
+        draft.tables.update(read_data_dir(data_dir).tables)
+        (draft.folder / "half").touch()
+        if failure != "invalid":
+            raise kinds[failure]
+        draft.tables["text"] = {"a-1": "GO"}
+    assert tree_bytes(tmp_path) == before
+
+
+def test_writer_refuses_empty_values(tmp_path: Path, data_dir: Path) -> None:
+    speakers = {"a-1": "a", "a-2": "", "b-1": "b"}
+    with pytest.raises(UserError, match="new/utt2spk:2: nothing follows"):
+        write(tmp_path / "new", data_dir, utt2spk=speakers)
+    assert not (tmp_path / "new").exists()
+
+
+def test_writer_never_replaces_another_folder(tmp_path: Path, data_dir: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="home: exists and was not made by this command"):
+        write(tmp_path / "home", data_dir)
+    assert (tmp_path / "home" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(("source", "out"), [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("a", "c/../a")])
+def test_overlapping_folders_are_refused(source: str, out: str, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    with pytest.raises(UsageError, match="give another folder"):
+        refuse_overlap(tmp_path / source, tmp_path / out)

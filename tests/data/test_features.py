@@ -1,0 +1,119 @@
+"""Stored features are what ESPnet's DefaultFrontend computes, and the files do not depend on the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from espnet_ee.data import features
+from espnet_ee.data.audio import read_audio
+from espnet_ee.data.datadir import validate_data_dir
+from espnet_ee.data.features import extract_features, read_frontend_conf
+from espnet_ee.data.kaldi_ark import load_scp, write_ark
+from espnet_ee.errors import UserError
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("espnet2")
+
+
+@pytest.fixture
+def conf_file(tmp_path: Path) -> Path:
+    path = tmp_path / "frontend_conf.yaml"
+    path.write_text("fs: 16k\nhop_length: 160\n")
+    return path
+
+
+def test_features_are_default_frontends(data_dir: Path, tmp_path: Path, conf_file: Path) -> None:
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+    out = tmp_path / "dump"
+    assert extract_features(data_dir, out, conf_file) == 3
+    data = validate_data_dir(out, "extracted")
+    assert data.notes["feats_dim"] == "80\n"
+    assert data.tables["feats.scp"]["a-1"].startswith(f"{out}/data/feats.1.ark:")
+    stored = load_scp(out / "feats.scp")
+    frontend = DefaultFrontend(fs="16k", hop_length=160).eval()
+    for utt_id in data.utt_ids:
+        samples = read_audio(tmp_path / f"{utt_id}.wav")[0]
+        with torch.no_grad():
+            expected = frontend(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))[0][0].numpy()
+        assert stored[utt_id].dtype == np.float32
+        np.testing.assert_allclose(stored[utt_id], expected, rtol=0, atol=2e-5)
+        assert data.tables["utt2num_frames"][utt_id] == str(len(expected)) == str(len(samples) // 160 + 1)
+
+
+def test_frontend_is_written_to_build_it_again(data_dir: Path, tmp_path: Path, conf_file: Path) -> None:
+    extract_features(data_dir, tmp_path / "dump", conf_file)
+    written = yaml.safe_load((tmp_path / "dump" / "frontend.yaml").read_text())
+    assert written["frontend"] == "default"
+    assert written["frontend_conf"]["fs"] == 16000 and written["frontend_conf"]["hop_length"] == 160
+    assert read_frontend_conf(tmp_path / "dump" / "frontend.yaml") == written["frontend_conf"]
+
+
+def test_files_are_the_same_for_any_number_of_processes(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree_bytes: Callable[[Path], dict[str, bytes]]
+) -> None:
+    monkeypatch.setattr(features, "UTTERANCES_PER_ARK", 1)
+    extract_features(data_dir, tmp_path / "dump", nj=1)
+    first = tree_bytes(tmp_path / "dump")
+    assert {name for name in first if name.endswith(".ark")} == {f"data/feats.{n}.ark" for n in (1, 2, 3)}
+    extract_features(data_dir, tmp_path / "dump", nj=2)
+    assert tree_bytes(tmp_path / "dump") == first
+
+
+def test_compression_is_smaller_and_near(data_dir: Path, tmp_path: Path) -> None:
+    extract_features(data_dir, tmp_path / "exact")
+    extract_features(data_dir, tmp_path / "small", compress=True)
+    exact, small = (load_scp(tmp_path / name / "feats.scp")["a-1"] for name in ("exact", "small"))
+    sizes = [(tmp_path / name / "data" / "feats.1.ark").stat().st_size for name in ("exact", "small")]
+    assert sizes[1] < 0.3 * sizes[0]
+    assert np.abs(exact - small).max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("yaml_text", "message"),
+    [
+        ("n_mel: 80\n", "has no option 'n_mel'"),
+        ("- 1\n", "must be 'option: value' lines"),
+        ("{", "not readable as YAML"),
+        ("frontend: s3prl\n", "'s3prl' cannot be extracted"),
+        ("n_mels: many\n", "DefaultFrontend refuses these options"),
+    ],
+)
+def test_broken_options_are_refused(yaml_text: str, message: str, data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "conf.yaml").write_text(yaml_text)
+    with pytest.raises(UserError, match=message):
+        extract_features(data_dir, tmp_path / "dump", tmp_path / "conf.yaml")
+
+
+@pytest.mark.parametrize(("count", "rate", "message"), [(9000, 8000, "has 8000 Hz"), (256, 16000, "too short")])
+def test_unfit_audio_is_named(count: int, rate: int, message: str, data_dir: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a-2.wav", np.ones(count) * 0.1, rate)
+    with pytest.raises(UserError, match=rf"a-2\.wav: .*{message}"):
+        extract_features(data_dir, tmp_path / "dump")
+    assert not (tmp_path / "dump").exists()
+
+
+def test_either_ark_library_writes_what_the_other_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("omniio.kaldi")
+    import kaldiio
+    from omniio import kaldi as omniio_kaldi
+
+    from espnet_ee.data import kaldi_ark
+
+    matrix = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    exact, packed = [], []
+    for number, library in enumerate((kaldiio, omniio_kaldi)):
+        monkeypatch.setattr(kaldi_ark, "_kaldi", library)
+        ark = tmp_path / f"{number}.ark"
+        exact.append((write_ark(ark, [("u", matrix), ("v", matrix[:1])])["v"].rpartition(":")[2], ark.read_bytes()))
+        table = write_ark(tmp_path / f"{number}.packed.ark", [("u", matrix)], compress=True)
+        packed.append(kaldiio.load_mat(table["u"]))
+    assert exact[0] == exact[1]
+    # The two round differently when they pack, by one of 255 steps of a column's range at most.
+    assert np.abs(packed[0] - packed[1]).max() <= np.ptp(matrix) / 100

@@ -1,0 +1,91 @@
+"""Formatted and speed-perturbed audio: exact samples, lengths and names, at every number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from espnet_ee.data.audio import read_int16, stretch
+from espnet_ee.data.datadir import validate_data_dir
+from espnet_ee.data.format_audio import format_audio
+from espnet_ee.data.speed import parse_factors, perturb_speed
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import read_scp
+
+TreeBytes = Callable[[Path], dict[str, bytes]]
+
+
+def test_format_keeps_samples_bit_by_bit(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dump" / "set"
+    assert format_audio(data_dir, out, 16000) == 3
+    data = validate_data_dir(out, "raw")
+    assert data.tables["utt2num_samples"] == {"a-1": "16000", "a-2": "8000", "b-1": "4000"}
+    assert data.tables["wav.scp"]["a-1"] == f"{out}/data/a/a-1.flac"
+    for utt_id, path in data.tables["wav.scp"].items():
+        assert soundfile.info(path).subtype == "PCM_16"
+        assert (read_int16(path)[0] == read_int16(tmp_path / f"{utt_id}.wav")[0]).all()
+
+
+def test_format_resamples(data_dir: Path, tmp_path: Path) -> None:
+    format_audio(data_dir, tmp_path / "dump", 8000)
+    assert read_scp(tmp_path / "dump" / "utt2num_samples")["a-2"] == "4000"
+    assert soundfile.info(tmp_path / "dump" / "data" / "a" / "a-2.flac").samplerate == 8000
+
+
+def test_format_is_the_same_for_any_number_of_processes_and_every_time(
+    data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes
+) -> None:
+    format_audio(data_dir, tmp_path / "dump", 8000, nj=1)
+    first = tree_bytes(tmp_path / "dump")
+    format_audio(data_dir, tmp_path / "dump", 8000, nj=2)
+    assert tree_bytes(tmp_path / "dump") == first
+
+
+def test_broken_audio_leaves_the_old_dump(data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes) -> None:
+    format_audio(data_dir, tmp_path / "dump", 16000)
+    before = tree_bytes(tmp_path / "dump")
+    (tmp_path / "a-2.wav").write_bytes(b"RIFF")
+    with pytest.raises(UserError, match=r"a-2\.wav: not readable"):
+        format_audio(data_dir, tmp_path / "dump", 16000)
+    assert tree_bytes(tmp_path / "dump") == before
+
+
+def test_perturbed_names_and_lengths(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data" / "set_sp"
+    assert perturb_speed(data_dir, out, ["0.9", "1.0", "1.1"], tmp_path / "audio") == 9
+    data = validate_data_dir(out)
+    assert data.utt_ids == ["a-1", "a-2", "b-1", *(f"sp{f}-{u}" for f in ("0.9", "1.1") for u in ("a-1", "a-2", "b-1"))]
+    assert data.tables["utt2spk"]["sp0.9-b-1"] == "sp0.9-b"
+    assert data.tables["text"]["sp1.1-a-1"] == "GO ON"
+    assert data.tables["wav.scp"]["a-1"] == str(tmp_path / "a-1.wav")
+    lengths = {name: soundfile.info(path).frames for name, path in data.tables["wav.scp"].items()}
+    assert (lengths["sp0.9-a-1"], lengths["a-1"], lengths["sp1.1-a-1"]) == (17778, 16000, 14546)
+    samples = read_int16(tmp_path / "b-1.wav")[0]
+    assert (read_int16(data.tables["wav.scp"]["sp0.9-b-1"])[0] == stretch(samples, Fraction(10, 9))).all()
+
+
+def test_perturbing_is_the_same_for_any_number_of_processes(
+    data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes
+) -> None:
+    perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "audio", nj=1)
+    first = tree_bytes(tmp_path / "audio")
+    perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "audio", nj=2)
+    assert tree_bytes(tmp_path / "audio") == first
+
+
+def test_perturbing_never_replaces_another_folder(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="home: exists"):
+        perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "home")
+    assert not (tmp_path / "sp").exists()
+
+
+@pytest.mark.parametrize("factors", ["", "x", "0", "-1", "9", "nan", "1/2", "0.9 0.90", "0.91234"])
+def test_impossible_factors_are_refused(factors: str) -> None:
+    with pytest.raises(UsageError, match="--factors"):
+        parse_factors(factors)

@@ -1,0 +1,98 @@
+"""The mini corpus is the same bytes everywhere, fits its own dictionary, and is hard in degrees."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from espnet_ee.data.audio import read_int16
+from espnet_ee.data.synthetic import SPEAKERS, make_corpus, make_noise, make_utterance
+from espnet_ee.data.synthetic_random import Random
+from espnet_ee.data.synthetic_text import TEMPLATES, WORDS, make_sentence, pronounce
+from espnet_ee.data.synthetic_voice import PHONES
+from espnet_ee.errors import UsageError, UserError
+
+TreeBytes = Callable[[Path], dict[str, bytes]]
+
+
+def test_same_bytes_for_any_number_of_processes_and_every_time(
+    mini_root: Path, tmp_path: Path, tree_bytes: TreeBytes
+) -> None:
+    counts = make_corpus(tmp_path, nj=2, utterances_per_speaker=1)
+    assert counts == {"train": 10, "dev": 4, "test": 4}
+    assert tree_bytes(tmp_path / "MiniSpeech") == tree_bytes(mini_root / "MiniSpeech")
+
+
+def test_more_utterances_do_not_change_the_first(mini_root: Path) -> None:
+    samples, made = make_utterance(0, 101, 0)
+    stored = mini_root / "MiniSpeech" / "train" / "101" / "1011"
+    assert (read_int16(stored / "101-1011-0000.flac")[0] == samples).all()
+    assert (stored / "101-1011.trans.txt").read_text() == f"101-1011-0000 {made.text}\n"
+
+
+def test_samples_have_not_changed() -> None:
+    """A change here is a new corpus: results on the old one no longer compare."""
+    samples, made = make_utterance(0, 101, 0)
+    assert made.text == "AGAIN HIS RAIN KICK DARK FOX"
+    assert hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()[:16] == "1f4f2571d7ebb941"
+
+
+def test_seed_and_speaker_change_the_speech() -> None:
+    utterances = [make_utterance(seed, speaker, 0)[0].tobytes() for seed in (0, 1) for speaker in (101, 102)]
+    assert len(set(utterances)) == 4
+
+
+def test_random_depends_on_its_names_alone() -> None:
+    assert Random("a", 1).uniform(0, 1) == Random("a", 1).uniform(0, 1) != Random("a", 2).uniform(0, 1)
+    assert abs(float(np.mean(Random("b").noise(100000) ** 2)) - 1) < 0.02
+
+
+def test_every_word_can_be_spoken_and_sounds_unlike_every_other() -> None:
+    words = [word for kind in WORDS.values() for word in kind]
+    sounds = {tuple(pronounce(word)) for word in words}
+    assert len(words) == len(set(words)) == len(sounds) >= 100
+    assert {phone for sound in sounds for phone in sound} | {"-"} == set(PHONES)
+    with pytest.raises(UserError, match="no rule for '1'"):
+        pronounce("A1")
+
+
+def test_sentences_have_three_to_eight_words_and_use_the_whole_vocabulary() -> None:
+    sentences = [make_sentence(Random(number)).split() for number in range(2000)]
+    assert all(3 <= len(sentence) <= 8 for sentence in sentences)
+    assert {word for sentence in sentences for word in sentence} == {word for kind in WORDS.values() for word in kind}
+    assert {len(template.split()) for template in TEMPLATES} >= {3, 5, 8}
+
+
+@pytest.mark.parametrize("kind", ["white", "pink", "babble"])
+def test_noise_has_unit_power(kind: str) -> None:
+    noise = make_noise(kind, 8001, Random(kind))
+    assert len(noise) == 8001 and abs(float(np.mean(noise**2)) - 1) < 0.1
+
+
+def test_difficulty_is_told(mini_root: Path) -> None:
+    with open(mini_root / "MiniSpeech" / "difficulty.tsv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert len(rows) == 18 and {row["set"] for row in rows} == set(SPEAKERS)
+    for row in rows:
+        assert (row["noise"] == "none") == (row["snr_db"] == "inf")
+        assert 5 <= float(row["snr_db"]) and 0.8 <= float(row["rate"]) <= 1.35 and float(row["seconds"]) > 0.5
+
+
+def test_samples_neither_clip_nor_vanish(mini_root: Path) -> None:
+    for path in (mini_root / "MiniSpeech").rglob("*.flac"):
+        samples = np.abs(read_int16(path)[0].astype(np.int32))
+        assert 5000 < samples.max() and (samples >= 32767).mean() < 1e-3
+
+
+def test_other_folders_and_counts_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "MiniSpeech").mkdir()
+    (tmp_path / "MiniSpeech" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="MiniSpeech: exists"):
+        make_corpus(tmp_path)
+    with pytest.raises(UsageError, match="--utterances_per_speaker 0"):
+        make_corpus(tmp_path, utterances_per_speaker=0)

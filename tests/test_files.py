@@ -1,0 +1,112 @@
+"""Files are whole or not there; tables tell the line that is wrong."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_dir, atomic_write, read_scp, write_scp
+
+
+def test_atomic_write_replaces_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    for text in ("old and long", "new"):
+        with atomic_write(path) as stream:
+            stream.write(text)
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_atomic_write_obeys_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "file"):
+            pass
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_atomic_write_keeps_the_old_file_when_interrupted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as stream:
+        stream.write("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_atomic_dir_replaces_whole(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with atomic_dir(tmp_path / "dir") as folder:
+            (folder / name).touch()
+    assert os.listdir(tmp_path / "dir") == ["new"]
+    assert os.listdir(tmp_path) == ["dir"]
+
+
+def test_atomic_dir_keeps_the_old_one_when_interrupted(tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "dir") as folder:
+        (folder / "old").touch()
+    with pytest.raises(RuntimeError), atomic_dir(tmp_path / "dir") as folder:
+        (folder / "half").touch()
+        raise RuntimeError
+    assert os.listdir(tmp_path / "dir") == ["old"]
+    assert os.listdir(tmp_path) == ["dir"]
+
+
+def test_scp_is_written_sorted_and_read_back(tmp_path: Path) -> None:
+    write_scp(tmp_path / "t", {"b": "2 x", "B": "1", "a": "Ä"})
+    assert (tmp_path / "t").read_text(encoding="utf-8") == "B 1\na Ä\nb 2 x\n"
+    assert read_scp(tmp_path / "t") == {"B": "1", "a": "Ä", "b": "2 x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a 1\nb\n", r":2: nothing follows the key 'b'"),
+        (b"a 1\n\nb 2\n", r":2: empty line"),
+        (b"a 1\nb 2\na 3\n", r":3: the key 'a' was given before"),
+        (b"a 1\nb \xff\n", r":2: not UTF-8"),
+    ],
+)
+def test_scp_error_names_the_line(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_scp(tmp_path / "t")
+
+
+def test_scp_may_allow_empty_values(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("a\nb x\n")
+    assert read_scp(tmp_path / "t", allow_empty=True) == {"a": "", "b": "x"}
+
+
+def test_missing_scp_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; run the stage"):
+        read_scp(tmp_path / "t")
+
+
+def test_tabs_separate_too(tmp_path):
+    (tmp_path / "t").write_text("a\tx y\n")
+    assert read_scp(tmp_path / "t") == {"a": "x y"}
+
+
+def test_the_old_folder_is_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/old").write_text("old")
+    rename, calls = Path.rename, []
+
+    def fail_second(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError("disk gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_second)
+    with pytest.raises(OSError, match="disk gone"), atomic_dir(tmp_path / "d") as folder:
+        (folder / "new").write_text("new")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["d", "d/old"]

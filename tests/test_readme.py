@@ -1,0 +1,68 @@
+"""Every command of the README is run, and every path it names is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language, without the indent of the list they stand in."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
+    return [re.sub(rf"^{indent}", "", text, flags=re.M) for indent, text in found]
+
+
+def commands() -> list[str]:
+    lines = [line.split("  #")[0].split(" #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ESPNET_EE_PYTHON": sys.executable}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) >= 3
+    assert len(blocks("python")) == 1
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("python3 ")])
+def test_python_commands_run(command: str) -> None:
+    done = run([sys.executable, *command.split()[1:]])
+    assert done.returncode == 0, done.stderr
+    assert "exit_layers" in done.stdout
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if not line.startswith("python3 ")])
+def test_scripts_take_the_options(command: str) -> None:
+    """They are run whole by tests/recipes (on a smaller corpus) and by the CI; here: they start, and know their options."""
+    script, *arguments = command.split()
+    assert os.access(ROOT / script, os.X_OK)
+    done = run(["bash", script, "--help"])
+    assert done.returncode == 0, done.stderr
+    for option in (argument for argument in arguments if argument.startswith("--")):
+        assert option in done.stdout
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    config, checkpoint = tiny.save(tmp_path, tiny.model())
+    code = blocks("python")[0]
+    code = code.replace("exp/.../config.yaml", config).replace("exp/.../valid.loss.ave.pth", checkpoint)
+    done = run([sys.executable, "-c", f"import numpy\nsamples = numpy.zeros(16000, 'float32')\n{code}"])
+    assert done.returncode == 0, done.stderr
+    assert re.search(r" (1|2|4) \d+\n$", done.stdout)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^):]+)\)|`((?:egs|espnet_ee|tools)/[\w/.]+)`", README))))
+def test_paths_exist(path: tuple[str, str]) -> None:
+    assert (ROOT / (path[0] or path[1])).exists()
