@@ -50,7 +50,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_ee", "espnet_ee.*"]),
-    python_requires=">=3.10,<3.14",
+    python_requires=">=3.10,<3.13",
     install_requires=BASE,
     extras_require={"recipe": RECIPE, "dev": RECIPE + DEV},
 )

@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
     cat <<EOF
 Usage: [PYTHON=python3.11] $0 [--extras recipe|dev] [--print]
-  PYTHON    the interpreter to build on (default: python3). 3.10 and 3.11 get ESPnet 202511, 3.12 and 3.13 get 202611.
+  PYTHON    the interpreter to build on (default: python3). 3.10 and 3.11 get ESPnet 202511, 3.12 gets 202611.
   --extras  recipe: what the recipes need (default); dev: also what the tests need
   --print   install nothing; print the environment's folder
 Running it again does nothing unless setup.py or the constraints changed; an interrupted run is started over.
@@ -43,12 +43,12 @@ esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 PYTHON=${PYTHON:-python3}
-command -v "${PYTHON}" >/dev/null || fail "${PYTHON}: no such interpreter; set PYTHON to a Python 3.10 to 3.13"
+command -v "${PYTHON}" >/dev/null || fail "${PYTHON}: no such interpreter; set PYTHON to a Python 3.10 to 3.12"
 version=$("${PYTHON}" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
-    fail "${PYTHON} does not run (try: ${PYTHON} --version); set PYTHON to a Python 3.10 to 3.13"
+    fail "${PYTHON} does not run (try: ${PYTHON} --version); set PYTHON to a Python 3.10 to 3.12"
 case ${version} in
-    3.10 | 3.11 | 3.12 | 3.13) ;;
-    *) fail "${PYTHON} is Python ${version}; supported are 3.10, 3.11, 3.12 and 3.13: set PYTHON to one of them" ;;
+    3.10 | 3.11 | 3.12) ;;
+    *) fail "${PYTHON} is Python ${version}; supported are 3.10, 3.11 and 3.12: set PYTHON to one of them" ;;
 esac
 
 venv=${root}/tools/venv/${version}

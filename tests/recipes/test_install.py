@@ -38,8 +38,8 @@ def install(*arguments: str, python: str, script: Path = SCRIPT) -> subprocess.C
     ("body", "message"),
     [
         ("exit 127", "does not run"),
-        ("echo 3.9", "is Python 3.9; supported are 3.10, 3.11, 3.12 and 3.13"),
-        ("echo 3.14", "is Python 3.14; supported are 3.10, 3.11, 3.12 and 3.13"),
+        ("echo 3.9", "is Python 3.9; supported are 3.10, 3.11 and 3.12"),
+        ("echo 3.13", "is Python 3.13; supported are 3.10, 3.11 and 3.12"),
         ("echo 2.7", "is Python 2.7; supported are"),
     ],
 )
