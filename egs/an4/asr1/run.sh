@@ -12,6 +12,7 @@ exec ./asr_ee.sh \
     --token_type char \
     --feats_normalize config \
     --asr_config conf/train_ee_conformer.yaml \
+    --inference_asr_model valid.cer_exit12.ave.pth \
     --inference_configs conf/decode_entropy.yaml \
     --command "./run.sh ${*@Q}" \
     "$@"
