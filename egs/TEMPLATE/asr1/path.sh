@@ -13,3 +13,5 @@ export PYTHONPATH=${MAIN_ROOT}${PYTHONPATH:+:${PYTHONPATH}}
 # Kaldi's tables are sorted as bytes; all text is UTF-8 whatever the locale.
 export LC_ALL=C
 export PYTHONUTF8=1
+# As in ESPnet: more threads gain little on models of this size, and on a busy machine they wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
