@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_ee.decode.greedy import read_exit
+from espnet_ee.decode.greedy import Path as TokenPath
+from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.base import ExitOutput
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
@@ -123,19 +124,25 @@ class EarlyExitRecognizer:
         stft = getattr(self.model.frontend, "stft", None)
         return 1 if stft is None else stft.n_fft // 2 + 1
 
-    def read_head(self, output: ExitOutput, state_rows: Sequence[int] | None = None) -> list[ExitEvidence]:
-        """Evidence of an exit for the utterances of a batch, or for some of them.
+    def read_head(
+        self,
+        output: ExitOutput,
+        state_rows: Sequence[int] | None = None,
+        previous: Sequence[TokenPath | None] | None = None,
+    ) -> list[tuple[ExitEvidence, TokenPath]]:
+        """Evidence of an exit, and every frame's best token, for the utterances of a batch or for some of them.
 
         Args:
             output: from the encoder.
             state_rows: rows of the batch to read; all by default.
+            previous: the frames' best tokens of these utterances at the exit before, None where it was not read.
         """
         rows = list(range(len(output.olens))) if state_rows is None else list(state_rows)
         if hasattr(self.model, "log_probs"):
             log_probs = self.model.log_probs(output.layer, output.hs[rows])
         else:
             log_probs = self.model.ctc.log_softmax(output.hs[rows])
-        return read_exit(output.layer, log_probs, output.olens[rows], self.model.blank_id)
+        return read_frames(output.layer, log_probs, output.olens[rows], self.model.blank_id, previous)
 
     def row(self, evidence: ExitEvidence, feature_frames: int) -> EvidenceRow:
         """Adds text and compute to an exit's evidence."""
@@ -162,6 +169,7 @@ class _Run:
         self.active = list(range(len(batch)))
         self.rows: list[list[EvidenceRow]] = [[] for _ in batch]
         self.seconds: list[list[float]] = [[] for _ in batch]
+        self.paths: list[TokenPath | None] = [None] * len(batch)
 
     def step(self) -> None:
         """Computes one segment, reads the heads that are wanted, and lets the finished utterances go."""
@@ -185,8 +193,11 @@ class _Run:
         """Reads the exit's head for the utterances at these places of the running batch."""
         if not places:
             return
-        for place, evidence in zip(places, self.recognizer.read_head(output, places), strict=True):
+        previous = [self.paths[self.active[place]] for place in places]
+        readings = self.recognizer.read_head(output, places, previous)
+        for place, (evidence, path) in zip(places, readings, strict=True):
             index = self.active[place]
+            self.paths[index] = path
             self.rows[index].append(self.recognizer.row(evidence, self.lengths[index]))
         elapsed = (time.perf_counter() - self.started) / len(self.rows)
         for place in places:
