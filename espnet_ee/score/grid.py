@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from espnet_ee.files import read_scp
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.imported import is_imported, read_imported
 from espnet_ee.policy.table import EvidenceTable, read_table
-from espnet_ee.score.replay import choose_exits
+from espnet_ee.score.replay import Seconds, choose_exits
+from espnet_ee.score.runs import read_timing
 from espnet_ee.score.wer import check_same_utterances, count_errors
 
 
@@ -31,6 +33,7 @@ class Grid:
         seconds: audio (N,).
         macs_alone: compute when only the chosen exit's head is read (N, K).
         macs_passed: compute when the heads below are read, too (N, K).
+        clock: measured seconds to the text of every exit (N, K); None when no timing was kept.
     """
 
     name: str
@@ -42,14 +45,7 @@ class Grid:
     seconds: np.ndarray
     macs_alone: np.ndarray
     macs_passed: np.ndarray
-
-    def rows(self, indices: np.ndarray) -> Grid:
-        """Returns the grid of some utterances (by number)."""
-        names = tuple(self.utterances[i] for i in indices)
-        table = EvidenceTable(self.table.exit_layers, {name: self.table.utterances[name] for name in names})
-        arrays = (self.errors, self.words, self.seconds, self.macs_alone, self.macs_passed)
-        errors, words, seconds, alone, passed = (array[indices] for array in arrays)
-        return Grid(self.name, table, names, self.layers, errors, words, seconds, alone, passed)
+    clock: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ class Outcome:
         macs: multiply-accumulates (N,).
         layers: exit layer (N,).
         seconds: audio (N,).
+        clock: measured seconds of computing (N,), None when not measured.
     """
 
     errors: np.ndarray
@@ -69,6 +66,7 @@ class Outcome:
     macs: np.ndarray
     layers: np.ndarray
     seconds: np.ndarray
+    clock: np.ndarray | None = None
 
     @property
     def wer(self) -> float:
@@ -85,14 +83,22 @@ class Outcome:
         """Compute per second of audio."""
         return float(self.macs.sum() / self.seconds.sum())
 
+    @property
+    def rtf(self) -> float:
+        """Measured seconds of computing per second of audio; NaN when not measured."""
+        return math.nan if self.clock is None else float(self.clock.sum() / self.seconds.sum())
+
     def mixed(self, other: Outcome, share: float) -> Outcome:
         """The expectation when a share of the utterances, drawn by chance, goes the other way."""
         pairs = ((self.errors, other.errors), (self.macs, other.macs), (self.layers, other.layers))
         errors, macs, layers = ((1 - share) * one + share * two for one, two in pairs)
-        return Outcome(errors, self.words, macs, layers, self.seconds)
+        clock = None if self.clock is None or other.clock is None else (1 - share) * self.clock + share * other.clock
+        return Outcome(errors, self.words, macs, layers, self.seconds, clock)
 
 
-def make_grid(name: str, table: EvidenceTable, references: Mapping[str, str]) -> Grid:
+def make_grid(
+    name: str, table: EvidenceTable, references: Mapping[str, str], timing: Seconds | None = None
+) -> Grid:
     """Counts the word errors of every exit.
 
     Raises:
@@ -118,6 +124,7 @@ def make_grid(name: str, table: EvidenceTable, references: Mapping[str, str]) ->
         seconds=np.array([table.utterances[utt].audio_seconds for utt in names]),
         macs_alone=encoder + heads,
         macs_passed=encoder + heads.cumsum(axis=1),
+        clock=None if timing is None else np.array([timing[utt] for utt in names]),
     )
 
 
@@ -131,7 +138,11 @@ def read_grid(evidence: Path, text: Path | None, name: str = "") -> Grid:
         return make_grid(name or evidence.stem, *read_imported(evidence))
     if text is None:
         raise UserError(f"{evidence}: the table holds no references; give the set's text file, too")
-    return make_grid(name or evidence.parent.name, read_table(evidence), read_scp(text, allow_empty=True))
+    table, clock = read_table(evidence), evidence.with_name("timing.tsv")
+    timing = read_timing(clock, table.exit_layers) if clock.exists() else None
+    if timing is not None:
+        check_same_utterances(table.utterances, timing, str(clock))
+    return make_grid(name or evidence.parent.name, table, read_scp(text, allow_empty=True), timing)
 
 
 def levels(grid: Grid, policy: ThresholdPolicy) -> np.ndarray:
@@ -167,7 +178,8 @@ def outcome(grid: Grid, exits: np.ndarray, needs_every_exit: bool) -> Outcome:
     """What stopping at these exits (N,) gives."""
     rows = np.arange(len(exits))
     macs = grid.macs_passed if needs_every_exit else grid.macs_alone
-    return Outcome(grid.errors[rows, exits], grid.words, macs[rows, exits], grid.layers[exits], grid.seconds)
+    clock = None if grid.clock is None else grid.clock[rows, exits]
+    return Outcome(grid.errors[rows, exits], grid.words, macs[rows, exits], grid.layers[exits], grid.seconds, clock)
 
 
 def fixed_outcomes(grid: Grid) -> list[Outcome]:
