@@ -70,7 +70,7 @@ def make_samples(
     for name in names:
         if name not in FEATURES:
             raise UserError(f"feature {name!r} is unknown; known are {', '.join(FEATURES)}")
-    if len(evidence) < 2 * FOLDS or len(layers) < 2:
+    if len(evidence) < 2 or len(layers) < 2:
         raise UserError(f"{len(evidence)} utterances with {len(layers)} exits: too few to fit the learned policy on")
     values = [
         [[FEATURES[name](exits[: index + 1]) for name in names] for index in range(len(layers) - 1)] for exits in evidence
@@ -112,7 +112,7 @@ def _levels(samples: Samples, slopes: np.ndarray, intercepts: np.ndarray, expone
 
 def folds(utterances: int) -> np.ndarray:
     """Number of the fold of every utterance (N,); neighbours, who may share a speaker, stay together."""
-    return np.arange(utterances) * FOLDS // utterances
+    return np.arange(utterances) * min(FOLDS, utterances) // utterances
 
 
 def _mean_errors(samples: Samples, level: np.ndarray, points: int = 40) -> float:
@@ -135,7 +135,7 @@ def cross_fitted_error(samples: Samples, recipe: Recipe) -> float:
     """Errors averaged over depths when each fold is judged by a model of the other folds."""
     fold = folds(len(samples.frames))
     level = np.full(samples.features.shape[:2], np.nan)
-    for number in range(FOLDS):
+    for number in np.unique(fold):
         slopes, intercepts = _solve(samples.rows(fold != number), recipe)
         level[fold == number] = _levels(samples.rows(fold == number), slopes, intercepts, recipe.exponent)
     return _mean_errors(samples, level)
@@ -170,4 +170,4 @@ def fit_learned(samples: Samples, names: Sequence[str], recipe: Recipe | None = 
 def cross_fit(samples: Samples, names: Sequence[str]) -> list[LearnedPolicy]:
     """One policy for each fold, everything about it chosen without that fold: for an honest point on the development set."""
     fold = folds(len(samples.frames))
-    return [fit_learned(samples.rows(fold != number), names) for number in range(FOLDS)]
+    return [fit_learned(samples.rows(fold != number), names) for number in np.unique(fold)]

@@ -51,7 +51,7 @@ class LearnedPolicy(ThresholdPolicy):
         if layer not in self.biases or not math.isfinite(evidence[-1].entropy):
             return math.nan
         terms = (weight * FEATURES[feature](evidence) for feature, weight in self.weights.items())
-        return priced(self.biases[layer] + math.fsum(terms), self.prices[layer])
+        return priced(self.biases[layer] + sum(terms), self.prices[layer])
 
     def check(self, exit_layers: Sequence[int]) -> None:
         if set(self.biases) != set(exit_layers[:-1]):

@@ -138,15 +138,24 @@ def _family(dev: Grid, name: str, features: Sequence[str]) -> Family:
         return Family(name, [FixedExitPolicy(int(layer)) for layer in dev.layers], fixed_outcomes(dev))
     if name == "learned":
         return _learned_family(dev, features)
-    plain: dict[str, ThresholdPolicy] = {
-        "entropy": EntropyPolicy(0.0),
-        "confidence": ConfidencePolicy(0.0),
-        "patience": PatiencePolicy(1.0),
-        "posterior": PosteriorPolicy(0.0, nbest=nbest_size(dev)),
-    }
-    if name not in plain:
-        raise UsageError(f"policy {name!r} cannot be calibrated; choose among fixed, learned, {', '.join(plain)}")
-    return _threshold_family(dev, plain[name], levels(dev, plain[name]))
+    policy = plain_policy(dev, name)
+    return _threshold_family(dev, policy, levels(dev, policy))
+
+
+def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:
+    """A policy that has nothing but a threshold, which is still to be set.
+
+    Raises:
+        UsageError: the name is unknown or the policy needs more settings.
+    """
+    plain = (EntropyPolicy, ConfidencePolicy, PatiencePolicy)
+    for policy_class in plain:
+        if name == policy_class.name:
+            return policy_class(0.0)
+    if name == PosteriorPolicy.name:
+        return PosteriorPolicy(0.0, nbest=nbest_size(grid))
+    known = ", ".join(policy_class.name for policy_class in (*plain, PosteriorPolicy))
+    raise UsageError(f"policy {name!r} is not known by its name alone; choose among fixed, {known}")
 
 
 def nbest_size(grid: Grid) -> int:

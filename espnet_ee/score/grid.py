@@ -199,11 +199,12 @@ def candidate_thresholds(policy: ThresholdPolicy, level: np.ndarray, count: int 
     values = np.unique(level[:, :-1][np.isfinite(level[:, :-1])])
     if not len(values):
         return [np.inf]
-    middle = (values[1:] + values[:-1]) / 2
+    # Of counts (patience) the numbers themselves; of measurements the middles, which noise moves least.
+    middle = values if (values == values.round()).all() else (values[1:] + values[:-1]) / 2
     if len(middle) > count:
         middle = np.quantile(middle, np.linspace(0, 1, count), method="nearest")
-    step = max(1.0, abs(float(values[-1])))
-    tried = sorted({float(values[0]) - step, *(float(f"{value:.6g}") for value in middle), float(values[-1]) + step})
+    beyond = (np.floor(values[0]) - 1, np.ceil(values[-1]) + 1)
+    tried = sorted({*map(float, beyond), *(float(f"{value:.6g}") for value in middle)})
     return tried if not deeper_is_lower(policy) else tried[::-1]
 
 
