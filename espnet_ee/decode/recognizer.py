@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from espnet_ee.decode.beam import NBestSearch
 from espnet_ee.decode.greedy import Path as TokenPath
 from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.base import ExitOutput
@@ -55,9 +56,10 @@ class EarlyExitRecognizer:
             ``espnet`` model, whose one CTC head then serves every exit).
         policy: when to stop.
         read_every_exit: reads every passed head even where the policy needs none (for evidence tables).
+        nbest: makes an N-best of this size at every exit read (for evidence tables); 0: only if the policy needs one.
 
     Raises:
-        UserError: the policy does not fit the model's exits.
+        UserError: the policy does not fit the model's exits, or it needs an N-best and flashlight-text is missing.
 
     Example:
         >>> recognizer = EarlyExitRecognizer.from_files(config, checkpoint, EntropyPolicy(0.01))  # doctest: +SKIP
@@ -65,12 +67,16 @@ class EarlyExitRecognizer:
         'HELLO'
     """
 
-    def __init__(self, model: torch.nn.Module, policy: ExitPolicy, read_every_exit: bool = False) -> None:
+    def __init__(
+        self, model: torch.nn.Module, policy: ExitPolicy, read_every_exit: bool = False, nbest: int = 0
+    ) -> None:
         policy.check(model.encoder.exit_layers)
         self.model = model.eval()
         self.encoder = model.encoder
         self.policy = policy
         self.read_every_exit = read_every_exit or policy.needs_every_exit
+        size = max(nbest, int(policy.needs_nbest))
+        self.search = NBestSearch(size, model.vocab_size, model.blank_id) if size else None
         self.shape = model.encoder.shape()
         self.device = next(model.parameters()).device
 
@@ -142,7 +148,12 @@ class EarlyExitRecognizer:
             log_probs = self.model.log_probs(output.layer, output.hs[rows])
         else:
             log_probs = self.model.ctc.log_softmax(output.hs[rows])
-        return read_frames(output.layer, log_probs, output.olens[rows], self.model.blank_id, previous)
+        olens = output.olens[rows]
+        readings = read_frames(output.layer, log_probs, olens, self.model.blank_id, previous)
+        if self.search is None:
+            return readings
+        nbests = [self.search.scores(row[:frames].cpu().numpy()) for row, frames in zip(log_probs, olens, strict=True)]
+        return [(replace(e, nbest_scores=scores), path) for (e, path), scores in zip(readings, nbests, strict=True)]
 
     def row(self, evidence: ExitEvidence, feature_frames: int) -> EvidenceRow:
         """Adds text and compute to an exit's evidence."""
