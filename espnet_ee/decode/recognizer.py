@@ -70,15 +70,24 @@ class EarlyExitRecognizer:
     def __init__(
         self, model: torch.nn.Module, policy: ExitPolicy, read_every_exit: bool = False, nbest: int = 0
     ) -> None:
-        policy.check(model.encoder.exit_layers)
         self.model = model.eval()
         self.encoder = model.encoder
-        self.policy = policy
-        self.read_every_exit = read_every_exit or policy.needs_every_exit
-        size = max(nbest, int(policy.needs_nbest))
-        self.search = NBestSearch(size, model.vocab_size, model.blank_id) if size else None
+        self._keep_every_exit, self._nbest = read_every_exit, nbest
+        self.search: NBestSearch | None = None
+        self.use(policy)
         self.shape = model.encoder.shape()
         self.device = next(model.parameters()).device
+
+    def use(self, policy: ExitPolicy) -> None:
+        """Changes the policy for what is recognised from now on; see the class for ``policy`` and the errors."""
+        policy.check(self.encoder.exit_layers)
+        size = max(self._nbest, int(policy.needs_nbest))
+        if not size:
+            self.search = None
+        elif self.search is None or self.search.nbest != size:
+            self.search = NBestSearch(size, self.model.vocab_size, self.model.blank_id)
+        self.policy = policy
+        self.read_every_exit = self._keep_every_exit or policy.needs_every_exit
 
     @classmethod
     def from_files(
