@@ -20,7 +20,7 @@ from espnet_ee.errors import UsageError, UserError, run
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.registry import build_policy
 
-DEFAULTS = {"policy": "fixed", "policy_conf": {}, "batch_size": 1, "num_threads": 1}
+DEFAULTS = {"policy": "fixed", "policy_conf": {}, "combine": {}, "batch_size": 1, "num_threads": 1}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
     parser.add_argument("--data_dir", type=Path, required=True, help="Kaldi data directory (wav.scp or feats.scp)")
     parser.add_argument("--output_dir", type=Path, required=True, help="replaced as a whole")
-    parser.add_argument("--config", type=Path, help="YAML with policy, policy_conf, batch_size, num_threads")
+    parser.add_argument("--config", type=Path, help="YAML with policy, policy_conf, combine, batch_size, num_threads")
     parser.add_argument("--policy", help="exit policy (default: fixed, at the final exit)")
     parser.add_argument("--policy_conf", nargs="*", metavar="KEY=VALUE", help="the policy's settings")
     parser.add_argument("--all_exits", type=_boolean, default=False, help="true: no stopping; write evidence of all exits")
@@ -120,7 +120,7 @@ def main() -> None:
     inputs = read_inputs(arguments.data_dir, sampling_rate(read_train_config(arguments.asr_train_config)))
     model = load_model(arguments.asr_train_config, arguments.asr_model_file, arguments.device)
     policy = make_policy(settings, model.encoder.exit_layers[-1])
-    recognizer = EarlyExitRecognizer(model, policy, read_every_exit=arguments.all_exits, nbest=arguments.nbest)
+    recognizer = EarlyExitRecognizer(model, policy, arguments.all_exits, arguments.nbest, settings["combine"])
     decoding = decode(recognizer, inputs, settings["batch_size"], _show_progress)
     facts = {
         **settings,
