@@ -99,6 +99,8 @@ def _how_to_read(study: Study) -> list[str]:
         "- WER - fixed line: against drawing between the two neighbouring fixed exits at the same compute;",
         "  WER - entropy curve: against the entropy policy at the same compute. Paired bootstrap; below 0 is better.",
         "- compute: encoder, every head that was read, evidence. A policy pays for all heads it passes, a fixed exit for one.",
+        "- A beam search (`posterior`) is no multiply-accumulate: it counts in the real-time factor only, and there for every",
+        "  policy of a table that was decoded with --nbest.",
         "- not reached: no threshold meets the target on the development set; the nearest is shown.",
     ]
 
