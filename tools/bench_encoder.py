@@ -16,9 +16,11 @@ import time
 import torch
 import yaml
 
-from espnet_ee.decode.greedy import read_exit
+from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.errors import UsageError, run
+from espnet_ee.policy.features import FEATURES
+from espnet_ee.policy.learned import LearnedPolicy
 
 FRAMES_PER_SECOND = 100
 MELS = 80
@@ -46,12 +48,20 @@ def seconds_to_exit(encoder: EarlyExitConformerEncoder, features: torch.Tensor, 
     return time.perf_counter() - started
 
 
-def seconds_to_decide(width: int, frames: int, vocabulary: int) -> float:
-    """Wall clock of one exit's head, its evidence and greedy tokens."""
-    head, hs = torch.nn.Linear(width, vocabulary), torch.randn(1, frames, width)
-    started = time.perf_counter()
-    read_exit(1, head(hs).log_softmax(-1), torch.tensor([frames]))
-    return time.perf_counter() - started
+def seconds_to_decide(width: int, frames: int, vocabulary: int, layers: tuple[int, ...]) -> tuple[float, float, float]:
+    """Wall clock of one exit's head (with the log-softmax), of its evidence, and of the policy with most to compute."""
+    head, hs, olens = torch.nn.Linear(width, vocabulary), torch.randn(1, frames, width), torch.tensor([frames])
+    below = dict.fromkeys(layers[:-1], 1.0)
+    policy = LearnedPolicy(0.0, dict.fromkeys(FEATURES, 1.0), below, below)
+    [(before, path)] = read_frames(layers[0], head(hs).log_softmax(-1), olens)
+    marks = [time.perf_counter()]
+    log_probs = head(hs).log_softmax(-1)
+    marks.append(time.perf_counter())
+    [(evidence, _)] = read_frames(layers[0], log_probs, olens, previous=[path])
+    marks.append(time.perf_counter())
+    policy.should_stop([before, evidence])
+    marks.append(time.perf_counter())
+    return marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2]
 
 
 @torch.inference_mode()
@@ -71,7 +81,7 @@ def main() -> None:
     for _ in range(arguments.repeats):
         for place in range(len(layers)):
             times[place].append(seconds_to_exit(encoder, features, place + 1))
-        deciding.append(seconds_to_decide(encoder.output_size(), frames, arguments.vocabulary))
+        deciding.append(seconds_to_decide(encoder.output_size(), frames, arguments.vocabulary, layers))
     macs = encoder.shape().segment_macs(features.size(1), layers)
     medians = [statistics.median(values) for values in times]
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.seconds:g} s of audio, "
@@ -79,9 +89,10 @@ def main() -> None:
     print(f"{'exit':>6} {'ms':>9} {'time':>8} {'MACs':>8}")
     for layer, median, count in zip(layers, medians, macs, strict=True):
         print(f"{layer:>6} {1000 * median:>9.2f} {median / medians[-1]:>8.1%} {count / macs[-1]:>8.1%}")
-    decision = statistics.median(deciding)
-    print(f"one head with its evidence (V {arguments.vocabulary}): {1000 * decision:.2f} ms, "
-          f"{decision / medians[-1]:.1%} of the full encoder")  # fmt: skip
+    print(f"at one exit (V {arguments.vocabulary}), as a share of the full encoder:")
+    for name, values in zip(("head", "evidence", "policy (learned)"), zip(*deciding, strict=True), strict=True):
+        decision = statistics.median(values)
+        print(f"  {name:<17} {1000 * decision:.3f} ms, {decision / medians[-1]:.2%}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from espnet_ee.errors import UsageError, UserError, run
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.registry import build_policy
 
-DEFAULTS = {"policy": "fixed", "policy_conf": {}, "batch_size": 1, "num_threads": 1}
+DEFAULTS = {"policy": "fixed", "policy_conf": {}, "combine": {}, "batch_size": 1, "num_threads": 1}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,10 +31,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
     parser.add_argument("--data_dir", type=Path, required=True, help="Kaldi data directory (wav.scp or feats.scp)")
     parser.add_argument("--output_dir", type=Path, required=True, help="replaced as a whole")
-    parser.add_argument("--config", type=Path, help="YAML with policy, policy_conf, batch_size, num_threads")
+    parser.add_argument("--config", type=Path, help="YAML with policy, policy_conf, combine, batch_size, num_threads")
     parser.add_argument("--policy", help="exit policy (default: fixed, at the final exit)")
     parser.add_argument("--policy_conf", nargs="*", metavar="KEY=VALUE", help="the policy's settings")
     parser.add_argument("--all_exits", type=_boolean, default=False, help="true: no stopping; write evidence of all exits")
+    parser.add_argument("--nbest", type=int, default=0, help="with --all_exits true: also N-best scores of this size")
     parser.add_argument("--batch_size", type=int, help="utterances recognised together (default 1)")
     parser.add_argument("--num_threads", type=int, help="CPU threads (default 1)")
     parser.add_argument("--device", default="cpu", help="torch device (default cpu)")
@@ -102,6 +103,8 @@ def main() -> None:
     """Parses, loads, decodes, writes."""
     arguments = parse_arguments()
     settings = read_settings(arguments)
+    if arguments.nbest and (arguments.nbest < 2 or not arguments.all_exits):
+        raise UsageError(f"--nbest {arguments.nbest}: give 2 or more, with --all_exits true")
     if arguments.all_exits:
         settings.update(policy="fixed", policy_conf={})
     # After the cheap checks: ESPnet takes seconds to import.
@@ -117,7 +120,7 @@ def main() -> None:
     inputs = read_inputs(arguments.data_dir, sampling_rate(read_train_config(arguments.asr_train_config)))
     model = load_model(arguments.asr_train_config, arguments.asr_model_file, arguments.device)
     policy = make_policy(settings, model.encoder.exit_layers[-1])
-    recognizer = EarlyExitRecognizer(model, policy, read_every_exit=arguments.all_exits)
+    recognizer = EarlyExitRecognizer(model, policy, arguments.all_exits, arguments.nbest, settings["combine"])
     decoding = decode(recognizer, inputs, settings["batch_size"], _show_progress)
     facts = {
         **settings,

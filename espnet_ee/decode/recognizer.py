@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from espnet_ee.decode.greedy import read_exit
+from espnet_ee.decode.beam import NBestSearch
+from espnet_ee.decode.combine import Weights, check_weights, combined
+from espnet_ee.decode.greedy import Path as TokenPath
+from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.base import ExitOutput
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
-from espnet_ee.text import tokens_to_text
+from espnet_ee.text import collapse, tokens_to_text
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Recognition:
         macs: multiply-accumulates spent: subsampling, blocks, the heads that were read, evidence.
         rows: the exits whose heads were read, in order; the last one gave the text.
         seconds: wall clock from the start of the batch to each of ``rows``, divided by the batch's size.
+        token_ids: the numbers of ``tokens``; those of ``evidence`` unless exits were combined.
     """
 
     text: str
@@ -39,6 +43,7 @@ class Recognition:
     macs: int
     rows: tuple[EvidenceRow, ...]
     seconds: tuple[float, ...]
+    token_ids: tuple[int, ...]
 
     @property
     def evidence(self) -> ExitEvidence:
@@ -54,9 +59,12 @@ class EarlyExitRecognizer:
             ``espnet`` model, whose one CTC head then serves every exit).
         policy: when to stop.
         read_every_exit: reads every passed head even where the policy needs none (for evidence tables).
+        combine: weights of the exits passed on the way to each exit, whose averaged log-probabilities then give the text
+            (:mod:`espnet_ee.decode.combine`); None: an exit's text is its own.
+        nbest: makes an N-best of this size at every exit read (for evidence tables); 0: only if the policy needs one.
 
     Raises:
-        UserError: the policy does not fit the model's exits.
+        UserError: the policy does not fit the model's exits, or it needs an N-best and flashlight-text is missing.
 
     Example:
         >>> recognizer = EarlyExitRecognizer.from_files(config, checkpoint, EntropyPolicy(0.01))  # doctest: +SKIP
@@ -64,14 +72,36 @@ class EarlyExitRecognizer:
         'HELLO'
     """
 
-    def __init__(self, model: torch.nn.Module, policy: ExitPolicy, read_every_exit: bool = False) -> None:
-        policy.check(model.encoder.exit_layers)
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        policy: ExitPolicy,
+        read_every_exit: bool = False,
+        nbest: int = 0,
+        combine: Weights | None = None,
+    ) -> None:
         self.model = model.eval()
         self.encoder = model.encoder
-        self.policy = policy
-        self.read_every_exit = read_every_exit or policy.needs_every_exit
+        if combine:
+            check_weights(combine, model.encoder.exit_layers)
+        self.combine = combine or {}
+        # What is averaged has to be read, whether the policy asks for it or not.
+        self._keep_every_exit, self._nbest = read_every_exit or bool(combine), nbest
+        self.search: NBestSearch | None = None
+        self.use(policy)
         self.shape = model.encoder.shape()
         self.device = next(model.parameters()).device
+
+    def use(self, policy: ExitPolicy) -> None:
+        """Changes the policy for what is recognised from now on; see the class for ``policy`` and the errors."""
+        policy.check(self.encoder.exit_layers)
+        size = max(self._nbest, int(policy.needs_nbest))
+        if not size:
+            self.search = None
+        elif self.search is None or self.search.nbest != size:
+            self.search = NBestSearch(size, self.model.vocab_size, self.model.blank_id)
+        self.policy = policy
+        self.read_every_exit = self._keep_every_exit or policy.needs_every_exit
 
     @classmethod
     def from_files(
@@ -123,29 +153,46 @@ class EarlyExitRecognizer:
         stft = getattr(self.model.frontend, "stft", None)
         return 1 if stft is None else stft.n_fft // 2 + 1
 
-    def read_head(self, output: ExitOutput, state_rows: Sequence[int] | None = None) -> list[ExitEvidence]:
-        """Evidence of an exit for the utterances of a batch, or for some of them.
+    def log_probs(self, output: ExitOutput, rows: Sequence[int]) -> torch.Tensor:
+        """Log-probabilities (B, T, V) of an exit for some rows of the batch."""
+        if hasattr(self.model, "log_probs"):
+            return self.model.log_probs(output.layer, output.hs[rows])
+        return self.model.ctc.log_softmax(output.hs[rows])
+
+    def read_head(
+        self, layer: int, log_probs: torch.Tensor, olens: torch.Tensor, previous: Sequence[TokenPath | None]
+    ) -> list[tuple[ExitEvidence, TokenPath]]:
+        """Evidence of an exit, and every frame's best token.
 
         Args:
-            output: from the encoder.
-            state_rows: rows of the batch to read; all by default.
+            layer: the exit's block.
+            log_probs: (B, T, V), see :meth:`log_probs`.
+            olens: real frames (B,).
+            previous: the frames' best tokens of these utterances at the exit before, None where it was not read.
         """
-        rows = list(range(len(output.olens))) if state_rows is None else list(state_rows)
-        if hasattr(self.model, "log_probs"):
-            log_probs = self.model.log_probs(output.layer, output.hs[rows])
-        else:
-            log_probs = self.model.ctc.log_softmax(output.hs[rows])
-        return read_exit(output.layer, log_probs, output.olens[rows], self.model.blank_id)
+        readings = read_frames(layer, log_probs, olens, self.model.blank_id, previous)
+        if self.search is None:
+            return readings
+        nbests = [self.search.scores(row[:frames].cpu().numpy()) for row, frames in zip(log_probs, olens, strict=True)]
+        return [(replace(e, nbest_scores=scores), path) for (e, path), scores in zip(readings, nbests, strict=True)]
 
-    def row(self, evidence: ExitEvidence, feature_frames: int) -> EvidenceRow:
-        """Adds text and compute to an exit's evidence."""
-        text = tokens_to_text(self.token_strings(evidence))
+    def row(self, evidence: ExitEvidence, feature_frames: int, tokens: Sequence[int], combined: int) -> EvidenceRow:
+        """Adds text and compute to an exit's evidence.
+
+        Args:
+            evidence: the exit's own.
+            feature_frames: of the utterance.
+            tokens: what the text is made of: the exit's own or those of the combined exits.
+            combined: number of exits that were averaged, 0 for none.
+        """
         encoder_macs = self.shape.segment_macs(feature_frames, [evidence.layer])[0]
-        return EvidenceRow(evidence, text, encoder_macs, self.shape.head_macs(evidence.frames, self.model.vocab_size))
+        head_macs = self.shape.head_macs(evidence.frames, self.model.vocab_size)
+        head_macs += combined * evidence.frames * self.model.vocab_size
+        return EvidenceRow(evidence, tokens_to_text(self.token_strings(tokens)), encoder_macs, head_macs)
 
-    def token_strings(self, evidence: ExitEvidence) -> tuple[str, ...]:
-        """The tokens of an exit's evidence as strings."""
-        return tuple(self.model.token_list[token] for token in evidence.tokens)
+    def token_strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Token numbers as strings."""
+        return tuple(self.model.token_list[token] for token in tokens)
 
 
 class _Run:
@@ -162,6 +209,9 @@ class _Run:
         self.active = list(range(len(batch)))
         self.rows: list[list[EvidenceRow]] = [[] for _ in batch]
         self.seconds: list[list[float]] = [[] for _ in batch]
+        self.paths: list[TokenPath | None] = [None] * len(batch)
+        self.tokens: list[tuple[int, ...]] = [()] * len(batch)
+        self.passed: list[list[torch.Tensor]] = [[] for _ in batch]  # log-probabilities (T, V), to be combined
 
     def step(self) -> None:
         """Computes one segment, reads the heads that are wanted, and lets the finished utterances go."""
@@ -185,23 +235,39 @@ class _Run:
         """Reads the exit's head for the utterances at these places of the running batch."""
         if not places:
             return
-        for place, evidence in zip(places, self.recognizer.read_head(output, places), strict=True):
-            index = self.active[place]
-            self.rows[index].append(self.recognizer.row(evidence, self.lengths[index]))
+        recognizer = self.recognizer
+        log_probs, olens = recognizer.log_probs(output, places), output.olens[places]
+        previous = [self.paths[self.active[place]] for place in places]
+        readings = recognizer.read_head(output.layer, log_probs, olens, previous)
+        for number, (evidence, path) in enumerate(readings):
+            index = self.active[places[number]]
+            self.paths[index], self.tokens[index] = path, evidence.tokens
+            if recognizer.combine:
+                self.tokens[index] = self.combine(index, evidence.layer, log_probs[number, : evidence.frames])
+            row = recognizer.row(evidence, self.lengths[index], self.tokens[index], len(self.passed[index]))
+            self.rows[index].append(row)
         elapsed = (time.perf_counter() - self.started) / len(self.rows)
         for place in places:
             self.seconds[self.active[place]].append(elapsed)
+
+    def combine(self, index: int, layer: int, log_probs: torch.Tensor) -> tuple[int, ...]:
+        """Greedy tokens of the exits passed so far, averaged."""
+        self.passed[index].append(log_probs)
+        weights = [weight for _, weight in sorted(self.recognizer.combine[layer].items())]
+        path = combined(self.passed[index], weights).argmax(dim=-1).tolist()
+        return tuple(collapse(path, self.recognizer.model.blank_id))
 
     def result(self, index: int) -> Recognition:
         rows = tuple(self.rows[index])
         last = rows[-1]
         return Recognition(
             text=last.hypothesis,
-            tokens=self.recognizer.token_strings(last.evidence),
+            tokens=self.recognizer.token_strings(self.tokens[index]),
             exit_layer=last.evidence.layer,
             macs=macs_of_stop(rows, len(rows) - 1, self.recognizer.read_every_exit),
             rows=rows,
             seconds=tuple(self.seconds[index]),
+            token_ids=self.tokens[index],
         )
 
 

@@ -92,7 +92,7 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], 
         best = folder / "1best_recog"
         write_scp(best / "text", {key: result.text for key, result in results.items()})
         write_scp(best / "token", {key: " ".join(result.tokens) for key, result in results.items()})
-        write_scp(best / "token_int", {key: " ".join(map(str, r.evidence.tokens)) for key, r in results.items()})
+        write_scp(best / "token_int", {key: " ".join(map(str, r.token_ids)) for key, r in results.items()})
         write_scp(best / "score", {key: repr(result.evidence.score) for key, result in results.items()})
         write_scp(folder / "utt2exit", {key: str(result.exit_layer) for key, result in results.items()})
         write_scp(folder / "utt2macs", {key: str(result.macs) for key, result in results.items()})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.text.build_tokenizer import build_tokenizer
+from espnet2.text.token_id_converter import TokenIDConverter
 
 from espnet_ee.encoder.base import EarlyExitEncoder
 from espnet_ee.errors import UserError
@@ -86,6 +89,22 @@ def sampling_rate(config: dict[str, Any]) -> int:
         return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
     except ValueError:
         raise UserError(f"frontend_conf: fs {rate!r} is no sampling rate; write 16000 or 16k") from None
+
+
+def text_to_tokens(config: dict[str, Any]) -> Callable[[str], list[int]]:
+    """The function that turns a transcript into token numbers as the training did.
+
+    Args:
+        config: from :func:`read_train_config`.
+    """
+    tokenizer = build_tokenizer(
+        config.get("token_type") or "char",
+        bpemodel=config.get("bpemodel"),
+        space_symbol="<space>",
+        non_linguistic_symbols=config.get("non_linguistic_symbols"),
+    )
+    converter = TokenIDConverter(config["token_list"])
+    return lambda text: converter.tokens2ids(tokenizer.text2tokens(text))
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from espnet_ee.errors import UserError
 from espnet_ee.policy.evidence import ExitEvidence
 
 
@@ -42,6 +46,38 @@ class ExitPolicy(ABC):
         Raises:
             UserError: the policy does not fit the model.
         """
+
+
+@dataclass(frozen=True)
+class ThresholdPolicy(ExitPolicy):
+    """A policy that compares one number with its threshold: a subclass says which number.
+
+    The number does not depend on the threshold, so the depth is monotone in the threshold, and a replay computes the
+    numbers of a table once for all thresholds.
+
+    Attributes:
+        compare: how level and threshold are compared; true means stop.
+        threshold: what the level is compared with.
+    """
+
+    compare: ClassVar[Callable[[Any, Any], Any]] = operator.gt
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.threshold):
+            raise UserError(f"policy {self.name}: threshold is not a number; give a number such as 0.01")
+
+    @abstractmethod
+    def level(self, evidence: Sequence[ExitEvidence]) -> float:
+        """Returns the number to compare; NaN or infinite when there is nothing to go by.
+
+        Args:
+            evidence: as :meth:`should_stop` takes it.
+        """
+
+    def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:
+        level = self.level(evidence)
+        return math.isfinite(level) and bool(type(self).compare(level, self.threshold))
 
 
 def choose_exit(policy: ExitPolicy, evidence: Sequence[ExitEvidence]) -> int:

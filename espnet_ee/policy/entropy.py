@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from espnet_ee.errors import UserError
-from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.base import ThresholdPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 
 
 @dataclass(frozen=True)
-class EntropyPolicy(ExitPolicy):
+class EntropyPolicy(ThresholdPolicy):
     """Stops at the first exit whose mean frame entropy is below the threshold.
 
     The entropy is never negative, so a threshold of 0 runs every utterance to the last exit and an infinite one stops
@@ -24,12 +23,7 @@ class EntropyPolicy(ExitPolicy):
     """
 
     name: ClassVar[str] = "entropy"
-    threshold: float
+    compare = operator.lt
 
-    def __post_init__(self) -> None:
-        if math.isnan(self.threshold):
-            raise UserError("policy entropy: threshold is not a number; give a number such as 0.01")
-
-    def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:
-        entropy = evidence[-1].entropy
-        return math.isfinite(entropy) and entropy < self.threshold
+    def level(self, evidence: Sequence[ExitEvidence]) -> float:
+        return evidence[-1].entropy

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.confidence import ConfidencePolicy
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.learned import LearnedPolicy
+from espnet_ee.policy.patience import PatiencePolicy
+from espnet_ee.policy.posterior import PosteriorPolicy
 
 POLICIES: dict[str, type[ExitPolicy]] = {
     "fixed": FixedExitPolicy,
     "entropy": EntropyPolicy,
+    "confidence": ConfidencePolicy,
+    "patience": PatiencePolicy,
+    "posterior": PosteriorPolicy,
+    "learned": LearnedPolicy,
 }
 
 
@@ -49,6 +57,14 @@ def build_policy(name: str, conf: Mapping[str, Any]) -> ExitPolicy:
 
 def _convert(name: str, key: str, value: Any, wanted: type) -> Any:
     """Returns the value as ``wanted``, or says in one line why it is none."""
+    if get_origin(wanted) is Mapping:
+        if not isinstance(value, Mapping):
+            raise UserError(f"policy {name}: {key} must be a table of numbers, not {value!r}; it comes from a file")
+        of_key, of_value = get_args(wanted)
+        return {
+            _convert(name, f"a key of {key}", word, of_key): _convert(name, f"{key}[{word}]", number, of_value)
+            for word, number in value.items()
+        }
     # A bool is an int to Python, and int(4.7) is 4: neither is what the user meant.
     fits = isinstance(value, (wanted, str)) or (wanted is float and isinstance(value, int))
     if fits and (wanted is bool) == isinstance(value, bool):

@@ -6,6 +6,7 @@ A TSV file with a header: one row for each utterance and exit, utterances sorted
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ COLUMNS = (
     "tokens",
     "hypothesis",
 )
+# Tables made before these existed are read, too: the policies that need them then never stop.
+_EXTRA = ("entropy_tail", "spoken_confidence", "token_confidence", "changed_share")
+ALL_COLUMNS = (*COLUMNS[:-2], *_EXTRA, "nbest_scores", *COLUMNS[-2:])
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {escape[1]: char for char, escape in _ESCAPES.items()}
 
@@ -86,7 +90,7 @@ def macs_of_stop(rows: Sequence[EvidenceRow], index: int, needs_every_exit: bool
 def write_table(path: str | Path, table: EvidenceTable) -> None:
     """Writes the table atomically, utterances sorted by id (C locale order)."""
     with atomic_write(path) as stream:
-        stream.write("\t".join(COLUMNS) + "\n")
+        stream.write("\t".join(ALL_COLUMNS) + "\n")
         for utt_id in sorted(table.utterances):
             utterance = table.utterances[utt_id]
             layers = tuple(row.evidence.layer for row in utterance.rows)
@@ -98,11 +102,10 @@ def write_table(path: str | Path, table: EvidenceTable) -> None:
 
 def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
     evidence = row.evidence
-    if evidence.nbest_scores:
-        # Dropping them silently would make the replay of an N-best policy differ from its online run.
-        raise ValueError(f"{utt_id}: the table has no column for N-best scores")
     # float() first: NumPy's scalars print as np.float32(...)
     floats = [repr(float(v)) for v in (evidence.entropy, evidence.confidence, evidence.blank_share, evidence.score)]
+    # An empty cell says "not known".
+    extra = ["" if math.isnan(value) else repr(float(value)) for value in (getattr(evidence, n) for n in _EXTRA)]
     return [
         utt_id,
         str(evidence.layer),
@@ -111,6 +114,8 @@ def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
         *floats,
         str(row.encoder_macs),
         str(row.head_macs),
+        *extra,
+        " ".join(repr(float(score)) for score in evidence.nbest_scores),
         " ".join(map(str, evidence.tokens)),
         "".join(_ESCAPES.get(char, char) for char in row.hypothesis),
     ]
@@ -124,8 +129,11 @@ def read_table(path: str | Path) -> EvidenceTable:
     """
     found: dict[str, list[EvidenceRow]] = {}
     seconds: dict[str, float] = {}
-    for number, line in _lines(Path(path)):
-        utt_id, audio_seconds, row = _parse(line, f"{path}:{number}")
+    lines = _lines(Path(path))
+    _, header = next(lines)
+    columns = tuple(header.split("\t"))
+    for number, line in lines:
+        utt_id, audio_seconds, row = _parse(line, columns, f"{path}:{number}")
         if seconds.setdefault(utt_id, audio_seconds) != audio_seconds:
             raise UserError(f"{path}:{number}: audio_seconds of {utt_id} differs from its line above; decode again")
         found.setdefault(utt_id, []).append(row)
@@ -142,7 +150,7 @@ def read_table(path: str | Path) -> EvidenceTable:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields number and text of each line below the header, which is checked."""
+    """Yields number and text of each line; the first is the header, which is checked."""
     try:
         # Not splitlines(): a hypothesis may hold one of the other characters it splits at.
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -150,18 +158,18 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: no such file; decode with --all_exits true first") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; decode with --all_exits true again") from None
-    if lines[0].split("\t") != list(COLUMNS):
+    if tuple(lines[0].split("\t")) not in (COLUMNS, ALL_COLUMNS):
         raise UserError(f"{path}:1: not the header of an evidence table; decode with --all_exits true again")
     if lines.pop():
         raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; decode with --all_exits true again")
-    yield from enumerate(lines[1:], 2)
+    yield from enumerate(lines, 1)
 
 
-def _parse(line: str, where: str) -> tuple[str, float, EvidenceRow]:
+def _parse(line: str, columns: Sequence[str], where: str) -> tuple[str, float, EvidenceRow]:
     parts = line.split("\t")
-    if len(parts) != len(COLUMNS):
-        raise UserError(f"{where}: {len(parts)} fields, expected {len(COLUMNS)}; decode again")
-    cell = dict(zip(COLUMNS, parts, strict=True))
+    if len(parts) != len(columns):
+        raise UserError(f"{where}: {len(parts)} fields, expected {len(columns)}; decode again")
+    cell = dict(zip(columns, parts, strict=True))
     try:
         evidence = ExitEvidence(
             layer=int(cell["exit_layer"]),
@@ -171,6 +179,8 @@ def _parse(line: str, where: str) -> tuple[str, float, EvidenceRow]:
             blank_share=float(cell["blank_share"]),
             score=float(cell["score"]),
             frames=int(cell["frames"]),
+            nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
+            **{name: float(cell[name]) for name in _EXTRA if cell.get(name)},
         )
         row = EvidenceRow(evidence, _unescape(cell["hypothesis"]), int(cell["encoder_macs"]), int(cell["head_macs"]))
         return cell["utt_id"], float(cell["audio_seconds"]), row

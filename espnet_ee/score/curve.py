@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,8 @@ def draw_curve(path: str | Path, points: Sequence[OperatingPoint], sets: Sequenc
     drawn = list(sets)[:MAX_PANELS]
     points = [point for point in points if point.set in drawn]
     size, font = _FIGURES[len(drawn)]
-    style = {"font.size": font, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": font}
-    with _matplotlib().rc_context(style):
-        figure = _figure(size)
+    with plotting(font):
+        figure = new_figure(size)
         panels = figure.subplots(1, len(drawn), squeeze=False)[0]
         giga = max((point.macs_per_second for point in points), default=0.0) >= 1e9
         handles: dict[str, Any] = {}
@@ -139,15 +139,22 @@ def draw_curve(path: str | Path, points: Sequence[OperatingPoint], sets: Sequenc
             figure.savefig(stream, format="png", dpi=150)
 
 
-def _matplotlib() -> Any:
+def plotting(font: int) -> AbstractContextManager:
+    """The project's look, for the block's pictures.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError:
         raise UserError("the curve needs matplotlib; install it with: pip install 'espnet_ee[recipe]'") from None
-    return matplotlib
+    style = {"font.size": font, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": font}
+    return matplotlib.rc_context(style)
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure of this size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -101,12 +101,14 @@ def choose_exits(table: EvidenceTable, policy: ExitPolicy) -> dict[str, int]:
     """Returns for each utterance the index of the exit at which the policy stops.
 
     Raises:
-        UserError: the policy does not fit the table's exits, or needs an N-best, which no table holds.
+        UserError: the policy does not fit the table's exits, or needs an N-best, which the table lacks.
     """
     policy.check(table.exit_layers)
-    if policy.needs_nbest:
+    if policy.needs_nbest and not all(
+        row.evidence.nbest_scores for utterance in table.utterances.values() for row in utterance.rows
+    ):
         raise UserError(
-            f"policy {policy.name}: needs N-best scores, which the evidence table lacks; score it online only"
+            f"policy {policy.name}: needs N-best scores, which the evidence table lacks; decode all exits with --nbest"
         )
     return {utt: choose_exit(policy, utterance.evidence) for utt, utterance in table.utterances.items()}
 

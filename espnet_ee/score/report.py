@@ -67,7 +67,7 @@ def _document(report: Report) -> list[str]:
     for name in report.sets:
         sweep = report.points_of(name, "sweep")
         if sweep:
-            lines += ["", f"## Entropy sweep: {name}", "", *_markdown(SUMMARY_COLUMNS, _rows(report, name, sweep))]
+            lines += ["", f"## Entropy sweep: {name}", "", *markdown(SUMMARY_COLUMNS, _rows(report, name, sweep))]
     return lines
 
 
@@ -85,7 +85,7 @@ def _how_to_read(report: Report) -> list[str]:
 
 def _summary(report: Report, name: str) -> list[str]:
     points = report.points_of(name, "fixed", "online", "oracle", "separate")
-    return _markdown(SUMMARY_COLUMNS, _rows(report, name, points))
+    return markdown(SUMMARY_COLUMNS, _rows(report, name, points))
 
 
 def _rows(report: Report, name: str, points: Sequence[OperatingPoint]) -> list[list[str]]:
@@ -104,7 +104,8 @@ def _rows(report: Report, name: str, points: Sequence[OperatingPoint]) -> list[l
     ]
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines, the first column to the left and the others to the right."""
     table = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return ["|" + "|".join(row) + "|" for row in table]
 
@@ -131,7 +132,7 @@ def _espnet_table(report: Report, unit: str) -> list[str]:
     for name in report.sets:
         for point in report.points_of(name, "fixed", "online", "oracle"):
             rows.append([f"{point.name}/{name}", *_espnet_cells(getattr(point, unit))])
-    return _markdown(_ESPNET_COLUMNS, rows)
+    return markdown(_ESPNET_COLUMNS, rows)
 
 
 def _espnet_cells(counts: ErrorCounts) -> list[str]:

@@ -146,13 +146,19 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
             rtf=conf.get("rtf"),
             rtf_replayed=False,
         ),
-        policy=" ".join([policy.name, *(f"{key}={value}" for key, value in asdict(policy).items())]),
+        policy=describe_policy(policy),
         utterances=len(texts),
         other_exits=sum(exits[utt] != layer for utt, (layer, _, _) in expected.items()),
         other_texts=sum(texts[utt] != text for utt, (_, text, _) in expected.items()),
         other_macs=sum(macs[utt] != count for utt, (_, _, count) in expected.items()),
         batch_size=conf.get("batch_size"),
     )
+
+
+def describe_policy(policy: ExitPolicy) -> str:
+    """Name and settings in one line; a fitted model's numbers stay in its file."""
+    settings = [f"{key}={value}" for key, value in asdict(policy).items() if not isinstance(value, Mapping)]
+    return " ".join([policy.name, *settings])
 
 
 def _policy_of_run(conf: Mapping[str, Any], final_exit: int) -> ExitPolicy:

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from espnet_ee.errors import UserError
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, macs_of_stop, read_table, write_table
+from espnet_ee.policy.table import (
+    ALL_COLUMNS,
+    COLUMNS,
+    EvidenceRow,
+    EvidenceTable,
+    Utterance,
+    macs_of_stop,
+    read_table,
+    write_table,
+)
 
 
 def row(layer: int, entropy: float = 0.1, text: str = "A B") -> EvidenceRow:
@@ -58,11 +67,28 @@ def test_macs_of_stop_counts_the_heads_that_were_computed() -> None:
     assert macs_of_stop(rows, 1, False) == 4000 + 11
 
 
-def test_nbest_scores_are_not_dropped_silently(tmp_path: Path) -> None:
-    evidence = ExitEvidence(2, (), 0.1, 0.9, 0.5, -1.0, 5, nbest_scores=(-1.0, -2.0))
-    with pytest.raises(ValueError, match="no column for N-best"):
-        write_table(tmp_path / "t", EvidenceTable((2,), {"u": Utterance(1.0, (EvidenceRow(evidence, "", 1, 1),))}))
-    assert not list(tmp_path.iterdir())
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(finite, max_size=4), st.lists(finite | st.just(math.nan), min_size=4, max_size=4))
+def test_what_policies_read_survives_the_file(tmp_path_factory, scores: list[float], extra: list[float]) -> None:
+    evidence = ExitEvidence(2, (), 0.1, 0.9, 0.5, -1.0, 5, tuple(scores), *(math.nan if math.isnan(x) else x for x in extra))
+    path = tmp_path_factory.mktemp("t") / "evidence.tsv"
+    made = EvidenceTable((2,), {"u": Utterance(1.0, (EvidenceRow(evidence, "", 1, 1),))})
+    write_table(path, made)
+    assert read_table(path) == made
+
+
+def test_a_table_from_before_the_later_evidence_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.tsv"
+    write_table(path, table(u="A B"))
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [ALL_COLUMNS.index(name) for name in COLUMNS]
+    path.write_text("".join("\t".join(line[i] for i in kept) + "\n" for line in lines), encoding="utf-8")
+    read = read_table(path)
+    assert read == table(u="A B")
+    assert math.isnan(read.utterances["u"].evidence[0].token_confidence)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +97,7 @@ def test_nbest_scores_are_not_dropped_silently(tmp_path: Path) -> None:
         ("utt_id", "utt", r"evidence.tsv:1: not the header"),
         ("\t50\t", "\tfifty\t", r"evidence.tsv:2: .*fifty.*decode again"),
         ("A B\n", "A B", r"evidence.tsv:3: the last line is cut off"),
-        ("u\t4\t", "u\t6\t4\t", r"evidence.tsv:3: 13 fields, expected 12"),
+        ("u\t4\t", "u\t6\t4\t", r"evidence.tsv:3: 18 fields, expected 17"),
         ("u\t4\t50\t1.25", "u\t4\t50\t1.5", r"evidence.tsv:3: audio_seconds of u differs"),
         ("u\t4\t", "v\t4\t", r"v has exits \(4,\), expected \(2,\)"),
         ("u\t4\t", "u\t1\t", r"u has exits \(2, 1\)"),

@@ -1,4 +1,4 @@
-"""The whole pipeline on a cut-down embedded corpus: stages 1 to 13, twice; the second time nothing changes."""
+"""The whole pipeline on a cut-down embedded corpus: stages 1 to 14, twice; the second time nothing changes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Workspace:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The recipe, run once from stage 1 to 13 with perturbed speed."""
+    """The recipe, run once from stage 1 to 14 with perturbed speed."""
     made = Workspace(tmp_path_factory.mktemp("mini"))
     made.run("--speed_perturb_factors", "0.9 1.0")
     return made
@@ -108,6 +108,9 @@ def test_every_stage_left_its_files(workspace: Workspace):
         f"{EXPERIMENT}/RESULTS.md",
         f"{EXPERIMENT}/exits.csv",
         f"{EXPERIMENT}/curve.png",
+        f"{EXPERIMENT}/policies/POLICIES.md",
+        f"{EXPERIMENT}/policies/policies.png",
+        f"{EXPERIMENT}/policies/decode_learned_wer_loss1.yaml",
     ):
         assert (workspace.folder / name).stat().st_size > 0, name
     assert not list(workspace.folder.rglob("*.tmp"))
@@ -142,7 +145,8 @@ def test_a_changed_option_redoes_its_stage_only(workspace: Workspace, tmp_path: 
     assert all(name.startswith(EXPERIMENT) for name in changed)
     decoded = {"evidence.tsv", "timing.tsv", "utt2exit", "text", "decode.yaml", ".done"}
     assert not any(Path(name).name in decoded or name.endswith(".pth") for name in changed)
-    assert {path.name for path in tmp_path.iterdir()} == {"RESULTS.md", "exits.csv", "curve.png"}
+    copied = {"RESULTS.md", "exits.csv", "curve.png", "POLICIES.md", "policies.csv", "policies.png"}
+    assert {path.name for path in tmp_path.iterdir()} == copied
     assert "second look" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
 
 

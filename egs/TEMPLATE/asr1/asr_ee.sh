@@ -35,7 +35,9 @@ inference_configs=""       # decoding configurations (YAML), each run online, se
 inference_asr_model=valid.loss.ave.pth # model file to decode with
 batch_size=1               # utterances decoded at once when every exit is kept
 num_threads=""             # threads of a decoding; empty: as its configuration says, or 1
-results_dir=""             # folder that gets copies of RESULTS.md, exits.csv and curve.png; empty: none
+calibrate_policies="entropy confidence patience learned" # exit policies that stage 14 calibrates, separated by blanks
+calibrate_targets="wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6" # what they are to meet on valid_set; also macs_per_second=X
+results_dir=""             # folder that gets copies of RESULTS.md, POLICIES.md, their tables and pictures; empty: none
 separate_exps=""           # scored experiments of separately trained depths, for the curve, separated by blanks
 command=""                 # the command line that RESULTS.md shows
 note=""                    # a remark for RESULTS.md
@@ -159,6 +161,7 @@ frontend=$(frontend_conf)
     if in_stage 11; then train_model; fi
     if in_stage 12; then decode_sets; fi
     if in_stage 13; then score_sets; fi
-    log "finished, stages ${stage} to $((stop_stage < 13 ? stop_stage : 13))"
+    if in_stage 14; then calibrate_on_valid_set; fi
+    log "finished, stages ${stage} to $((stop_stage < 14 ? stop_stage : 14))"
     exit 0
 }

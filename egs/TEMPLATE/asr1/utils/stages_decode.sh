@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stages 12 and 13 of asr_ee.sh (sourced by it: all names are its): decoding and scoring.
+# Stages 12 to 14 of asr_ee.sh (sourced by it: all names are its): decoding, scoring, calibrating.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 all_exits_tag=decode_all_exits
 
@@ -52,7 +52,7 @@ score_sets() {
         --valid_set "${valid_set}" --test_sets "${test_sets}" --all_exits_tag "${all_exits_tag}" \
         --policies "${tags[*]-}" --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
     cat "${asr_exp}/log/score.log"
-    if [ -n "${results_dir}" ]; then copy_results; fi
+    copy_results "${asr_exp}"/{RESULTS.md,exits.csv,curve.png}
     log "stage 13: ${asr_exp}/RESULTS.md, ${asr_exp}/exits.csv, ${asr_exp}/curve.png"
 }
 
@@ -66,12 +66,37 @@ shown_command() {
 }
 
 copy_results() {
-    local file
+    local path file
+    if [ -z "${results_dir}" ]; then return 0; fi
     mkdir -p "${results_dir}"
-    for file in RESULTS.md exits.csv curve.png; do
-        if ! cmp -s "${asr_exp}/${file}" "${results_dir}/${file}"; then
-            cp "${asr_exp}/${file}" "${results_dir}/.${file}.tmp"
+    for path in "$@"; do
+        file=${path##*/}
+        if [ -f "${path}" ] && ! cmp -s "${path}" "${results_dir}/${file}"; then
+            cp "${path}" "${results_dir}/.${file}.tmp"
             mv "${results_dir}/.${file}.tmp" "${results_dir}/${file}"
         fi
     done
+}
+
+# Stage 14. Policies are calibrated on the development set and measured on the others, never on the same.
+calibrate_on_valid_set() {
+    local out=${asr_exp}/policies tables=() texts=() marks=() name wanted
+    local decoded=${asr_exp}/${all_exits_tag}
+    for name in "${eval_sets[@]}"; do
+        need "${decoded}/${name}/.done" 12
+        marks+=("${decoded}/${name}/.done")
+        if [ "${name}" != "${valid_set}" ]; then
+            tables+=("${decoded}/${name}/evidence.tsv")
+            texts+=("${data_feats}/${name}/text")
+        fi
+    done
+    wanted=$(identity "${valid_set} ${test_sets} ${calibrate_policies} ${calibrate_targets}" "${marks[@]}")
+    run_once "stage 14: exit policies" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/calibrate.log" \
+        "${python}" -m espnet_ee.bin.calibrate_policy --output_dir "${out}" \
+        --dev_evidence "${decoded}/${valid_set}/evidence.tsv" --dev_text "${data_feats}/${valid_set}/text" \
+        --test_evidence ${tables[@]+"${tables[@]}"} --test_text ${texts[@]+"${texts[@]}"} \
+        --policies "${calibrate_policies}" --targets "${calibrate_targets}" --command "$(shown_command)"
+    cat "${asr_exp}/log/calibrate.log"
+    copy_results "${out}"/{POLICIES.md,policies.csv,policies.png}
+    log "stage 14: ${out}: decode_POLICY_TARGET.yaml for --inference_configs, POLICIES.md, policies.png"
 }

@@ -1,0 +1,98 @@
+"""Keeps a budget of compute that changes while the recogniser runs, by moving along a calibrated curve.
+
+Between utterances the controller chooses the policy for the next one. It keeps an account of what was allowed and what
+was spent, so that an error of the calibration, or the chance of single utterances, is paid back by those that follow.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from espnet_ee.errors import UserError
+from espnet_ee.policy.base import ExitPolicy
+
+Budget = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One calibrated operating point.
+
+    Attributes:
+        macs_per_second: what it cost on the development set, per second of audio.
+        policy: what reaches it.
+    """
+
+    macs_per_second: float
+    policy: ExitPolicy
+
+
+def schedule(steps: Sequence[tuple[float, float]]) -> Budget:
+    """A budget that changes at given times.
+
+    Args:
+        steps: (seconds of audio from which it holds, MACs per second of audio), times rising from 0.
+
+    Raises:
+        UserError: no step, or the times do not rise from 0.
+    """
+    times = [time for time, _ in steps]
+    if not times or times[0] != 0 or any(a >= b for a, b in zip(times, times[1:], strict=False)):
+        raise UserError(f"budget: the steps' times are {times}; they must rise from 0")
+    return lambda now: steps[bisect.bisect_right(times, now) - 1][1]
+
+
+class BudgetController:
+    """Chooses the policy of each utterance so that the compute keeps to a budget, on average.
+
+    Args:
+        curve: calibrated points of one policy family, in any order.
+        budget: the MACs allowed per second of audio at a time (seconds of audio recognised so far): a
+            :func:`schedule`, or a callback that asks the load or the battery.
+        horizon: seconds of audio over which a debt is paid back or savings are used up.
+
+    Raises:
+        UserError: the curve has no point.
+
+    With a recogniser: ``recognizer.use(controller.next_policy())`` before an utterance, ``controller.spend(seconds,
+    result.macs)`` after it.
+
+    Example:
+        >>> from espnet_ee.policy.fixed import FixedExitPolicy
+        >>> points = [CurvePoint(1e6, FixedExitPolicy(2)), CurvePoint(2e6, FixedExitPolicy(4))]
+        >>> controller = BudgetController(points, schedule([(0.0, 2e6)]))
+        >>> controller.next_policy()
+        FixedExitPolicy(exit_layer=4)
+        >>> controller.spend(audio_seconds=1.0, macs=22e6)  # 20 million too many
+        >>> controller.next_policy()
+        FixedExitPolicy(exit_layer=2)
+    """
+
+    def __init__(self, curve: Sequence[CurvePoint], budget: Budget, horizon: float = 20.0) -> None:
+        if not curve:
+            raise UserError("budget: the curve has no point; calibrate a policy first")
+        self.curve = sorted(curve, key=lambda point: point.macs_per_second)
+        self.budget, self.horizon = budget, horizon
+        self.seconds = self.spent = self.allowed = 0.0
+
+    @property
+    def wanted(self) -> float:
+        """MACs per second of audio that the next utterance may cost: the budget, more after savings, less after debts."""
+        return self.budget(self.seconds) + (self.allowed - self.spent) / self.horizon
+
+    def next_policy(self) -> ExitPolicy:
+        """The policy for the next utterance: of the point nearest to what it may cost."""
+        return min(self.curve, key=lambda point: abs(point.macs_per_second - self.wanted)).policy
+
+    def spend(self, audio_seconds: float, macs: float) -> None:
+        """Enters an utterance into the account.
+
+        Args:
+            audio_seconds: its length.
+            macs: what recognising it cost.
+        """
+        self.allowed += self.budget(self.seconds) * audio_seconds
+        self.seconds += audio_seconds
+        self.spent += macs

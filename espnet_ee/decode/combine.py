@@ -1,0 +1,36 @@
+"""Combining exits: the log-probabilities of the exits passed on the way, averaged with weights fitted on a development set.
+
+The heads of the passed exits were computed for the policy anyway, so the average costs one multiplication per frame, token
+and exit. It changes the text only; the policy still sees every exit's own evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from espnet_ee.errors import UserError
+
+Weights = Mapping[int, Mapping[int, float]]  # exit layer -> layer of an exit passed on the way -> weight
+
+
+def check_weights(weights: Weights, exit_layers: Sequence[int]) -> None:
+    """Checks the weights against a model's exits.
+
+    Raises:
+        UserError: an exit lacks its weights, or they name exits that are not passed on the way to it.
+    """
+    for index, layer in enumerate(exit_layers):
+        passed = list(exit_layers[: index + 1])
+        if sorted(weights.get(layer, {})) != passed:
+            have = " ".join(map(str, sorted(weights.get(layer, {})))) or "none"
+            raise UserError(
+                f"combine: exit {layer} needs weights of exits {' '.join(map(str, passed))}, has {have}; "
+                "fit them for this model (python -m espnet_ee.bin.fit_combine)"
+            )
+
+
+def combined(log_probs: Sequence[torch.Tensor], weights: Sequence[float] | torch.Tensor) -> torch.Tensor:
+    """Weighted sum of the exits' log-probabilities, each (..., V), on the way to one exit."""
+    return sum((weight * one for weight, one in zip(weights, log_probs, strict=True)), torch.zeros(()))

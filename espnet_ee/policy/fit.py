@@ -1,0 +1,173 @@
+"""Fits the learned policy on a development set: ridge regressions that take seconds, chosen by cross-fitting.
+
+What is predicted is the errors per frame that going deeper may save: those of this exit less a share of those the last
+exit still makes. Share, price of the way left and strength of the ridge are chosen by the cross-fitted error rate, averaged
+over depths, so no utterance ever judges a model that has seen it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from espnet_ee.errors import UserError
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.features import FEATURES
+from espnet_ee.policy.learned import LearnedPolicy, priced
+
+DEFAULT_FEATURES = ("log_entropy", "token_doubt", "changed_tokens", "same_tokens")
+FOLDS = 8
+_SHARES, _EXPONENTS, _RIDGES = (0.0, 0.5, 1.0), (0.0, 1.0), (10.0, 30.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is fitted on: utterances (N), exits below the last (K - 1), features (F).
+
+    Attributes:
+        layers: exit layers (K,).
+        features: (N, K - 1, F).
+        errors: word errors of every exit (N, K).
+        frames: (N,).
+    """
+
+    layers: np.ndarray
+    features: np.ndarray
+    errors: np.ndarray
+    frames: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> Samples:
+        """The samples of some utterances."""
+        return Samples(self.layers, self.features[chosen], self.errors[chosen], self.frames[chosen])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fit: see the module's head."""
+
+    share: float
+    exponent: float
+    ridge: float
+
+
+def make_samples(
+    evidence: Sequence[Sequence[ExitEvidence]], errors: np.ndarray, layers: Sequence[int], names: Sequence[str]
+) -> Samples:
+    """Computes the features of all utterances.
+
+    Args:
+        evidence: of every exit of every utterance.
+        errors: word errors (N, K).
+        layers: exit layers (K,).
+        names: keys of :data:`espnet_ee.policy.features.FEATURES`.
+
+    Raises:
+        UserError: a feature is unknown or the table lacks its evidence, or there is too little to fit on.
+    """
+    for name in names:
+        if name not in FEATURES:
+            raise UserError(f"feature {name!r} is unknown; known are {', '.join(FEATURES)}")
+    if len(evidence) < 2 or len(layers) < 2:
+        raise UserError(f"{len(evidence)} utterances with {len(layers)} exits: too few to fit the learned policy on")
+    values = [
+        [[FEATURES[name](exits[: index + 1]) for name in names] for index in range(len(layers) - 1)] for exits in evidence
+    ]
+    features = np.array(values, dtype=float).reshape(len(evidence), len(layers) - 1, len(names))
+    for number, name in enumerate(names):
+        if not np.isfinite(features[:, :, number]).any():
+            raise UserError(f"feature {name}: the table lacks its evidence; decode again or choose other features")
+    return Samples(np.array(layers), features, errors, np.array([max(1, exits[0].frames) for exits in evidence]))
+
+
+def _solve(samples: Samples, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes (F,), the same for all exits, and an intercept for each exit (K - 1,)."""
+    exits = len(samples.layers) - 1
+    saved = (samples.errors[:, :-1] - recipe.share * samples.errors[:, -1:]) / samples.frames[:, None]
+    x = samples.features.reshape(-1, samples.features.shape[-1])
+    known = np.isfinite(x).all(axis=1)
+    weight = np.repeat(samples.frames, exits)[known]
+    weight = weight / weight.mean()
+    x, y = x[known], saved.ravel()[known]
+    at_exit = np.tile(np.eye(exits), (len(samples.frames), 1))[known]
+    center = np.average(x, axis=0, weights=weight)
+    scale = np.sqrt(np.average((x - center) ** 2, axis=0, weights=weight)) + 1e-12
+    design = np.concatenate([(x - center) / scale, at_exit], axis=1)
+    penalty = np.diag([recipe.ridge] * x.shape[1] + [1e-3] * exits)
+    found = np.linalg.solve(design.T @ (design * weight[:, None]) + penalty, design.T @ (weight * y))
+    slopes = found[: x.shape[1]] / scale
+    return slopes, found[x.shape[1] :] - center @ slopes
+
+
+def _prices(layers: np.ndarray, exponent: float) -> np.ndarray:
+    return ((layers[-1] - layers[:-1]) / layers[-1]) ** exponent
+
+
+def _levels(samples: Samples, slopes: np.ndarray, intercepts: np.ndarray, exponent: float) -> np.ndarray:
+    expected = samples.features @ slopes + intercepts
+    return np.vectorize(priced)(expected, np.broadcast_to(_prices(samples.layers, exponent), expected.shape))
+
+
+def folds(utterances: int) -> np.ndarray:
+    """Number of the fold of every utterance (N,); neighbours, who may share a speaker, stay together."""
+    return np.arange(utterances) * min(FOLDS, utterances) // utterances
+
+
+def _mean_errors(samples: Samples, level: np.ndarray, points: int = 40) -> float:
+    """Errors averaged over the depths between the first exit and the last, as a threshold moves."""
+    usable = level[np.isfinite(level)]
+    if not len(usable):
+        return float("inf")
+    rows = np.arange(len(samples.frames))
+    curve = []
+    for threshold in np.unique(np.quantile(usable, np.linspace(0, 1, points))):
+        stops = np.concatenate([level < threshold, np.ones((len(rows), 1), bool)], axis=1)
+        exits = stops.argmax(axis=1)
+        curve.append((np.average(samples.layers[exits], weights=samples.frames), samples.errors[rows, exits].sum()))
+    depth, errors = np.array(sorted(curve)).T
+    grid = np.linspace(samples.layers[0], samples.layers[-1], 4 * len(samples.layers))
+    return float(np.interp(grid, depth, errors).mean())
+
+
+def cross_fitted_error(samples: Samples, recipe: Recipe) -> float:
+    """Errors averaged over depths when each fold is judged by a model of the other folds."""
+    fold = folds(len(samples.frames))
+    level = np.full(samples.features.shape[:2], np.nan)
+    for number in np.unique(fold):
+        slopes, intercepts = _solve(samples.rows(fold != number), recipe)
+        level[fold == number] = _levels(samples.rows(fold == number), slopes, intercepts, recipe.exponent)
+    return _mean_errors(samples, level)
+
+
+def choose_recipe(samples: Samples) -> Recipe:
+    """The way of fitting with the least cross-fitted error."""
+    recipes = [Recipe(*numbers) for numbers in itertools.product(_SHARES, _EXPONENTS, _RIDGES)]
+    return min(recipes, key=lambda recipe: cross_fitted_error(samples, recipe))
+
+
+def fit_learned(samples: Samples, names: Sequence[str], recipe: Recipe | None = None) -> LearnedPolicy:
+    """Fits the policy; its threshold is still to be calibrated.
+
+    Args:
+        samples: from :func:`make_samples`.
+        names: the features' names.
+        recipe: how to fit; by default chosen by cross-fitting.
+    """
+    recipe = recipe or choose_recipe(samples)
+    slopes, intercepts = _solve(samples, recipe)
+    below = [int(layer) for layer in samples.layers[:-1]]
+    prices = _prices(samples.layers, recipe.exponent)
+    return LearnedPolicy(
+        threshold=0.0,
+        weights={name: float(value) for name, value in zip(names, slopes, strict=True)},
+        biases={layer: float(value) for layer, value in zip(below, intercepts, strict=True)},
+        prices={layer: float(value) for layer, value in zip(below, prices, strict=True)},
+    )
+
+
+def cross_fit(samples: Samples, names: Sequence[str]) -> list[LearnedPolicy]:
+    """One policy for each fold, everything about it chosen without that fold: for an honest point on the development set."""
+    fold = folds(len(samples.frames))
+    return [fit_learned(samples.rows(fold != number), names) for number in np.unique(fold)]

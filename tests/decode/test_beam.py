@@ -1,0 +1,66 @@
+"""N-best scores: the message without flashlight-text, and the search against brute force where it is there."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tests import tiny
+
+from espnet_ee.decode.beam import NBestSearch
+from espnet_ee.decode.recognizer import EarlyExitRecognizer
+from espnet_ee.errors import UserError
+from espnet_ee.policy.entropy import EntropyPolicy
+from espnet_ee.policy.posterior import PosteriorPolicy
+from espnet_ee.text import collapse
+
+
+def test_without_flashlight_the_policy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("flashlight", "flashlight.lib", "flashlight.lib.text"):
+        monkeypatch.setitem(sys.modules, name, None)
+    model = tiny.model()
+    with pytest.raises(UserError, match=r"policy posterior.*pip install 'espnet_ee\[nbest\]'"):
+        EarlyExitRecognizer(model, PosteriorPolicy(0.5))
+    assert EarlyExitRecognizer(model, EntropyPolicy(0.5)).search is None  # nobody else asks for it
+
+
+class TestWithFlashlight:
+    @pytest.fixture(autouse=True)
+    def needs_flashlight(self) -> None:
+        pytest.importorskip("flashlight.lib.text")
+
+    def test_scores_are_those_of_all_alignments(self) -> None:
+        log_probs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).log_softmax(-1).numpy()
+        totals: dict[tuple[int, ...], float] = {}
+        for path in itertools.product(range(4), repeat=5):
+            text = tuple(collapse(path))
+            totals[text] = np.logaddexp(totals.get(text, -np.inf), sum(log_probs[t, v] for t, v in enumerate(path)))
+        # A beam that can hold every prefix prunes nothing.
+        found = NBestSearch(600, 4).scores(log_probs)
+        assert found == pytest.approx(sorted(totals.values(), reverse=True)[: len(found)], rel=1e-4)
+        assert len(found) > 10
+
+    def test_nothing_to_search(self) -> None:
+        search = NBestSearch(4, 5)
+        assert search.scores(np.zeros((0, 5), np.float32)) == ()
+        assert search.scores(np.full((3, 5), np.nan, np.float32)) == ()
+
+    def test_the_online_policy_reads_it_and_does_not_see_the_batch(self) -> None:
+        random = np.random.default_rng(0)
+        speech = [random.standard_normal(length).astype(np.float32) * 0.1 for length in (9000, 16000, 5000)]
+        model = tiny.model(seed=2)
+        table = EarlyExitRecognizer(model, EntropyPolicy(0.0), read_every_exit=True, nbest=4)
+        whole = [table.recognize([samples])[0] for samples in speech]
+        values = sorted(PosteriorPolicy(0.0, nbest=4).level([row.evidence]) for one in whole for row in one.rows[:-1])
+        assert all(np.isfinite(values))
+        for threshold in (values[0] - 1e-4, (values[2] + values[3]) / 2, values[-1] + 1e-4):
+            policy = PosteriorPolicy(threshold, nbest=4)
+            batched = EarlyExitRecognizer(model, policy).recognize(speech)
+            expected = [
+                next((r for r in one.rows[:-1] if policy.should_stop([r.evidence])), one.rows[-1]) for one in whole
+            ]
+            assert [r.exit_layer for r in batched] == [row.evidence.layer for row in expected]
+            assert [r.text for r in batched] == [row.hypothesis for row in expected]

@@ -1,0 +1,116 @@
+"""A budget that changes is kept on average, and buys fewer errors than the fixed exits of the same cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_ee.decode.budget import BudgetController, CurvePoint, schedule
+from espnet_ee.errors import UserError
+from espnet_ee.policy.base import choose_exit
+from espnet_ee.policy.entropy import EntropyPolicy
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.table import EvidenceRow, macs_of_stop
+
+LAYERS = (2, 4, 6, 8)
+Utterance = tuple[float, tuple[EvidenceRow, ...], np.ndarray]  # seconds, exits, errors of every exit
+
+
+def corpus(count: int, seed: int) -> list[Utterance]:
+    """Utterances of different difficulty: an exit that errs is unsure, give or take some noise."""
+    random = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        seconds, difficulty = random.uniform(1, 10), random.uniform(0, 1.2)
+        errors = np.array([max(0, round(10 * (difficulty - layer / 10))) for layer in LAYERS])
+        rows = tuple(
+            EvidenceRow(
+                ExitEvidence(layer, (1,), 0.01 + 0.1 * error + random.uniform(0, 0.05), 0.9, 0.5, -1.0, 10), "", macs, 1000
+            )
+            for layer, error in zip(LAYERS, errors, strict=True)
+            for macs in [int(seconds * layer * 1e6)]
+        )
+        made.append((seconds, rows, errors))
+    return made
+
+
+def cost(utterances: list[Utterance], policy: EntropyPolicy | FixedExitPolicy) -> float:
+    stops = [choose_exit(policy, [row.evidence for row in rows]) for _, rows, _ in utterances]
+    macs = sum(macs_of_stop(u[1], i, policy.needs_every_exit) for u, i in zip(utterances, stops, strict=True))
+    return macs / sum(seconds for seconds, _, _ in utterances)
+
+
+@pytest.fixture(scope="module")
+def curve() -> list[CurvePoint]:
+    dev = corpus(300, seed=1)
+    policies = [EntropyPolicy(float(value)) for value in np.geomspace(0.01, 1.2, 30)]
+    return [CurvePoint(cost(dev, policy), policy) for policy in policies]
+
+
+def run(controller: BudgetController, utterances: list[Utterance]) -> tuple[int, float, list[float]]:
+    """Errors, MACs, and the MACs over what was allowed at the end of each utterance."""
+    errors, ratios = 0, []
+    for seconds, rows, wrong in utterances:
+        policy = controller.next_policy()
+        index = choose_exit(policy, [row.evidence for row in rows])
+        errors += int(wrong[index])
+        controller.spend(seconds, macs_of_stop(rows, index, policy.needs_every_exit))
+        ratios.append(controller.spent / controller.allowed)
+    return errors, controller.spent, ratios
+
+
+STEPS = [(0.0, 3e6), (300.0, 6e6), (700.0, 4e6), (1100.0, 5e6)]
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_a_varying_budget_is_kept_and_beats_fixed_exits_of_equal_cost(curve: list[CurvePoint], seed: int) -> None:
+    test = corpus(300, seed)
+    controller = BudgetController(curve, schedule(STEPS))
+    errors, spent, ratios = run(controller, test)
+    assert spent == pytest.approx(controller.allowed, rel=0.05)
+    assert max(ratios[50:]) < 1.05  # and it is no lucky end: never far over after the first minutes
+    # Fixed exits: at each time the mixture of the two exits whose mean cost is that budget.
+    fixed = [cost(test, FixedExitPolicy(layer)) for layer in LAYERS]
+    now, expected = 0.0, 0.0
+    for seconds, _, wrong in test:
+        expected += float(np.interp(schedule(STEPS)(now), fixed, wrong))
+        now += seconds
+    assert errors < 0.9 * expected
+    # Nor does the single fixed exit that costs what was spent do as well.
+    total = np.sum([wrong for _, _, wrong in test], axis=0)
+    assert errors < np.interp(spent / now, fixed, total)
+
+
+def test_a_wrong_calibration_is_paid_back(curve: list[CurvePoint]) -> None:
+    optimistic = [CurvePoint(0.7 * point.macs_per_second, point.policy) for point in curve]
+    controller = BudgetController(optimistic, schedule([(0.0, 4e6)]))
+    _, spent, _ = run(controller, corpus(600, seed=5))
+    assert spent == pytest.approx(controller.allowed, rel=0.05)
+
+
+def test_a_callback_is_asked_for_every_utterance(curve: list[CurvePoint]) -> None:
+    asked = []
+    controller = BudgetController(curve, lambda now: asked.append(now) or 4e6)
+    run(controller, corpus(5, seed=6))
+    assert len(set(asked)) == 5
+
+
+@given(st.floats(0, 5000))
+@settings(deadline=None)
+def test_a_schedule_holds_from_its_time_on(now: float) -> None:
+    expected = [macs for time, macs in STEPS if time <= now][-1]
+    assert schedule(STEPS)(now) == expected
+
+
+@pytest.mark.parametrize("steps", [[], [(1.0, 1.0)], [(0.0, 1.0), (0.0, 2.0)]])
+def test_a_broken_schedule_is_refused(steps: list[tuple[float, float]]) -> None:
+    with pytest.raises(UserError, match="must rise from 0"):
+        schedule(steps)
+
+
+def test_an_empty_curve_is_refused() -> None:
+    with pytest.raises(UserError, match="calibrate a policy first"):
+        BudgetController([], schedule([(0.0, 1.0)]))

@@ -1,0 +1,112 @@
+"""Every policy online: in a batch as alone, as its replay; and the evidence they read against its definitions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_ee.decode.greedy import read_frames
+from espnet_ee.decode.recognizer import EarlyExitRecognizer
+from espnet_ee.policy.base import ThresholdPolicy, choose_exit
+from espnet_ee.policy.confidence import ConfidencePolicy
+from espnet_ee.policy.entropy import EntropyPolicy
+from espnet_ee.policy.features import FEATURES
+from espnet_ee.policy.learned import LearnedPolicy
+from espnet_ee.policy.patience import PatiencePolicy
+from espnet_ee.policy.table import macs_of_stop
+
+POLICIES = [
+    EntropyPolicy(0.0),
+    ConfidencePolicy(0.0),
+    PatiencePolicy(0.0),
+    LearnedPolicy(0.0, dict.fromkeys(FEATURES, 0.1), {1: 0.0, 2: 0.0}, {1: 1.0, 2: 0.5}),
+]
+
+
+@pytest.fixture(scope="module")
+def speech(speech) -> list[np.ndarray]:
+    """The first utterances are enough here."""
+    return speech[:7]
+
+
+@pytest.fixture(scope="module")
+def table(model, speech):
+    """All exits of all utterances, decoded alone."""
+    recognizer = EarlyExitRecognizer(model, EntropyPolicy(0.0), read_every_exit=True)
+    return [recognizer.recognize([samples])[0] for samples in speech]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_in_a_batch_as_alone_as_in_the_replay(model, speech, table, policy: ThresholdPolicy) -> None:
+    found = [[row.evidence for row in whole.rows] for whole in table]
+    levels = sorted({policy.level(exits[: n + 1]) for exits in found for n in range(2)} - {float("nan")})
+    # Between two levels: a rounding of the last bit, as other shapes of a batch may bring, decides nothing.
+    between = [(one + other) / 2 for one, other in zip(levels, levels[1:], strict=False) if other - one > 1e-5]
+    assert between or policy.name == "patience"  # which counts: there may be nothing between
+    for threshold in (levels[0] - 1, *between[:: max(1, len(between) // 2)], levels[-1] + 1):
+        chosen = replace(policy, threshold=threshold)
+        recognizer = EarlyExitRecognizer(model, chosen)
+        batched = recognizer.recognize(speech)
+        alone = [recognizer.recognize([samples])[0] for samples in speech]
+        for whole, exits, one, other in zip(table, found, batched, alone, strict=True):
+            index = choose_exit(chosen, exits)
+            expected = whole.rows[index]
+            for result in (one, other):
+                assert (result.exit_layer, result.text) == (expected.evidence.layer, expected.hypothesis)
+                assert result.macs == macs_of_stop(whole.rows, index, needs_every_exit=True)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+@pytest.mark.parametrize("samples", [1, 500, 2500, 60 * 16000])
+def test_very_short_and_long_audio_and_silence(model, policy: ThresholdPolicy, samples: int) -> None:
+    recognizer = EarlyExitRecognizer(model, replace(policy, threshold=0.5))
+    for audio in (np.zeros(samples, np.float32), np.full(samples, 0.1, np.float32)):
+        result = recognizer.recognize([audio])[0]
+        assert result.evidence.frames >= 1
+        assert result.exit_layer in (1, 2, 4)
+
+
+def test_the_policy_can_be_changed_between_utterances(model, speech) -> None:
+    recognizer = EarlyExitRecognizer(model, EntropyPolicy(0.0))
+    assert recognizer.recognize(speech[:1])[0].exit_layer == 4
+    recognizer.use(EntropyPolicy(float("inf")))
+    assert recognizer.recognize(speech[:1])[0].exit_layer == 1
+
+
+def test_the_evidence_is_what_its_names_say() -> None:
+    """Against plain loops over the frames, whatever the padding holds."""
+    torch.manual_seed(0)
+    log_probs = (3 * torch.randn(2, 37, 5)).log_softmax(-1)
+    log_probs[1, 23:] = float("nan")
+    olens = torch.tensor([37, 23])
+    before = [path for _, path in read_frames(1, log_probs.roll(1, dims=-1).nan_to_num(-9.0), olens)]
+    for row, (evidence, path) in enumerate(read_frames(2, log_probs, olens, previous=before)):
+        p = log_probs[row, : olens[row]].double().exp().numpy()
+        best, labels = p.max(-1), p.argmax(-1)
+        assert path.tolist() == labels.tolist()
+        entropies = sorted(-(p * np.log(p)).sum(-1) / 5)
+        tail = entropies[-4:] if row == 0 else entropies[-3:]  # a tenth of 37 and 23 frames, rounded up
+        assert evidence.entropy_tail == pytest.approx(np.mean(tail), rel=1e-5)
+        assert evidence.spoken_confidence == pytest.approx(best[labels != 0].mean(), rel=1e-5)
+        tokens: list[float] = []
+        last = 0
+        for label, sure in zip(labels, best, strict=True):
+            if label and label != last:
+                tokens.append(sure)
+            elif label:
+                tokens[-1] = max(tokens[-1], sure)
+            last = label
+        assert evidence.token_confidence == pytest.approx(min(tokens), rel=1e-5)
+        assert len(evidence.tokens) == len(tokens)
+        assert evidence.changed_share == pytest.approx(np.mean(labels != before[row]))
+
+
+def test_silence_has_no_spoken_evidence() -> None:
+    log_probs = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]]).log()
+    [(evidence, _)] = read_frames(1, log_probs, torch.tensor([2]))
+    assert evidence.tokens == ()
+    assert np.isnan([evidence.spoken_confidence, evidence.token_confidence, evidence.changed_share]).all()
+    assert evidence.entropy_tail > evidence.entropy > 0

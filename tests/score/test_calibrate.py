@@ -1,0 +1,313 @@
+"""Calibration, the study and the two commands, on sets made by chance whose errors follow their evidence."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from espnet_ee.bin import calibrate_policy, simulate_policy
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import write_scp
+from espnet_ee.policy.base import choose_exit
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.fit import DEFAULT_FEATURES, cross_fit, fit_learned
+from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.imported import NEEDED, read_imported
+from espnet_ee.policy.registry import build_policy
+from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, write_table
+from espnet_ee.score.bootstrap import draws, paired_interval, wer_interval
+from espnet_ee.score.calibrate import at_cost, calibrate, make_families, parse_target, samples_of
+from espnet_ee.score.grid import Grid, exits_of, fixed_outcomes, make_grid, outcome, sweep
+from espnet_ee.score.study import hurt_most, make_study
+
+LAYERS = (2, 4, 6, 8)
+NAMES = ("entropy", "confidence", "patience", "posterior", "learned")
+
+
+def make_set(count: int, seed: int) -> tuple[EvidenceTable, dict[str, str]]:
+    """Sentences of ten words of which a shallow exit gets more wrong, and is less sure of them, than a deep one."""
+    random = np.random.default_rng(seed)
+    utterances, references = {}, {}
+    for number in range(count):
+        truth = [f"W{i}" for i in random.integers(0, 50, 10)]
+        difficulty = random.uniform(0, 1)
+        wrong_at = random.uniform(0, 1, 10)
+        rows = []
+        for index, layer in enumerate(LAYERS):
+            wrong = wrong_at < difficulty * (0.7, 0.45, 0.3, 0.2)[index]
+            words = ["X" if bad else word for bad, word in zip(wrong, truth, strict=True)]
+            share = float(wrong.mean())
+            noise = random.uniform(0, 0.3, 4)
+            evidence = ExitEvidence(
+                layer, tuple(int(w[1:] or 60) for w in words), 0.01 + 0.05 * (share + 3 * noise[0]), 0.95 - 0.3 * share, 0.5, -1.0, 50,
+                (-1.0, -1.5 - 3 * (1 - share) + noise[3]), 0.1 + share, 0.95 - 0.4 * (share + noise[1]), 0.9 - 0.8 * (share > 0) + noise[2] / 3,
+                float("nan") if not index else 0.1,
+            )  # fmt: skip
+            rows.append(EvidenceRow(evidence, " ".join(words), 1000000 * layer, 50000))
+        name = f"u{number:04d}"
+        utterances[name] = Utterance(float(random.uniform(1, 5)), tuple(rows))
+        references[name] = " ".join(truth)
+    return EvidenceTable(LAYERS, utterances), references
+
+
+def make(name: str, count: int, seed: int) -> Grid:
+    return make_grid(name, *make_set(count, seed))
+
+
+@pytest.fixture(scope="module")
+def dev() -> Grid:
+    return make("dev", 120, 1)
+
+
+@pytest.fixture(scope="module")
+def test_set() -> Grid:
+    return make("test", 120, 2)
+
+
+def write(folder: Path, count: int, seed: int) -> tuple[Path, Path]:
+    table, references = make_set(count, seed)
+    write_table(folder / "evidence.tsv", table)
+    write_scp(folder / "text", references)
+    return folder / "evidence.tsv", folder / "text"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_arrays_say_what_the_replay_says(dev: Grid, name: str) -> None:
+    [family] = make_families(dev, [name], DEFAULT_FEATURES)
+    for policy in family.policies[:: max(1, len(family.policies) // 7)]:
+        slow = [choose_exit(policy, dev.table.utterances[utt].evidence) for utt in dev.utterances]
+        assert exits_of(dev, policy).tolist() == slow
+
+
+def test_a_policy_pays_for_the_heads_it_passes_and_a_fixed_exit_for_one(dev: Grid) -> None:
+    last = np.full(len(dev.words), len(LAYERS) - 1)
+    alone, passed = (outcome(dev, last, every).macs.sum() / len(last) for every in (False, True))
+    assert passed - alone == 3 * 50000
+    assert fixed_outcomes(dev)[-1].macs.sum() == alone * len(last)
+
+
+@pytest.mark.parametrize("name", ["fixed", *NAMES])
+@pytest.mark.parametrize("target", ["wer_loss=1", "wer_loss=20", "macs_per_second=2e6", "mean_layer=5"])
+def test_a_calibrated_policy_meets_its_target_or_says_so(dev: Grid, name: str, target: str) -> None:
+    [family] = make_families(dev, [name], DEFAULT_FEATURES)
+    final = fixed_outcomes(dev)[-1].wer
+    found = calibrate(family, parse_target(target), final)
+    kind, value = target.split("=")
+    reached = {
+        "wer_loss": lambda o: o.wer <= final * (1 + float(value) / 100) + 1e-9,
+        "macs_per_second": lambda o: o.macs_per_second <= float(value),
+        "mean_layer": lambda o: o.depth <= float(value),
+    }[kind]
+    assert found.reached == reached(found.expected)
+    assert found.reached == any(map(reached, family.outcomes))
+    if found.reached and kind == "wer_loss":
+        assert found.expected.macs_per_second == min(o.macs_per_second for o in family.outcomes if reached(o))
+    if found.reached and kind == "mean_layer":
+        assert found.expected.depth == max(o.depth for o in family.outcomes if reached(o))
+    if name not in ("fixed", "learned"):
+        assert outcome(dev, exits_of(dev, found.policy), True).errors.tolist() == found.expected.errors.tolist()
+
+
+def test_an_unreachable_target_gives_the_nearest(dev: Grid) -> None:
+    [family] = make_families(dev, ["entropy"], DEFAULT_FEATURES)
+    found = calibrate(family, parse_target("macs_per_second=1"), 10.0)
+    assert not found.reached
+    assert found.expected.depth == LAYERS[0]
+
+
+@pytest.mark.parametrize("bad", ["wer_loss", "luck=1", "wer_loss=much", "mean_layer=nan"])
+def test_a_broken_target_is_refused(bad: str) -> None:
+    with pytest.raises(UsageError, match="give wer_loss=1, macs_per_second=2e7 or mean_layer=6"):
+        parse_target(bad)
+
+
+def test_the_learned_policy_beats_one_threshold_where_there_is_more_to_know(dev: Grid, test_set: Grid) -> None:
+    entropy, learned = make_families(dev, ["entropy", "learned"], DEFAULT_FEATURES)
+    curves = [[outcome(test_set, exits_of(test_set, p), True) for p in family.policies] for family in (entropy, learned)]
+    costs = [point.macs_per_second for point in fixed_outcomes(test_set)]
+    middle = np.linspace(costs[0], costs[-1], 9)[1:-1]
+    by_entropy, by_learned = ([at_cost(curve, cost).wer for cost in middle] for curve in curves)
+    assert np.mean(by_learned) < 0.97 * np.mean(by_entropy)
+    assert all(one < 1.02 * other for one, other in zip(by_learned, by_entropy, strict=True))
+
+
+def test_cross_fitting_never_judges_by_a_model_that_saw_the_utterance(dev: Grid) -> None:
+    """Changing the errors of one fold changes the other folds' models only."""
+    samples = samples_of(dev, DEFAULT_FEATURES)
+    changed = samples.errors.copy()
+    changed[:15] = changed[:15, ::-1] + 3  # the first of eight folds
+    other = type(samples)(samples.layers, samples.features, changed, samples.frames)
+    before, after = cross_fit(samples, DEFAULT_FEATURES), cross_fit(other, DEFAULT_FEATURES)
+    assert before[0] == after[0]
+    assert all(one != two for one, two in zip(before[1:], after[1:], strict=True))
+
+
+def test_the_fitted_policy_survives_its_yaml(dev: Grid, tmp_path: Path) -> None:
+    policy = fit_learned(samples_of(dev, DEFAULT_FEATURES), DEFAULT_FEATURES)
+    found = calibrate(make_families(dev, ["learned"], DEFAULT_FEATURES)[0], parse_target("mean_layer=4"), 1.0)
+    from espnet_ee.score.study_report import decode_config
+
+    conf = yaml.safe_load(decode_config(found, "dev"))
+    read = build_policy(conf["policy"], conf["policy_conf"])
+    assert read == found.policy
+    assert {**vars(read), "threshold": 0.0} == vars(policy)
+
+
+def test_mixtures_lie_on_the_line_between(dev: Grid) -> None:
+    one, two = fixed_outcomes(dev)[:2]
+    half = at_cost([one, two], (one.macs_per_second + two.macs_per_second) / 2)
+    assert half.wer == pytest.approx((one.wer + two.wer) / 2)
+    assert half.depth == pytest.approx(3.0)
+    assert at_cost([one, two], 0.0).wer == one.wer
+
+
+def test_intervals_hold_the_value_and_pairs_are_tighter(dev: Grid) -> None:
+    drawn = draws(len(dev.words))
+    early, late = fixed_outcomes(dev)[2:]
+    interval = wer_interval(drawn, late)
+    assert interval.low < late.wer < interval.high
+    paired = paired_interval(drawn, early, late)
+    assert paired.high - paired.low < interval.high - interval.low
+    assert paired_interval(drawn, late, late).high == 0
+
+
+def test_hurt_utterances_lose_words(dev: Grid, test_set: Grid) -> None:
+    study = make_study(dev, [test_set], ["entropy"], [parse_target("mean_layer=3")], DEFAULT_FEATURES)
+    [point] = study.sets[0].measured
+    numbers = hurt_most(test_set, point)
+    lost = [test_set.errors[i, point.exits[i]] - test_set.errors[i, -1] for i in numbers]
+    assert lost and min(lost) > 0 and lost == sorted(lost, reverse=True)
+
+
+def test_the_command_writes_what_its_help_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dev_table, dev_text = write(tmp_path / "dev", 60, 1)
+    test_table, test_text = write(tmp_path / "test", 60, 2)
+    arguments = ["--dev_evidence", str(dev_table), "--dev_text", str(dev_text)]
+    arguments += ["--test_evidence", str(test_table), "--test_text", str(test_text)]
+    arguments += ["--policies", " ".join(NAMES), "--targets", "wer_loss=5 macs_per_second=1", "--output_dir", str(tmp_path / "out")]
+    calibrate_policy.main(arguments)
+    said = capsys.readouterr().out
+    assert "learned, at most 5 % relative WER above the final exit:" in said
+    assert "entropy, at most 1e-06 MMACs per second: NOT REACHED, the nearest is:" in said
+    report = (tmp_path / "out" / "POLICIES.md").read_text(encoding="utf-8")
+    for part in ("**not reached**", "### Utterances by exit", "hurts most", "Which evidence carried", "oracle: best exit", "learned - entropy"):
+        assert part in report
+    assert (tmp_path / "out" / "policies.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "out" / "policies.csv").open(encoding="utf-8") as stream:
+        kinds = {row["kind"] for row in csv.DictReader(stream)}
+    assert kinds == {"fixed", "sweep", "oracle", "calibrated"}
+    conf = yaml.safe_load((tmp_path / "out" / "decode_learned_wer_loss5.yaml").read_text(encoding="utf-8"))
+    build_policy(conf["policy"], conf["policy_conf"]).check(LAYERS)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    calibrate_policy.main(arguments)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_same_table_is_refused_unless_told(tmp_path: Path) -> None:
+    table, text = write(tmp_path / "dev", 30, 1)
+    copy = tmp_path / "copy" / "evidence.tsv"
+    copy.parent.mkdir()
+    copy.write_bytes(table.read_bytes())
+    arguments = ["--dev_evidence", str(table), "--dev_text", str(text), "--test_evidence", str(copy), "--test_text", str(text)]
+    arguments += ["--policies", "entropy", "--targets", "wer_loss=5", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="is the table the policies are calibrated on"):
+        calibrate_policy.main(arguments)
+    assert not (tmp_path / "out").exists()
+    calibrate_policy.main([*arguments, "--allow_same", "true"])
+    assert (tmp_path / "out" / "POLICIES.md").exists()
+
+
+def as_import(path: Path, columns: tuple[str, ...]) -> Path:
+    """Writes the made set as somebody else's table."""
+    table, references = make_set(30, 3)
+    lines = []
+    for utt, utterance in table.utterances.items():
+        for row in utterance.rows:
+            posterior = 1 / (1 + np.exp(row.evidence.nbest_scores[1] - row.evidence.nbest_scores[0]))
+            cell = {
+                "utt_id": utt, "exit_layer": row.evidence.layer, "reference": references[utt], "hypothesis": row.hypothesis,
+                "entropy": row.evidence.entropy, "posterior": posterior, "token_confidence": row.evidence.token_confidence,
+            }  # fmt: skip
+            lines.append("\t".join(str(cell[column]) for column in columns))
+    path.write_text("\n".join(["\t".join(columns), *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_an_imported_table_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = as_import(tmp_path / "theirs.tsv", (*NEEDED, "posterior", "token_confidence"))
+    read, references = read_imported(path)
+    table, expected = make_set(30, 3)
+    assert references == expected
+    assert [u.rows[0].evidence.entropy for u in read.utterances.values()] == [
+        u.rows[0].evidence.entropy for u in table.utterances.values()
+    ]
+    simulate_policy.main(["--evidence", str(path), "--policy", "fixed", "--policy", "entropy=0.02,0.03", "--policy", "posterior"])
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines(), delimiter="\t"))
+    fixed = [row for row in rows if row["policy"] == "fixed"]
+    assert [float(row["depth"]) for row in fixed] == list(LAYERS)
+    ours = fixed_outcomes(make_grid("ours", table, expected))
+    assert [float(row["wer"]) for row in fixed] == pytest.approx([point.wer for point in ours], abs=1e-3)
+    assert [row["threshold"] for row in rows if row["policy"] == "entropy"] == ["0.02", "0.03"]
+    # Sure or not, the policy sees the posterior itself.
+    grid = make_grid("theirs", read, references)
+    plain = make_grid("ours", table, expected)
+    policy = build_policy("posterior", {"threshold": 0.9, "nbest": 2})
+    assert exits_of(grid, policy).tolist() == exits_of(plain, policy).tolist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (tuple(name for name in NEEDED if name != "entropy"), "the column 'entropy' is missing"),
+        ((*NEEDED[:-1], "entropy", "posterior", "posterior"), None),
+    ],
+)
+def test_a_broken_import_is_named(tmp_path: Path, columns: tuple[str, ...], message: str | None) -> None:
+    path = as_import(tmp_path / "theirs.tsv", columns)
+    if message:
+        with pytest.raises(UserError, match=message):
+            read_imported(path)
+        return
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    path.write_text("\n".join([lines[0], *lines[2:]]), encoding="utf-8")
+    with pytest.raises(UserError, match="does not have one row for each of the exits"):
+        read_imported(path)
+    path.write_text(text.replace("entropy", "luck"), encoding="utf-8")
+    with pytest.raises(UserError, match="the column 'entropy' is missing"):
+        read_imported(path)
+    cells = lines[1].split("\t")
+    cells[1] = "two"
+    path.write_text("\n".join([lines[0], "\t".join(cells), *lines[2:]]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"theirs.tsv:2: .*two"):
+        read_imported(path)
+
+
+def test_simulate_says_what_is_missing(tmp_path: Path) -> None:
+    table, text = write(tmp_path / "dev", 5, 1)
+    with pytest.raises(UsageError, match="at least one"):
+        simulate_policy.main(["--evidence", str(table), "--text", str(text)])
+    with pytest.raises(UserError, match="holds no references"):
+        simulate_policy.main(["--evidence", str(table), "--policy", "entropy"])
+    with pytest.raises(UsageError, match="not numbers"):
+        simulate_policy.main(["--evidence", str(table), "--text", str(text), "--policy", "entropy=much"])
+    with pytest.raises(UsageError, match="'learned' is not known by its name alone"):
+        simulate_policy.main(["--evidence", str(table), "--text", str(text), "--policy", "learned"])
+
+
+def test_many_thresholds_cost_little_more_than_one() -> None:
+    """20 thresholds of 6 policies on 1,000 utterances with 4 exits (the goal: 5,000 with 6 within 10 s)."""
+    grid = make("big", 1000, 4)
+    learned = fit_learned(samples_of(grid, DEFAULT_FEATURES), DEFAULT_FEATURES)
+    policies = [build_policy(name, {"threshold": 0.0}) for name in NAMES if name != "learned"]
+    started = time.perf_counter()
+    for policy in [*policies, learned]:
+        sweep(grid, policy, np.linspace(0, 1, 20).tolist())
+    for layer in LAYERS:
+        outcome(grid, exits_of(grid, FixedExitPolicy(layer)), False)
+    assert time.perf_counter() - started < 10 * 1000 / 5000 * 4 / 6
