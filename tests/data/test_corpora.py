@@ -50,7 +50,7 @@ def test_an4_sets_are_espnets(inner: str, an4_root: Path) -> None:
 
 
 def test_an4_becomes_a_valid_data_directory(an4_root: Path, tmp_path: Path) -> None:
-    assert prepare_set(open_corpus("an4", an4_root), "train_dev", tmp_path / "data") == 100
+    assert prepare_set(open_corpus("an4", an4_root), "train_dev", tmp_path / "data").utterances == 100
     assert validate_data_dir(tmp_path / "data").tables["text"]["fash-cen0-fash-b"] == "GO ON"
 
 

@@ -32,7 +32,7 @@ def test_features_are_default_frontends(data_dir: Path, tmp_path: Path, conf_fil
     from espnet2.asr.frontend.default import DefaultFrontend
 
     out = tmp_path / "dump"
-    assert extract_features(data_dir, out, conf_file) == 3
+    assert extract_features(data_dir, out, conf_file).utterances == 3
     data = validate_data_dir(out, "extracted")
     assert data.notes["feats_dim"] == "80\n"
     assert data.tables["feats.scp"]["a-1"].startswith(f"{out}/data/feats.1.ark:")
