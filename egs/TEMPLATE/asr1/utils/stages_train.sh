@@ -64,7 +64,7 @@ train_model() {
         data_files "${data_feats}/${train_set}" "${data_feats}/${valid_set}"
         printf '%s\n' "${asr_stats_dir}"/train/{speech_shape,feats_stats.npz} "${asr_stats_dir}/valid/speech_shape"
     )
-    wanted=$(identity "${feats_type} ${fs} ${token_type} ${feats_normalize} seed=${seed} ${asr_args}" \
+    wanted=$(identity "${feats_type} ${fs} ${token_type} ${feats_normalize} seed=${seed} ${asr_args}${fly_factors:+ speeds ${fly_factors}}" \
         ${asr_config:+"${asr_config}"} "${token_list}" "${files[@]}")
     if is_done "${mark}" "${wanted}"; then
         log "stage 11: training: done, skipped"
@@ -100,6 +100,7 @@ run_training() {
         common_args+=(--normalize global_mvn --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
     fi
     if [ -n "${seed}" ]; then common_args+=(--seed "${seed}"); fi
+    add_speeds
     if [ "${ngpu}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
     if [ -e "${logfile}" ]; then
         while [ -e "${logfile%.log}.${number}.log" ]; do number=$((number + 1)); done
@@ -121,6 +122,16 @@ run_training() {
         return 1
     fi
     write_train_time "$((SECONDS - begin))" "$1"
+}
+
+# Every time an utterance is read, its speed is drawn (ESPnet's augmentation; its fs is 0 unless it is given here).
+add_speeds() {
+    local factor effects=""
+    for factor in ${fly_factors}; do effects+="${effects:+, }[1.0, speed_perturb, {factor: ${factor}}]"; done
+    if [ -n "${effects}" ]; then
+        common_args+=(--preprocessor_conf "fs=${fs}" --preprocessor_conf data_aug_prob=1.0
+            --preprocessor_conf "data_aug_effects=[${effects}]")
+    fi
 }
 
 # ESPnet's epoch line is some 2,000 characters long; this keeps the losses of it. (Not by awk: some buffer their input.)
