@@ -71,7 +71,7 @@ def extract_features(
     check_limit(max_skipped)
     refuse_overlap(source, out)
     conf = read_frontend_conf(conf_file)
-    feats_dim = _build(yaml.safe_dump(conf)).output_size()
+    feats_dim = build_frontend(yaml.safe_dump(conf)).output_size()
     data = read_data_dir(source, "raw")
     utterances = tuple(data.clips().items())
     with new_data_dir(out) as draft:
@@ -152,7 +152,7 @@ def frame_shift(data_dir: str | Path) -> float:
 
 
 @lru_cache(maxsize=1)
-def _build(conf: str) -> DefaultFrontend:
+def build_frontend(conf: str) -> DefaultFrontend:
     """Builds the frontend once a process; ``conf`` is YAML because a cache needs a hashable key."""
     from espnet2.asr.frontend.default import DefaultFrontend
 
@@ -167,8 +167,19 @@ def compute_features(frontend: DefaultFrontend, samples: np.ndarray) -> np.ndarr
     import torch
 
     with torch.inference_mode():
-        features, lengths = frontend(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
-    return features[0, : int(lengths[0])].numpy()
+        batch = torch.from_numpy(samples)[None]
+        if frontend.stft is None or _enhances(frontend):
+            features, lengths = frontend(batch, torch.tensor([len(samples)]))
+            return features[0, : int(lengths[0])].numpy()
+        # The same two steps without the masks of padding: alone, nothing is padded, and making them takes a third of the time.
+        spectrum, _ = frontend.stft(batch)
+        features, _ = frontend.logmel(spectrum[..., 0] ** 2 + spectrum[..., 1] ** 2)
+        return features[0].numpy()
+
+
+def _enhances(frontend: DefaultFrontend) -> bool:
+    inner = frontend.frontend
+    return inner is not None and bool(inner.use_wpe or inner.use_beamformer)
 
 
 def _shards(utterances: tuple[tuple[str, Clip], ...]) -> Iterator[tuple[tuple[str, Clip], ...]]:
@@ -193,7 +204,7 @@ def _extract_shard(job: _Job) -> _Done:
 def _features(job: _Job, done: _Done) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the features of the utterances one by one (the archive is never in memory); notes frames and skips."""
     conf = yaml.safe_load(job.frontend)
-    frontend = _build(job.frontend)
+    frontend = build_frontend(job.frontend)
     for utt_id, clip in job.utterances:
         try:
             samples = _samples_for(conf, clip)
