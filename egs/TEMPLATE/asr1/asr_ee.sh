@@ -47,8 +47,10 @@ note=""                    # a remark for RESULTS.md
 
 . utils/parse_options.sh
 . utils/stage.sh
+. utils/cluster.sh
 # The corpus' own options (such as --an4_root) may be given here.
 if [ -f local/data.sh ]; then option_files=(local/data.sh); fi
+all_arguments=("$@") # for the tasks of job arrays
 parse_options "$@"
 
 require_integer stage stop_stage ngpu num_nodes nj inference_nj fs nbpe batch_size ${num_threads:+num_threads}
@@ -76,9 +78,7 @@ read -ra inference_list <<<"${inference_configs}"
 read -ra extra_args <<<"${asr_args}"
 read -ra local_args <<<"${local_data_opts}"
 local_args+=(${forwarded_options[@]+"${forwarded_options[@]}"})
-read -ra data_words <<<"${data_cmd}"
-read -ra train_words <<<"${train_cmd}"
-read -ra decode_words <<<"${decode_cmd}"
+set_commands
 data_run=(${data_words[@]+"${data_words[@]}"} "${python}" -m)
 train_run=(${train_words[@]+"${train_words[@]}"} "${python}" -m espnet_ee -m espnet2.bin.asr_train)
 decode_run=(${decode_words[@]+"${decode_words[@]}"} "${python}" -m espnet_ee.bin.asr_inference)
@@ -176,7 +176,7 @@ frontend=$(frontend_conf)
 {
     if in_stage 1; then prepare_data; fi
     if in_stage 2; then perturb_speed; fi
-    if in_stage 3; then for name in "${raw_sets[@]}"; do format_set "${name}"; done; fi
+    if in_stage 3; then run_jobs 3 1 "${slurm_data_opts}" "${dumpdir}/log" format_set "${raw_sets[@]}"; fi
     if in_stage 4; then filter_train; fi
     if in_stage 5; then make_tokens; fi
     if in_stage 10; then collect_statistics; fi

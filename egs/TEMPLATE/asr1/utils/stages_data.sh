@@ -10,7 +10,7 @@ prepare_data() {
         [ -s "${datadir}/${name}/wav.scp" ] || rm -f "${mark}"
     done
     # Which sets it makes stands on a line of its own: one set more must not make the others be done again (set_identity).
-    wanted=$(identity "local/data.sh ${local_args[*]-}" local/data.sh)$'\n'"${data_args[*]-}"
+    wanted=$(identity "local/data.sh ${local_args[*]-}" local/data.sh)$'\n'"follows: ${data_args[*]:-nothing}"
     run_once "stage 1: data preparation" "${mark}" "${wanted}" "${datadir}/log/data.log" make_and_check_data
     if [ -s "${datadir}/${raw_train}/skipped" ]; then
         log "stage 1: ${raw_train}: $(wc -l <"${datadir}/${raw_train}/skipped") skipped, see ${datadir}/${raw_train}/skipped"
@@ -85,7 +85,8 @@ format_set() {
 
 extract_by_frontend() {
     local conf=${dumpdir}/log/frontend.yaml
-    printf '%s\n' "${frontend}" >"${conf}"
+    printf '%s\n' "${frontend}" >"${conf}.$$"
+    mv "${conf}.$$" "${conf}" # other sets may be extracted at the same time
     "${data_run[@]}" espnet_ee.bin.extract_features --frontend_conf "${conf}" "$@"
 }
 

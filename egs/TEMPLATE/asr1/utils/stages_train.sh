@@ -94,6 +94,7 @@ set_aside() {
 
 run_training() {
     local common_args logfile=${asr_exp}/train.log begin=${SECONDS} fold_length=80000 number=1
+    local launch_words run=("${train_run[@]}")
     if [ "${feats_type}" = extracted ]; then fold_length=800; fi
     set_common_args
     if [ "${feats_normalize}" = global_mvn ]; then
@@ -101,13 +102,16 @@ run_training() {
     fi
     if [ -n "${seed}" ]; then common_args+=(--seed "${seed}"); fi
     add_speeds
-    if [ "${ngpu}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
+    if [ "${num_nodes}" -gt 1 ]; then
+        set_launcher "${asr_exp}/train_nodes.log"
+        run=("${launch_words[@]}")
+    elif [ "${ngpu}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
     if [ -e "${logfile}" ]; then
         while [ -e "${logfile%.log}.${number}.log" ]; do number=$((number + 1)); done
         mv "${logfile}" "${logfile%.log}.${number}.log"
     fi
     # All of it goes to the log, one line per epoch to the terminal.
-    if ! "${train_run[@]}" "${common_args[@]}" \
+    if ! "${run[@]}" "${common_args[@]}" \
         --train_shape_file "${asr_stats_dir}/train/speech_shape" \
         --train_shape_file "${asr_stats_dir}/train/text_shape.${token_type}" \
         --valid_shape_file "${asr_stats_dir}/valid/speech_shape" \
