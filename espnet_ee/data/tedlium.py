@@ -25,6 +25,8 @@ OVERLAP_SECONDS = Decimal("0.5")
 
 _TIME = re.compile(r"^-?\d+(\.\d+)?$", re.ASCII)
 _CLITICS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m", "'t"))
+_ELIDED = frozenset("dloy")
+"""Words only before an apostrophe: d'accord, l'oreal, o'clock, y'all."""
 _LABEL = re.compile(r"^<[^<>\s]*>$")
 _PRONUNCIATION = re.compile(r"\(\d+\)")
 _UNSPOKEN = re.compile(r"^(<sil>|<unk>|\{[^{}]*\}|\[[^\[\]]*\])$")
@@ -42,7 +44,7 @@ def plain_text(text: str) -> str:
     for word in _PRONUNCIATION.sub("", _REMARK.sub("", text)).split():
         if _UNSPOKEN.match(word):
             continue
-        if word in _CLITICS and words:
+        if words and (word in _CLITICS or (word.startswith("'") and words[-1] in _ELIDED)):
             words[-1] += word
         else:
             words.append(word)

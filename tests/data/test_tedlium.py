@@ -55,6 +55,7 @@ def make_talk(tmp_path: Path, tone, write_sphere) -> MakeTalk:
         ("it 's", "it's"),
         ("i 'd 've said", "i'd've said"),
         ("the 'cause and 'em", "the 'cause and 'em"),
+        ("ten o 'clock y 'all", "ten o'clock y'all"),
         ("'s nothing before it", "'s nothing before it"),
         ("to(2) a(13) the", "to a the"),
         ("<sil> a {NOISE} b [BREATH]", "a b"),
