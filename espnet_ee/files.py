@@ -67,6 +67,29 @@ def _umask() -> int:
     return mask
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """Reads a text file of a corpus or a data directory into its lines.
+
+    Raises:
+        UserError: it is missing or not UTF-8, or has the line ends of Windows, which one tool takes for a blank and
+            the next for a part of the word.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that makes it first") from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
+    if lines and not lines[-1]:
+        lines.pop()
+    for number, text in enumerate(lines, 1):
+        if "\r" in text:
+            raise UserError(f"{path}:{number}: ends with a carriage return; convert the file (sed -i 's/\\r$//')")
+    return lines
+
+
 def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
     """Reads a Kaldi table: one ``key value`` a line, in the file's order.
 
@@ -78,17 +101,8 @@ def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
         UserError: the file is missing or not UTF-8, or a line is empty, lacks its value or repeats a key.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that makes it first") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
-    if lines and not lines[-1]:
-        lines.pop()
     table: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         key, *rest = line.split(maxsplit=1) or [""]
         value = rest[0] if rest else ""
         if not key:

@@ -18,14 +18,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--frontend_conf", type=Path, metavar="YAML", help="options of DefaultFrontend (its defaults)")
     parser.add_argument("--nj", type=int, default=1, help="number of processes (1)")
     parser.add_argument("--compress", action="store_true", help="8 bits a value as Kaldi does; not exact any more")
+    parser.add_argument("--max_skipped", type=float, default=0, help="percentage of broken utterances to skip (0)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     args = get_parser().parse_args(arguments)
-    count = extract_features(args.source, args.out, args.frontend_conf, args.nj, args.compress)
-    print(f"{args.out}: {count} utterances")
+    made = extract_features(args.source, args.out, args.frontend_conf, args.nj, args.compress, args.max_skipped)
+    print(made.describe(args.out))
 
 
 if __name__ == "__main__":

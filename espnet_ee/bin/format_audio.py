@@ -17,13 +17,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="data directory to make or replace")
     parser.add_argument("--fs", type=int, default=16000, help="sampling rate in Hz (16000)")
     parser.add_argument("--nj", type=int, default=1, help="number of processes (1)")
+    parser.add_argument("--max_skipped", type=float, default=0, help="percentage of broken utterances to skip (0)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     args = get_parser().parse_args(arguments)
-    print(f"{args.out}: {format_audio(args.source, args.out, args.fs, args.nj)} utterances")
+    made = format_audio(args.source, args.out, args.fs, args.nj, args.max_skipped)
+    print(made.describe(args.out))
 
 
 if __name__ == "__main__":

@@ -10,33 +10,35 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from espnet_ee.data.clip import Clip, Span
 from espnet_ee.errors import UserError
 
 FULL_SCALE = 32768.0
 """16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
 
 
-def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Reads FLAC, WAV or PCM SPHERE.
+def read_audio(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, int]:
+    """Reads FLAC, WAV or PCM SPHERE: all of it, or a span.
 
     Returns:
         Samples (T,) float32 in [-1, 1], and the sampling rate in Hz.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, cut short, not mono, or holds NaN or infinity.
+        UserError: the file is missing, unreadable, empty, cut short, not mono, or holds NaN or infinity;
+            or it ends before the span does.
     """
-    samples, rate, _ = _read(path, "float32")
+    samples, rate, _ = _read(path, "float32", span)
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: holds samples that are not finite (NaN or infinity); make the file again")
     return samples, rate
 
 
-def read_int16(path: str | Path) -> tuple[np.ndarray, int]:
+def read_int16(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, int]:
     """Reads audio as (T,) int16 and its rate in Hz: bit-exact where the file has 16 bits, else rounded and clipped."""
-    samples, rate, subtype = _read(path, "int16")
+    samples, rate, subtype = _read(path, "int16", span)
     if subtype == "PCM_16":
         return samples, rate
-    floats, rate = read_audio(path)
+    floats, rate = read_audio(path, span)
     return to_int16(floats.astype(np.float64) * FULL_SCALE), rate
 
 
@@ -75,13 +77,27 @@ def count_samples(path: str | Path) -> tuple[int, int]:
         return _promised_frames(path, sound), sound.samplerate
 
 
-def _read(path: str | Path, dtype: str) -> tuple[np.ndarray, int, str]:
+def clip_samples(clip: Clip) -> tuple[int, int]:
+    """The number of samples of a clip and the rate in Hz, from the header alone."""
+    count, rate = count_samples(clip.path)
+    if clip.span is None:
+        return count, rate
+    first, last = clip.span.samples(rate, count, clip.path)
+    return last - first, rate
+
+
+def _read(path: str | Path, dtype: str, span: Span | None) -> tuple[np.ndarray, int, str]:
     with _open(path) as sound:
         if sound.channels != 1:
             raise UserError(f"{path}: has {sound.channels} channels; make one mono file of each")
-        promised = _promised_frames(path, sound)
+        first, promised = 0, _promised_frames(path, sound)
+        if span is not None:
+            first, last = span.samples(sound.samplerate, promised, str(path))
+            promised = last - first
         try:
-            samples = sound.read(dtype=dtype)
+            if first:
+                sound.seek(min(first, sound.frames))
+            samples = sound.read(promised if span else -1, dtype=dtype)
         except soundfile.LibsndfileError as error:
             raise UserError(f"{path}: cannot be read to its end ({error.error_string}); get the file again") from None
         if not promised:

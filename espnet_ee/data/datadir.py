@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet_ee.data.audio import count_samples
+from espnet_ee.data.clip import Clip, parse_segment
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, read_scp, write_scp
 
-TABLES = ("wav.scp", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
+TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml")
 """Small files that belong to the whole directory and are carried along."""
 
@@ -35,13 +37,21 @@ class DataDir:
 
     @property
     def source(self) -> str:
-        """The table that says where the sound is: ``feats.scp`` if there is one, else ``wav.scp``."""
-        return "feats.scp" if "feats.scp" in self.tables else "wav.scp"
+        """The table that says where each utterance is: ``feats.scp`` or ``segments`` if there is one, else ``wav.scp``."""
+        return next((name for name in ("feats.scp", "segments") if name in self.tables), "wav.scp")
 
     @property
     def utt_ids(self) -> list[str]:
         """The utterances, in file order."""
         return list(self.tables[self.source])
+
+    def clips(self) -> dict[str, Clip]:
+        """Where the sound of every utterance is: a file of ``wav.scp``, or with ``segments`` a stretch of one."""
+        wavs = self.tables["wav.scp"]
+        if "segments" not in self.tables:
+            return {utt_id: Clip(path) for utt_id, path in wavs.items()}
+        parsed = {utt_id: parse_segment(line, utt_id) for utt_id, line in self.tables["segments"].items()}
+        return {utt_id: Clip(wavs[recording], span) for utt_id, (recording, span) in parsed.items()}
 
     def where(self, table: str, utt_id: str) -> str:
         """``file:line`` of an utterance."""
@@ -61,8 +71,6 @@ def read_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such data directory; run the stage that makes it first")
-    if (path / "segments").exists():
-        raise UserError(f"{path / 'segments'}: segments are not supported; make one audio file for each utterance")
     notes = {name: (path / name).read_text(encoding="utf-8") for name in NOTES if (path / name).is_file()}
     tables = {name: read_scp(path / name, allow_empty=name == "text") for name in TABLES if (path / name).is_file()}
     data = DataDir(path, tables, notes)
@@ -86,7 +94,18 @@ def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDi
             if not Path(_file_of(name, value)).is_file():
                 where = f"{data.path / name}:{number}"
                 raise UserError(f"{where}: there is no file {value}; mend the line or make the file")
+    _check_segments_end(data)
     return data
+
+
+def _check_segments_end(data: DataDir) -> None:
+    lengths: dict[str, tuple[int, int]] = {}
+    for number, (utt_id, clip) in enumerate(data.clips().items() if "segments" in data.tables else (), 1):
+        if clip.path not in lengths:
+            lengths[clip.path] = count_samples(clip.path)
+        count, rate = lengths[clip.path]
+        if clip.span is not None:
+            clip.span.samples(rate, count, f"{data.path / 'segments'}:{number}: {utt_id}")
 
 
 def make_spk2utt(utt2spk: Mapping[str, str]) -> Table:
@@ -112,12 +131,29 @@ def _check_complete(data: DataDir, feats_type: str | None) -> None:
 
 def _check_tables(data: DataDir) -> None:
     source = data.source
+    if "segments" in data.tables:
+        _check_recordings(data)
     if not data.tables[source]:
         raise UserError(f"{data.path / source}: lists no utterances; run the stage that makes {data.path} again")
     for name, table in data.tables.items():
         _check_lines(data.path / name, table)
-        if table.keys() != data.tables[source].keys():
+        if table.keys() != data.tables[source].keys() and not (source == "segments" and name == "wav.scp"):
             raise _difference(data, source, name)
+
+
+def _check_recordings(data: DataDir) -> None:
+    """With segments, wav.scp lists recordings: those that the segments are cut from."""
+    used: set[str] = set()
+    for number, (utt_id, line) in enumerate(data.tables["segments"].items(), 1):
+        where = f"{data.path / 'segments'}:{number}"
+        recording, _ = parse_segment(line, where)
+        used.add(recording)
+        if recording not in data.tables.get("wav.scp", {}):
+            raise UserError(f"{where}: {utt_id}: {recording!r} is not in {data.path / 'wav.scp'}; add or delete it")
+    for number, recording in enumerate(data.tables.get("wav.scp", {}), 1):
+        if recording not in used:
+            where = f"{data.path / 'wav.scp'}:{number}"
+            raise UserError(f"{where}: {recording!r} is not in {data.path / 'segments'}; add its segments or delete it")
 
 
 def _check_lines(path: Path, table: Table) -> None:
@@ -132,6 +168,8 @@ def _check_lines(path: Path, table: Table) -> None:
             raise UserError(f"{path}:{number}: {value!r} is not a count above 0; run the stage that makes it again")
         if path.name == "wav.scp" and value.endswith("|"):
             raise UserError(f"{path}:{number}: commands are not run; write the audio into a file and give its path")
+        if path.name == "text" and "\t" in value:
+            raise UserError(f"{path}:{number}: a tab between words; put blanks instead (sed -i 's/\\t/ /g')")
         if path.name == "utt2spk" and len(value.split()) != 1:
             raise UserError(f"{path}:{number}: a speaker is one word, not {value!r}; mend the line")
         previous = key

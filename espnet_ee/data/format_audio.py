@@ -6,50 +6,68 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, resample, write_flac
+from espnet_ee.data.clip import Clip
 from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_overlap
 from espnet_ee.data.parallel import ordered_map
-from espnet_ee.errors import UsageError
+from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
+from espnet_ee.errors import UsageError, UserError
 
 
 @dataclass(frozen=True)
 class _Job:
-    source: str
+    utt_id: str
+    source: Clip
     target: Path
     rate: int
 
 
-def format_audio(source: Path, out: Path, rate: int, nj: int = 1) -> int:
-    """Makes the data directory ``out`` with its audio in ``out/data``; returns the number of utterances.
+def format_audio(source: Path, out: Path, rate: int, nj: int = 1, max_skipped: float = 0) -> Prepared:
+    """Makes the data directory ``out`` with its audio in ``out/data``, one file an utterance.
 
-    16-bit audio that has ``rate`` Hz already keeps its samples bit by bit.
+    16-bit audio that has ``rate`` Hz already keeps its samples bit by bit. Segments are cut out of their recordings.
 
     Args:
-        source: a data directory with wav.scp.
+        source: a data directory with wav.scp, with or without segments.
         out: the directory to make or replace.
         rate: sampling rate in Hz.
         nj: number of processes; does not change the result.
+        max_skipped: percentage of the utterances that may be left out because their audio is broken.
+
+    Returns:
+        How many utterances it has, and which were skipped.
 
     Raises:
-        UserError: the directory or a file of it is broken.
+        UserError: the directory is broken, or more of its files than may be skipped.
     """
     if rate < 1:
         raise UsageError(f"--fs {rate}: not a sampling rate; give one in Hz, e.g. 16000")
+    check_limit(max_skipped)
     refuse_overlap(source, out)
     data = read_data_dir(source, "raw")
     speakers = data.tables["utt2spk"]
     names = {utt_id: f"data/{speakers[utt_id]}/{utt_id}.flac" for utt_id in data.utt_ids}
     with new_data_dir(out) as draft:
-        jobs = [_Job(data.tables["wav.scp"][utt_id], draft.folder / name, rate) for utt_id, name in names.items()]
-        counts = ordered_map(_format_one, jobs, nj, f"format_audio {out.name}")
-        draft.tables.update({name: data.tables[name] for name in ("text", "utt2spk")})
-        draft.tables["wav.scp"] = {utt_id: str(out / name) for utt_id, name in names.items()}
-        draft.tables["utt2num_samples"] = dict(zip(names, map(str, counts), strict=True))
+        jobs = [_Job(utt_id, clip, draft.folder / names[utt_id], rate) for utt_id, clip in data.clips().items()]
+        results = ordered_map(_format_one, jobs, nj, f"format_audio {out.name}")
+        skips = [result for result in results if isinstance(result, Skip)]
+        settle(skips, len(results), max_skipped, str(source))
+        counts = {job.utt_id: str(n) for job, n in zip(jobs, results, strict=True) if not isinstance(n, Skip)}
+        draft.tables.update({name: {key: data.tables[name][key] for key in counts} for name in ("text", "utt2spk")})
+        draft.tables["wav.scp"] = {utt_id: str(out / names[utt_id]) for utt_id in counts}
+        draft.tables["utt2num_samples"] = counts
         draft.notes["feats_type"] = "raw\n"
-    return len(names)
+        write_skips(draft.folder, skips)
+    return Prepared(len(counts), tuple(skips))
 
 
-def _format_one(job: _Job) -> int:
-    samples, rate = read_int16(job.source)
+def _format_one(job: _Job) -> int | Skip:
+    try:
+        samples, rate = read_int16(job.source.path, job.source.span)
+    except UserError as error:
+        return Skip(job.utt_id, str(error))
+    if rate < job.rate:
+        why = f"has {rate} Hz, which cannot become {job.rate} Hz; get the original or run with --fs {rate}"
+        return Skip(job.utt_id, f"{job.source.path}: {why}")
     samples = resample(samples, rate, job.rate)
     write_flac(job.target, samples, job.rate)
     return len(samples)

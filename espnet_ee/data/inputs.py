@@ -45,6 +45,8 @@ def read_inputs(data_dir: str | Path, fs: int) -> list[Input]:
         return _features(folder)
     if not (folder / "wav.scp").exists():
         raise UserError(f"{folder}: has neither wav.scp nor feats.scp; run stage 3 first")
+    if (folder / "segments").exists():
+        raise UserError(f"{folder / 'segments'}: is not cut into utterances yet; run stage 3 first")
     return [_audio(utt_id, path, fs, folder) for utt_id, path in read_scp(folder / "wav.scp").items()]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_ee.data.audio import count_samples
+from espnet_ee.data.audio import clip_samples
 from espnet_ee.data.datadir import DataDir, new_data_dir, read_data_dir, refuse_overlap
 from espnet_ee.data.features import frame_shift
 from espnet_ee.errors import UsageError, UserError
@@ -56,7 +56,11 @@ def filter_lengths(
         raise UserError(f"{source}: {survivors}; widen --min_seconds and --max_seconds or check --fs")
     with new_data_dir(out) as draft:
         for name, table in data.tables.items():
-            draft.tables[name] = {utt_id: table[utt_id] for utt_id in survivors.kept}
+            if name != "wav.scp" or data.source != "segments":
+                draft.tables[name] = {utt_id: table[utt_id] for utt_id in survivors.kept}
+        if data.source == "segments":
+            recordings = {line.split()[0] for line in draft.tables["segments"].values()}
+            draft.tables["wav.scp"] = {name: data.tables["wav.scp"][name] for name in recordings}
         draft.notes.update(data.notes)
     return survivors
 
@@ -91,5 +95,5 @@ def durations(data: DataDir, rate: int) -> dict[str, float]:
         return {utt_id: int(count) * hop for utt_id, count in tables["utt2num_frames"].items()}
     if "wav.scp" not in tables:
         raise UserError(f"{data.path}: has neither utt2num_frames nor wav.scp; extract the features again")
-    headers = {utt_id: count_samples(wav) for utt_id, wav in tables["wav.scp"].items()}
+    headers = {utt_id: clip_samples(clip) for utt_id, clip in data.clips().items()}
     return {utt_id: count / header_rate for utt_id, (count, header_rate) in headers.items()}

@@ -15,13 +15,25 @@ PARTS = (
     "train-clean-5", "dev-clean-2", "train-clean-100", "train-clean-360", "train-other-500",
     "dev-clean", "dev-other", "test-clean", "test-other",
 )  # fmt: skip
+JOINED = {
+    "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
+    "train_460": ("train-clean-100", "train-clean-360"),
+    "dev": ("dev-clean", "dev-other"),
+}
+"""Sets of several parts, as ESPnet's recipe calls them."""
+
+HELD_OUT = ("dev", "test")
 
 
 class LibriSpeech(Corpus):
     """LibriSpeech and Mini LibriSpeech. The speaker is the reader and chapter, as in Kaldi.
 
     A set is called as ESPnet's recipe calls it: ``train_clean_100`` for ``train-clean-100``. ``parts`` may join
-    several into one: ``dev=dev-clean+dev-other``. Without ``parts``, every known part that is there is a set.
+    several into one: ``train=train-clean-5+dev-clean-2``; ESPnet's joined sets (``train_960``, ``dev``) are known.
+    Without ``parts``, every known part that is there is a set.
+
+    For a corpus without development and test parts, the option ``hold_out=N`` takes N readers, with all they read, out
+    of the one training set named: half of them are ``dev``, the others ``test``.
     """
 
     name = "librispeech"
@@ -29,13 +41,32 @@ class LibriSpeech(Corpus):
     folder_name: ClassVar[str] = "LibriSpeech"
     known_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {part.replace("-", "_"): (part,) for part in PARTS}
 
+    known_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"hold_out": ()}
+
     def choose(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         if not parts:
             return self._sets_found()
+        if self._hold_out():
+            return self._choose_with_held_out([part for part in parts if part not in HELD_OUT])
+        return self._choose(parts)
+
+    def _hold_out(self) -> int:
+        count = self.options.get("hold_out", "0")
+        if not (count.isascii() and count.isdigit()) or int(count) == 1:
+            raise UsageError(f"--corpus_options: hold_out={count}: give 0, or a number of readers from 2")
+        return int(count)
+
+    def _choose_with_held_out(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        if len(parts) != 1:
+            raise UsageError("--corpus_options: hold_out takes readers out of one training set; name one in --parts")
+        ((name, members),) = self._choose(parts).items()
+        return {name: members, **{held: members for held in HELD_OUT}}
+
+    def _choose(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         sets: dict[str, tuple[str, ...]] = {}
         for part in parts:
             name, _, joined = part.partition("=")
-            members = tuple((joined or name).split("+"))
+            members = tuple(joined.split("+")) if joined else JOINED.get(name.replace("-", "_"), tuple(name.split("+")))
             name = name.replace("-", "_")
             if not name or "" in members or ("+" in name) or name in sets:
                 raise UsageError(f"--parts: {part!r} is not PART or NAME=PART+PART with a new name")
@@ -58,15 +89,40 @@ class LibriSpeech(Corpus):
         return next((base / part for base in self._bases() if (base / part).is_dir()), None)
 
     def utterances(self, set_name: str) -> Iterator[Utterance]:
-        for part in self.sets[set_name]:
-            folder = self._find(part)
-            if folder is None:
-                raise self.missing([base / part for base in self._bases()])
-            chapters = sorted(chapter for chapter in folder.glob("*/*") if chapter.is_dir())
-            if not chapters:
-                raise UserError(f"{folder}: no SPEAKER/CHAPTER folders in it; unpack the corpus again")
-            for chapter in chapters:
-                yield from read_chapter(chapter)
+        chapters = [chapter for part in self.sets[set_name] for chapter in self._chapters(part)]
+        if self._hold_out():
+            held = hold_out([chapter.parent.name for chapter in chapters], self._hold_out())
+            chapters = [path for path in chapters if held.get(path.parent.name, "train") == _role(set_name)]
+        for chapter in chapters:
+            yield from read_chapter(chapter)
+
+    def _chapters(self, part: str) -> list[Path]:
+        folder = self._find(part)
+        if folder is None:
+            raise self.missing([base / part for base in self._bases()])
+        chapters = sorted(chapter for chapter in folder.glob("*/*") if chapter.is_dir())
+        if not chapters:
+            raise UserError(f"{folder}: no SPEAKER/CHAPTER folders in it; unpack the corpus again")
+        return chapters
+
+
+def _role(set_name: str) -> str:
+    return set_name if set_name in HELD_OUT else "train"
+
+
+def hold_out(readers: Sequence[str], count: int) -> dict[str, str]:
+    """Chooses readers, evenly spaced in the sorted list and the same ones every time, for ``dev`` and ``test`` in turn.
+
+    >>> hold_out(["1", "2", "3", "4"], 2)
+    {'1': 'dev', '3': 'test'}
+
+    Raises:
+        UserError: nobody would be left to train on.
+    """
+    names = sorted(set(readers), key=lambda name: (len(name), name))
+    if count >= len(names):
+        raise UserError(f"hold_out={count}: the training set has only {len(names)} readers; hold out fewer")
+    return {names[index * len(names) // count]: HELD_OUT[index % 2] for index in range(count)}
 
 
 def read_chapter(chapter: Path) -> Iterator[Utterance]:
@@ -88,3 +144,13 @@ def read_chapter(chapter: Path) -> Iterator[Utterance]:
         if utt_id not in texts:
             raise UserError(f"{audio[utt_id]}: has no line in {transcript}; add its transcript or delete it")
         yield Utterance(utt_id, speaker, audio[utt_id], " ".join(texts[utt_id].split()))
+
+
+def parts_of(sets: Sequence[str]) -> list[str]:
+    """The parts that sets are made of, each once.
+
+    >>> parts_of(["train_460", "dev_clean", "train-clean-100"])
+    ['train-clean-100', 'train-clean-360', 'dev-clean']
+    """
+    parts = [part for name in sets for part in JOINED.get(name, (name.replace("_", "-"),))]
+    return list(dict.fromkeys(parts))

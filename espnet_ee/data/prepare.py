@@ -6,22 +6,59 @@ from pathlib import Path
 
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.datadir import Table, new_data_dir
+from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
+from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_write
 
 
-def prepare_set(corpus: Corpus, set_name: str, out: Path) -> int:
-    """Writes ``out`` from one set of a corpus and returns how many utterances it has.
+def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0) -> Prepared:
+    """Writes ``out`` from one set of a corpus.
+
+    Args:
+        corpus: the reader.
+        set_name: one of its sets.
+        out: the directory to make or replace.
+        max_skipped: percentage of the set that may be left out because it is broken; 0 for sets that are scored.
+
+    Returns:
+        How many utterances it has, and which were skipped.
 
     Raises:
-        UserError: the corpus is missing or broken, or two utterances have one name.
+        UserError: the corpus is missing or too broken, or two utterances have one name.
     """
-    wav, text, utt2spk = Table(), Table(), Table()
-    for utterance in corpus.utterances(set_name):
-        utt_id = utterance.utt_id
-        if utt_id in wav:
-            raise UserError(f"{utterance.audio}: the utterance {utt_id!r} was there before as {wav[utt_id]}; keep one")
-        wav[utt_id], text[utt_id] = str(utterance.audio), utterance.text
-        utt2spk[utt_id] = utterance.speaker
+    check_limit(max_skipped)
+    records = list(corpus.utterances(set_name))
+    skips = tuple(record for record in records if isinstance(record, Skip))
+    settle(skips, len(records), max_skipped, f"{corpus.name}: {set_name}")
+    utterances = [record for record in records if not isinstance(record, Skip)]
     with new_data_dir(out) as draft:
-        draft.tables.update({"wav.scp": wav, "text": text, "utt2spk": utt2spk})
-    return len(wav)
+        draft.tables.update(_tables(utterances))
+        write_skips(draft.folder, skips)
+    return Prepared(len(utterances), skips)
+
+
+def _tables(utterances: list[Utterance]) -> dict[str, Table]:
+    tables: dict[str, Table] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
+    for utterance in utterances:
+        utt_id, audio = utterance.utt_id, str(utterance.audio)
+        recording = utt_id
+        if utterance.span is not None:
+            recording = utterance.audio.stem
+            span = f"{recording} {utterance.span.start} {utterance.span.end}"
+            tables.setdefault("segments", {})[utt_id] = span
+        before = tables["wav.scp"].get(recording, audio)
+        if utt_id in tables["text"] or before != audio:
+            raise UserError(f"{audio}: the utterance {utt_id!r} was there before as {before}; keep one")
+        tables["wav.scp"][recording] = audio
+        tables["text"][utt_id], tables["utt2spk"][utt_id] = utterance.text, utterance.speaker
+    return tables
+
+
+def write_lm_text(corpus: Corpus, out: Path) -> int:
+    """Writes the corpus' text for language models, ``NUMBER SENTENCE`` a line; returns the number of sentences."""
+    count = 0
+    with atomic_write(out) as stream:
+        for count, sentence in enumerate(corpus.lm_sentences(), 1):
+            stream.write(f"{corpus.name}_lm_{count:08d} {sentence}\n")
+    return count

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, stretch, write_flac
+from espnet_ee.data.clip import Clip
 from espnet_ee.data.datadir import DataDir, Table, new_data_dir, read_data_dir, refuse_other_folder, refuse_overlap
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.errors import UsageError
@@ -19,7 +20,7 @@ MARK = ".speed_perturbed"
 
 @dataclass(frozen=True)
 class _Job:
-    source: str
+    source: Clip
     target: Path
     factor: Fraction
 
@@ -46,7 +47,7 @@ def perturb_speed(source: Path, out: Path, factors: Sequence[str], audio_dir: Pa
     """Makes the data directory ``out`` with one copy of ``source`` for each factor; returns the number of utterances.
 
     Factor f makes an utterance 1/f times as long: ceil(samples / f) samples at the same rate. Its id becomes
-    ``sp{f}-ID`` and its speaker ``sp{f}-SPEAKER``; factor 1 keeps ids and files.
+    ``sp{f}-ID`` and its speaker ``sp{f}-SPEAKER``; factor 1 keeps ids and, where an utterance has a file of its own, files.
 
     Args:
         source: a data directory with wav.scp.
@@ -80,17 +81,18 @@ def _add_copy(
     """Enters the utterances at one speed into the tables; returns the audio to be made."""
     prefix = "" if Fraction(factor) == 1 else f"sp{factor}-"
     jobs: list[_Job] = []
-    for utt_id, wav in data.tables["wav.scp"].items():
+    for utt_id, clip in data.clips().items():
         speaker = prefix + data.tables["utt2spk"][utt_id]
         name = f"{speaker}/{prefix}{utt_id}.flac"
-        if prefix:
-            jobs.append(_Job(wav, folder / name, Fraction(factor)))
-        tables["wav.scp"][prefix + utt_id] = str(audio_dir / name) if prefix else wav
+        made = bool(prefix) or clip.span is not None
+        if made:
+            jobs.append(_Job(clip, folder / name, Fraction(factor)))
+        tables["wav.scp"][prefix + utt_id] = str(audio_dir / name) if made else clip.path
         tables["text"][prefix + utt_id] = data.tables["text"][utt_id]
         tables["utt2spk"][prefix + utt_id] = speaker
     return jobs
 
 
 def _perturb_one(job: _Job) -> None:
-    samples, rate = read_int16(job.source)
+    samples, rate = read_int16(job.source.path, job.source.span)
     write_flac(job.target, stretch(samples, 1 / job.factor), rate)

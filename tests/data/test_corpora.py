@@ -50,7 +50,7 @@ def test_an4_sets_are_espnets(inner: str, an4_root: Path) -> None:
 
 
 def test_an4_becomes_a_valid_data_directory(an4_root: Path, tmp_path: Path) -> None:
-    assert prepare_set(open_corpus("an4", an4_root), "train_dev", tmp_path / "data") == 100
+    assert prepare_set(open_corpus("an4", an4_root), "train_dev", tmp_path / "data").utterances == 100
     assert validate_data_dir(tmp_path / "data").tables["text"]["fash-cen0-fash-b"] == "GO ON"
 
 
@@ -156,3 +156,43 @@ def test_broken_chapter_is_refused(transcript: str | None, message: str, chapter
     path.unlink() if transcript is None else path.write_text(transcript)
     with pytest.raises(UserError, match=message):
         list(open_corpus("mini", tmp_path).utterances("train"))
+
+
+@pytest.fixture
+def four_readers(tmp_path: Path) -> Path:
+    """A part of four readers with two chapters each."""
+    for reader in ("7", "19", "83", "1001"):
+        for chapter in ("1", "2"):
+            folder = tmp_path / "train-clean-5" / reader / chapter
+            folder.mkdir(parents=True)
+            name = f"{reader}-{chapter}"
+            (folder / f"{name}-0000.flac").touch()
+            (folder / f"{name}.trans.txt").write_text(f"{name}-0000 GO\n")
+    return tmp_path
+
+
+def test_whole_readers_are_held_out_the_same_ones_every_time(four_readers: Path) -> None:
+    corpus = open_corpus("librispeech", four_readers, ["dev", "train_clean_5", "test"], {"hold_out": "2"})
+    readers = {name: [u.speaker.split("-")[0] for u in corpus.utterances(name)] for name in corpus.sets}
+    assert readers == {"train_clean_5": ["1001", "1001", "19", "19"], "dev": ["7", "7"], "test": ["83", "83"]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "count", "message"),
+    [
+        (["train_clean_5", "train_clean_100", "dev"], "2", "name one in --parts"),
+        (["train_clean_5"], "1", "hold_out=1: give 0, or a number of readers from 2"),
+        (["train_clean_5"], "two", "hold_out=two"),
+        (["train_clean_5"], "4", "has only 4 readers; hold out fewer"),
+    ],
+)
+def test_impossible_hold_outs_are_refused(four_readers: Path, parts: list[str], count: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        corpus = open_corpus("librispeech", four_readers, parts, {"hold_out": count})
+        list(corpus.utterances("train_clean_5"))
+
+
+def test_espnets_joined_sets_are_known(librispeech_root: Path) -> None:
+    corpus = open_corpus("librispeech", librispeech_root, ["dev", "train_960"])
+    assert corpus.sets["train_960"] == ("train-clean-100", "train-clean-360", "train-other-500")
+    assert len(list(corpus.utterances("dev"))) == 8

@@ -70,12 +70,6 @@ def test_feats_type_asks_for_its_table(data_dir: Path) -> None:
         read_data_dir(data_dir)
 
 
-def test_segments_are_refused_not_ignored(data_dir: Path) -> None:
-    (data_dir / "segments").write_text("a-1 r 0 1\n")
-    with pytest.raises(UserError, match="segments are not supported"):
-        read_data_dir(data_dir)
-
-
 def test_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such data directory"):
         read_data_dir(tmp_path / "nowhere")

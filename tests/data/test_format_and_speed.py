@@ -21,7 +21,7 @@ TreeBytes = Callable[[Path], dict[str, bytes]]
 
 def test_format_keeps_samples_bit_by_bit(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "dump" / "set"
-    assert format_audio(data_dir, out, 16000) == 3
+    assert format_audio(data_dir, out, 16000).utterances == 3
     data = validate_data_dir(out, "raw")
     assert data.tables["utt2num_samples"] == {"a-1": "16000", "a-2": "8000", "b-1": "4000"}
     assert data.tables["wav.scp"]["a-1"] == f"{out}/data/a/a-1.flac"

@@ -12,6 +12,7 @@ from espnet_ee.bin import asr_inference
 from espnet_ee.data.features import extract_features
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_scp
+from espnet_ee.plugin.raw_audio import write_raw_audio_config
 from espnet_ee.policy.table import read_table
 
 FILES = ["1best_recog/score", "1best_recog/text", "1best_recog/token", "1best_recog/token_int", "decode.yaml",
@@ -171,3 +172,9 @@ def test_extracted_features_give_the_text_of_the_audio(monkeypatch, experiment, 
     seconds = read_scp(tmp_path / "a/utt2dur"), read_scp(tmp_path / "b/utt2dur")
     for key, value in seconds[0].items():
         assert float(seconds[1][key]) == pytest.approx(float(value), abs=0.02)
+    # The rewritten configuration takes audio with the same parameters, and writes the same text.
+    write_raw_audio_config(tmp_path / "config.yaml", tmp_path / "feats/frontend.yaml", tmp_path / "raw.yaml")
+    decode(monkeypatch, (folder, str(tmp_path / "raw.yaml"), checkpoint, data), tmp_path / "c", "--all_exits", "true")
+    assert (tmp_path / "c/1best_recog/text").read_bytes() == (tmp_path / "b/1best_recog/text").read_bytes()
+    with pytest.raises(UserError, match="takes audio already"):
+        write_raw_audio_config(tmp_path / "raw.yaml", tmp_path / "feats/frontend.yaml", tmp_path / "x.yaml")

@@ -5,7 +5,8 @@ set -euo pipefail
 # begin options
 stage=1                    # first stage to run
 stop_stage=100             # last stage to run
-ngpu=0                     # number of GPUs for training; 0: CPU
+ngpu=0                     # number of GPUs for training, on each node; 0: CPU
+num_nodes=1                # nodes for training; more than 1: by ESPnet's launcher (backend slurm in cmd.sh)
 nj=4                       # parallel processes of the data stages
 inference_nj=1             # decodings that run at once (more than 1 disturbs the measured times)
 python=""                  # interpreter with all dependencies; empty: the environment that tools/install.sh makes
@@ -17,7 +18,10 @@ dumpdir=dump               # formatted audio or extracted features
 expdir=exp                 # statistics, models, results
 local_data_opts=""         # options for local/data.sh, separated by blanks
 speed_perturb_factors=""   # such as "0.9 1.0 1.1"; empty: none
+speed_perturb=stored       # stored: stage 2 writes all speeds; on_the_fly: training draws one each time (feats_type raw)
 feats_type=raw             # raw: features are computed on the fly; extracted: they are stored
+feats_compress=false       # true: stored features take 8 bits a value instead of 32 (not exact any more)
+max_skipped=1              # percentage of broken training utterances that may be left out; never of other sets
 fs=16000                   # sampling rate in Hz
 min_wav_duration=0.1       # shorter training utterances are dropped (seconds)
 max_wav_duration=20        # longer training utterances are dropped (seconds)
@@ -45,18 +49,26 @@ note=""                    # a remark for RESULTS.md
 
 . utils/parse_options.sh
 . utils/stage.sh
+. utils/cluster.sh
 # The corpus' own options (such as --an4_root) may be given here.
 if [ -f local/data.sh ]; then option_files=(local/data.sh); fi
+all_arguments=("$@") # for the tasks of job arrays
 parse_options "$@"
 
-require_integer stage stop_stage ngpu nj inference_nj fs nbpe batch_size ${num_threads:+num_threads}
+require_integer stage stop_stage ngpu num_nodes nj inference_nj fs nbpe batch_size ${num_threads:+num_threads}
 require_choice feats_type raw extracted
+require_choice feats_compress true false
+require_choice speed_perturb stored on_the_fly
 require_choice token_type char bpe
 require_choice bpemode unigram bpe
 require_choice feats_normalize global_mvn config
 for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
 done
+
+if [ "${speed_perturb}" = on_the_fly ] && [ -n "${speed_perturb_factors}" ] && [ "${feats_type}" = extracted ]; then
+    usage_error "stored features have no speed to perturb: give '--speed_perturb stored' with '--feats_type extracted'"
+fi
 
 if [ -n "${python}" ]; then export ESPNET_EE_PYTHON=${python}; fi
 . ./path.sh
@@ -68,9 +80,7 @@ read -ra inference_list <<<"${inference_configs}"
 read -ra extra_args <<<"${asr_args}"
 read -ra local_args <<<"${local_data_opts}"
 local_args+=(${forwarded_options[@]+"${forwarded_options[@]}"})
-read -ra data_words <<<"${data_cmd}"
-read -ra train_words <<<"${train_cmd}"
-read -ra decode_words <<<"${decode_cmd}"
+set_commands
 data_run=(${data_words[@]+"${data_words[@]}"} "${python}" -m)
 train_run=(${train_words[@]+"${train_words[@]}"} "${python}" -m espnet_ee -m espnet2.bin.asr_train)
 decode_run=(${decode_words[@]+"${decode_words[@]}"} "${python}" -m espnet_ee.bin.asr_inference)
@@ -85,14 +95,20 @@ if [ "${token_type}" = bpe ]; then
 fi
 token_list=${token_dir}/tokens.txt
 raw_train=${train_set}
-if [ -n "${speed_perturb_factors}" ]; then
+stored_factors=${speed_perturb_factors}
+fly_factors=""
+if [ "${speed_perturb}" = on_the_fly ]; then
+    stored_factors=""
+    fly_factors=${speed_perturb_factors}
+fi
+if [ -n "${stored_factors}" ]; then
     train_set+=_sp
     suffix+=_sp
 fi
 if [ -z "${asr_tag}" ]; then
     asr_tag=train
     if [ -n "${asr_config}" ]; then asr_tag=$(basename "${asr_config}" .yaml); fi
-    asr_tag+=_${suffix}
+    asr_tag+=_${suffix}${fly_factors:+_sp}
     # As in ESPnet: further options become part of the name.
     if [ -n "${asr_args}" ]; then asr_tag+=$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.,+-]//g' <<<"${asr_args}"); fi
 fi
@@ -106,6 +122,14 @@ for name in "${test_list[@]}"; do
         eval_sets+=("${name}")
     fi
 done
+
+# What stage 1 makes follows from these, too; a recipe's local/data.sh gets those of them that it declares.
+data_args=()
+add_data_arg() {
+    if [ -f local/data.sh ] && [[ " $(option_names local/data.sh)" == *" $1 "* ]]; then data_args+=("--$1=$2"); fi
+}
+add_data_arg sets "$(printf '%s\n' "${raw_train}" "${eval_sets[@]}" | awk '!seen[$0]++' | paste -s -d ' ' -)"
+add_data_arg max_skipped "${max_skipped}"
 
 # in_stage N: is this stage to be run?
 in_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
@@ -154,7 +178,7 @@ frontend=$(frontend_conf)
 {
     if in_stage 1; then prepare_data; fi
     if in_stage 2; then perturb_speed; fi
-    if in_stage 3; then for name in "${raw_sets[@]}"; do format_set "${name}"; done; fi
+    if in_stage 3; then run_jobs 3 1 "${slurm_data_opts}" "${dumpdir}/log" format_set "${raw_sets[@]}"; fi
     if in_stage 4; then filter_train; fi
     if in_stage 5; then make_tokens; fi
     if in_stage 10; then collect_statistics; fi

@@ -9,13 +9,18 @@ prepare_data() {
         # Whoever deletes a set wants it made again.
         [ -s "${datadir}/${name}/wav.scp" ] || rm -f "${mark}"
     done
-    wanted=$(identity "local/data.sh ${local_args[*]-}" local/data.sh)
+    # Which sets it makes stands on a line of its own: one set more must not make the others be done again (set_identity).
+    wanted=$(identity "local/data.sh ${local_args[*]-}" local/data.sh)$'\n'"follows: ${data_args[*]:-nothing}"
     run_once "stage 1: data preparation" "${mark}" "${wanted}" "${datadir}/log/data.log" make_and_check_data
+    if [ -s "${datadir}/${raw_train}/skipped" ]; then
+        log "stage 1: ${raw_train}: $(wc -l <"${datadir}/${raw_train}/skipped") skipped, see ${datadir}/${raw_train}/skipped"
+    fi
 }
 
 make_and_check_data() {
     local name
-    local/data.sh --datadir "${datadir}" --nj "${nj}" ${local_args[@]+"${local_args[@]}"} || return
+    local/data.sh --datadir "${datadir}" --nj "${nj}" ${data_args[@]+"${data_args[@]}"} \
+        ${local_args[@]+"${local_args[@]}"} || return
     for name in "${raw_train}" "${eval_sets[@]}"; do
         "${python}" -m espnet_ee.bin.validate_data "${datadir}/${name}" || return
     done
@@ -32,17 +37,17 @@ set_identity() {
 
 # Stage 2. Copies of the training set at other speeds.
 perturb_speed() {
-    if [ -z "${speed_perturb_factors}" ]; then
-        log "stage 2: no speed_perturb_factors, nothing to do"
+    if [ -z "${stored_factors}" ]; then
+        log "stage 2: no speeds to store, nothing to do"
         return 0
     fi
     need "${datadir}/${raw_train}/wav.scp" 1
     local wanted
-    wanted=$(set_identity "${speed_perturb_factors}" "${datadir}/${raw_train}")
-    run_once "stage 2: speed perturbation by ${speed_perturb_factors}" "${datadir}/${train_set}/.done" "${wanted}" \
+    wanted=$(set_identity "${stored_factors}" "${datadir}/${raw_train}")
+    run_once "stage 2: speed perturbation by ${stored_factors}" "${datadir}/${train_set}/.done" "${wanted}" \
         "${datadir}/log/perturb_speed.log" \
         "${data_run[@]}" espnet_ee.bin.perturb_speed --in "${datadir}/${raw_train}" --out "${datadir}/${train_set}" \
-        --factors "${speed_perturb_factors}" --audio_dir "${dumpdir}/speed_perturbed/${train_set}" --nj "${nj}"
+        --factors "${stored_factors}" --audio_dir "${dumpdir}/speed_perturbed/${train_set}" --nj "${nj}"
 }
 
 # The folder that stage 3 makes of a set: the training set still has to pass stage 4.
@@ -52,24 +57,36 @@ formatted_dir() {
 
 # Stage 3, for one set.
 format_set() {
-    local name=$1 out words wanted made_by=1
+    local name=$1 out words wanted made_by=1 limit=0
     out=$(formatted_dir "${name}")
-    if [ "${name}" = "${train_set}" ] && [ -n "${speed_perturb_factors}" ]; then made_by=2; fi
+    if [ "${name}" = "${train_set}" ] && [ -n "${stored_factors}" ]; then made_by=2; fi
+    if [ "${name}" = "${train_set}" ]; then limit=${max_skipped}; fi
     need "${datadir}/${name}/wav.scp" "${made_by}"
     words="${feats_type} ${fs}"
     local run=("${data_run[@]}" espnet_ee.bin.format_audio --fs "${fs}")
     if [ "${feats_type}" = extracted ]; then
         words="${feats_type} ${frontend}"
         run=(extract_by_frontend)
+        if [ "${feats_compress}" = true ]; then
+            words+=" compressed"
+            run+=(--compress)
+        fi
+    fi
+    if [ "${limit}" != 0 ]; then
+        words+=" max_skipped=${limit}"
+        run+=(--max_skipped "${limit}")
     fi
     wanted=$(set_identity "${words}" "${datadir}/${name}")
     run_once "stage 3: ${feats_type}: ${name}" "${out}/.done" "${wanted}" "${dumpdir}/log/${feats_type}_${name}.log" \
         "${run[@]}" --in "${datadir}/${name}" --out "${out}" --nj "${nj}"
+    # Nobody reads the logs of what went well: what was left out is said here.
+    if [ -s "${out}/skipped" ]; then log "stage 3: ${name}: $(wc -l <"${out}/skipped") utterances skipped, see ${out}/skipped"; fi
 }
 
 extract_by_frontend() {
     local conf=${dumpdir}/log/frontend.yaml
-    printf '%s\n' "${frontend}" >"${conf}"
+    printf '%s\n' "${frontend}" >"${conf}.$$"
+    mv "${conf}.$$" "${conf}" # other sets may be extracted at the same time
     "${data_run[@]}" espnet_ee.bin.extract_features --frontend_conf "${conf}" "$@"
 }
 

@@ -14,7 +14,7 @@ decode_sets() {
         jobs+=("${name}|")
         for config in ${inference_list[@]+"${inference_list[@]}"}; do jobs+=("${name}|${config}"); done
     done
-    run_parallel "${inference_nj}" decode_set "${jobs[@]}"
+    run_jobs 12 "${inference_nj}" "${slurm_decode_opts}" "${asr_exp}/log" decode_set "${jobs[@]}"
 }
 
 # decode_set "SET|CONFIG": one decoding; without a configuration all exits are kept.

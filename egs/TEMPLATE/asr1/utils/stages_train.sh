@@ -64,7 +64,7 @@ train_model() {
         data_files "${data_feats}/${train_set}" "${data_feats}/${valid_set}"
         printf '%s\n' "${asr_stats_dir}"/train/{speech_shape,feats_stats.npz} "${asr_stats_dir}/valid/speech_shape"
     )
-    wanted=$(identity "${feats_type} ${fs} ${token_type} ${feats_normalize} seed=${seed} ${asr_args}" \
+    wanted=$(identity "${feats_type} ${fs} ${token_type} ${feats_normalize} seed=${seed} ${asr_args}${fly_factors:+ speeds ${fly_factors}}" \
         ${asr_config:+"${asr_config}"} "${token_list}" "${files[@]}")
     if is_done "${mark}" "${wanted}"; then
         log "stage 11: training: done, skipped"
@@ -94,19 +94,24 @@ set_aside() {
 
 run_training() {
     local common_args logfile=${asr_exp}/train.log begin=${SECONDS} fold_length=80000 number=1
+    local launch_words run=("${train_run[@]}")
     if [ "${feats_type}" = extracted ]; then fold_length=800; fi
     set_common_args
     if [ "${feats_normalize}" = global_mvn ]; then
         common_args+=(--normalize global_mvn --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
     fi
     if [ -n "${seed}" ]; then common_args+=(--seed "${seed}"); fi
-    if [ "${ngpu}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
+    add_speeds
+    if [ "${num_nodes}" -gt 1 ]; then
+        set_launcher "${asr_exp}/train_nodes.log"
+        run=("${launch_words[@]}")
+    elif [ "${ngpu}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
     if [ -e "${logfile}" ]; then
         while [ -e "${logfile%.log}.${number}.log" ]; do number=$((number + 1)); done
         mv "${logfile}" "${logfile%.log}.${number}.log"
     fi
     # All of it goes to the log, one line per epoch to the terminal.
-    if ! "${train_run[@]}" "${common_args[@]}" \
+    if ! "${run[@]}" "${common_args[@]}" \
         --train_shape_file "${asr_stats_dir}/train/speech_shape" \
         --train_shape_file "${asr_stats_dir}/train/text_shape.${token_type}" \
         --valid_shape_file "${asr_stats_dir}/valid/speech_shape" \
@@ -121,6 +126,16 @@ run_training() {
         return 1
     fi
     write_train_time "$((SECONDS - begin))" "$1"
+}
+
+# Every time an utterance is read, its speed is drawn (ESPnet's augmentation; its fs is 0 unless it is given here).
+add_speeds() {
+    local factor effects=""
+    for factor in ${fly_factors}; do effects+="${effects:+, }[1.0, speed_perturb, {factor: ${factor}}]"; done
+    if [ -n "${effects}" ]; then
+        common_args+=(--preprocessor_conf "fs=${fs}" --preprocessor_conf data_aug_prob=1.0
+            --preprocessor_conf "data_aug_effects=[${effects}]")
+    fi
 }
 
 # ESPnet's epoch line is some 2,000 characters long; this keeps the losses of it. (Not by awk: some buffer their input.)

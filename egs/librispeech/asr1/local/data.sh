@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Makes the Kaldi data directories of LibriSpeech, under ESPnet's names. What is missing is downloaded if no root is given.
+set -euo pipefail
+
+# begin options
+datadir=data                          # where the data directories go
+nj=1                                  # taken for uniformity; there is nothing to do in parallel
+sets="train_960 dev test_clean test_other" # sets to make: PART, a joined set (train_460, train_960, dev), NAME=PART+PART
+hold_out=0                            # this many readers of the training set become the sets dev and test
+librispeech_root=""                   # the unpacked corpus; empty: LIBRISPEECH in db.sh, or download it
+download_dir=downloads                # where to download to
+download_url=""                       # a mirror of openslr.org's resources; empty: openslr.org
+# end options
+
+. utils/parse_options.sh
+parse_options "$@"
+require_integer hold_out
+. ./path.sh
+. ./db.sh
+: "${nj}"
+
+root=${librispeech_root:-${LIBRISPEECH}}
+if [ -z "${root}" ]; then
+    root=${download_dir}
+    parts=${sets}
+    # Sets that are held out are no parts of the distribution.
+    if [ "${hold_out}" -gt 0 ]; then parts=$(tr ' ' '\n' <<<"${sets}" | grep -vxE 'dev|test' | tr '\n' ' '); fi
+    "${ESPNET_EE_PYTHON}" -m espnet_ee.bin.download_librispeech --out "${root}" --parts "${parts}" \
+        ${download_url:+--url "${download_url}"}
+fi
+"${ESPNET_EE_PYTHON}" -m espnet_ee.bin.prepare_data --corpus librispeech --corpus_root "${root}" --out "${datadir}" \
+    --parts "${sets}" --corpus_options "hold_out=${hold_out}"

@@ -1,0 +1,87 @@
+"""A stretch of a recording. Times are decimal, as transcripts and Kaldi's ``segments`` give them, and are rounded to
+samples once, never truncated: 17.82 s is no binary fraction, and truncating it would be off by a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+
+from espnet_ee.errors import UserError
+
+OVERSHOOT_SECONDS = Decimal("0.5")
+"""A segment may end so much after its recording does (Kaldi's tolerance); it is then cut at the recording's end."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """From ``start`` to ``end`` in seconds, 0 <= start < end."""
+
+    start: Decimal
+    end: Decimal
+
+    def samples(self, rate: int, available: int, where: str) -> tuple[int, int]:
+        """First sample and sample after the last.
+
+        Args:
+            rate: sampling rate in Hz.
+            available: samples the recording has.
+            where: what an error names.
+
+        Raises:
+            UserError: the span begins after the recording's end, or ends more than OVERSHOOT_SECONDS after it.
+        """
+        first, last = to_samples(self.start, rate), to_samples(self.end, rate)
+        if first >= available or last > available + to_samples(OVERSHOOT_SECONDS, rate):
+            raise UserError(
+                f"{where}: {self.start} to {self.end} s lies beyond the end of the recording "
+                f"({available / rate:.3f} s); get the recording again or correct the times"
+            )
+        if last <= first:
+            raise UserError(f"{where}: {self.start} to {self.end} s holds no sample; correct the times")
+        return first, min(last, available)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where the sound of an utterance is: a file, or a span of it."""
+
+    path: str
+    span: Span | None = None
+
+
+def to_samples(seconds: Decimal, rate: int) -> int:
+    """Rounds to the nearest sample, half up.
+
+    >>> to_samples(Decimal("17.82"), 100)
+    1782
+    """
+    return int((seconds * rate).to_integral_value(ROUND_HALF_UP))
+
+
+def parse_seconds(text: str, where: str) -> Decimal:
+    """Reads a time of 0 s or more. Raises UserError for anything else."""
+    try:
+        seconds = Decimal(text)
+    except InvalidOperation:
+        seconds = Decimal("NaN")
+    if not seconds.is_finite():
+        raise UserError(f"{where}: {text!r} is not a time in seconds; correct it")
+    if seconds < 0:
+        raise UserError(f"{where}: the time {text} is negative; correct it")
+    return seconds
+
+
+def parse_span(start: str, end: str, where: str) -> Span:
+    """Reads two times. Raises UserError if they are no times or not in order."""
+    span = Span(parse_seconds(start, where), parse_seconds(end, where))
+    if span.start >= span.end:
+        raise UserError(f"{where}: the times {start} and {end} are reversed; correct them")
+    return span
+
+
+def parse_segment(value: str, where: str) -> tuple[str, Span]:
+    """Reads ``RECORDING START END`` of Kaldi's ``segments``. Raises UserError if it is something else."""
+    words = value.split()
+    if len(words) != 3:
+        raise UserError(f"{where}: not 'RECORDING START END' after the id: {value!r}; mend the line")
+    return words[0], parse_span(words[1], words[2], where)
