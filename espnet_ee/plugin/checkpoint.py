@@ -11,9 +11,10 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_ee.encoder.base import EarlyExitEncoder
 from espnet_ee.errors import UserError
 from espnet_ee.plugin.compat import rename_keys
+from espnet_ee.plugin.register import ENCODERS
+from espnet_ee.plugin.stock import from_interctc
 from espnet_ee.plugin.task import EarlyExitASRTask
 
 # The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
@@ -25,7 +26,7 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
     """Builds the model that a training's ``config.yaml`` describes and loads its parameters.
 
     Unlike ``AbsTask.build_model_from_file`` nothing is unpickled but tensors, and no parameter may be
-    missing or left over.
+    missing or left over. A stock InterCTC model becomes an early-exit model with a shared head.
 
     Args:
         train_config: ``exp/.../config.yaml``.
@@ -39,22 +40,38 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
         UserError: a file is missing or no such file, the configuration names no early-exit encoder,
             or the checkpoint does not fit it.
     """
-    config = read_train_config(train_config)
+    config = from_interctc(read_train_config(train_config), train_config)
+    check_encoder(config, train_config)
     try:
         model = EarlyExitASRTask.build_model(argparse.Namespace(**config))
     except FileNotFoundError as error:
         raise UserError(f"{train_config}: {error.filename}: no such file; run from the recipe's folder") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{train_config}: no model can be built from it: {error}") from error
-    if not isinstance(model.encoder, EarlyExitEncoder):
-        raise UserError(f"{train_config}: encoder {config.get('encoder')!r} has no exits; use an early_exit_* encoder")
     state = rename_keys(_read_tensors(Path(model_file)), set(model.state_dict()))
     state.pop(_FROM_CONFIGURATION, None)
     if _FROM_CONFIGURATION in model.state_dict():
         state[_FROM_CONFIGURATION] = model.state_dict()[_FROM_CONFIGURATION]
-    _check_keys(model, state, model_file)
+    check_keys(model, state, model_file)
     model.load_state_dict(state)
     return model.to(device).eval()
+
+
+def check_encoder(config: dict[str, Any], path: str | Path) -> None:
+    """Raises a UserError when the configuration's encoder has no exits, saying which have.
+
+    Args:
+        config: from :func:`read_train_config`.
+        path: where it was read from.
+    """
+    encoder = config["encoder"]
+    if encoder in ENCODERS:
+        return
+    if f"early_exit_{encoder}" in ENCODERS:
+        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor early_exit_{encoder}")
+    raise UserError(
+        f"{path}: encoder {encoder!r} cannot be driven block by block and has no exits; use one of {', '.join(ENCODERS)}"
+    )
 
 
 def read_train_config(path: str | Path) -> dict[str, Any]:
@@ -101,7 +118,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check_keys(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> None:
+def check_keys(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Raises a UserError that names the first parameter of ``state`` that is missing, left over or of another shape."""
     wanted = model.state_dict()
     for name in wanted:
         if name not in state:
