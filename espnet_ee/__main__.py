@@ -32,9 +32,11 @@ def main() -> None:
         if error.name != name:
             raise
         raise UsageError(f"{name}: no such module in the installed ESPnet") from None
-    from espnet_ee.plugin.task import adopt  # registers
+    # launch, pack, tokenize_text ... build no model: they need not wait seconds for ESPnet's ASR task.
+    if "espnet2.tasks.asr" in sys.modules:
+        from espnet_ee.plugin.task import adopt  # registers
 
-    adopt(module)
+        adopt(module)
     sys.argv = [name, *sys.argv[3:]]
     try:
         module.main()
