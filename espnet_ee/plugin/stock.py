@@ -20,7 +20,7 @@ from espnet_ee.files import atomic_dir, atomic_write
 
 PREFIX = "early_exit_"
 # Files that a config.yaml names and a model cannot do without: (section, key).
-_NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
+NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
 
 
 def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
@@ -129,20 +129,25 @@ def stock_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tens
     Raises:
         UserError: the exit has no norm, where stock always ends in ``after_norm``.
     """
-    norm = model.encoder.exit_norm_of(exit_layer)
-    if norm is None and hasattr(model.encoder, "after_norm"):
+    if model.encoder.exit_norm_of(exit_layer) is None and hasattr(model.encoder, "after_norm"):
         raise UserError(
             f"exit_layer {exit_layer}: with exit_norm none it has no norm, and a stock encoder always ends in one; "
             f"only the final exit ({model.encoder.exit_layers[-1]}) can be exported"
         )
+    return {name: value.detach().clone() for name, value in exit_state(model, exit_layer).items()}
+
+
+def exit_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tensor]:
+    """What stopping at an exit uses of a model: everything up to its block, its norm and its head, as stock names them."""
     replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_ctc.", "ctc.", "decoder.")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}
     state = {name: value for name, value in state.items() if _block_of(name) < exit_layer}
     head = model.head(exit_layer) if hasattr(model, "head") else model.ctc
     state.update((f"ctc.{name}", value) for name, value in head.state_dict().items())
+    norm = model.encoder.exit_norm_of(exit_layer)
     if norm is not None:
         state.update((f"encoder.after_norm.{name}", value) for name, value in norm.state_dict().items())
-    return {name: value.detach().clone() for name, value in state.items()}
+    return state
 
 
 def _block_of(name: str) -> int:
@@ -159,7 +164,7 @@ def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> d
         shown: the folder's name in the returned configuration.
     """
     config = dict(config)
-    for section, key in _NEEDED_FILES:
+    for section, key in NEEDED_FILES:
         holder = config if section is None else dict(config.get(section) or {})
         if not holder.get(key):
             continue
@@ -175,4 +180,4 @@ def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> d
 
 def _paths_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The sections that name files, as they were before the files were copied to a folder not yet in its place."""
-    return {section or key: config[section or key] for section, key in _NEEDED_FILES if (section or key) in config}
+    return {section or key: config[section or key] for section, key in NEEDED_FILES if (section or key) in config}
