@@ -52,5 +52,5 @@ setup(
     packages=find_packages(include=["espnet_ee", "espnet_ee.*"]),
     python_requires=">=3.10,<3.14",
     install_requires=BASE,
-    extras_require={"recipe": RECIPE, "dev": RECIPE + DEV},
+    extras_require={"recipe": RECIPE, "dev": RECIPE + DEV, "hub": ["huggingface_hub>=0.30"]},
 )

@@ -37,6 +37,9 @@ batch_size=1               # utterances decoded at once when every exit is kept
 num_threads=""             # threads of a decoding; empty: as its configuration says, or 1
 results_dir=""             # folder that gets copies of RESULTS.md, exits.csv and curve.png; empty: none
 separate_exps=""           # scored experiments of separately trained depths, for the curve, separated by blanks
+pack_name=""               # stage 15: name of the package, owner/model on the hub; empty: the experiment's
+pack_licence=other         # stage 15: licence of the package, as the hub names it
+pack_data=""               # stage 15: what the model was trained on, one line; empty: the training set's name
 command=""                 # the command line that RESULTS.md shows
 note=""                    # a remark for RESULTS.md
 # end options
@@ -147,6 +150,7 @@ frontend=$(frontend_conf)
 . utils/stages_data.sh
 . utils/stages_train.sh
 . utils/stages_decode.sh
+. utils/stages_share.sh
 
 # In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running pipeline.
 {
@@ -159,6 +163,7 @@ frontend=$(frontend_conf)
     if in_stage 11; then train_model; fi
     if in_stage 12; then decode_sets; fi
     if in_stage 13; then score_sets; fi
-    log "finished, stages ${stage} to $((stop_stage < 13 ? stop_stage : 13))"
+    if in_stage 15; then pack_model; fi
+    log "finished, stages ${stage} to $((stop_stage < 15 ? stop_stage : 15))"
     exit 0
 }
