@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.plugin.compat import LayerNorm, check_short_utt, make_pad_mask, mask_convolutions
+from espnet_ee.plugin.compat import LayerNorm, check_short_utt, make_pad_mask, mask_convolutions, reject_unknown_keys
 from espnet_ee.score.compute import Convolution
 
 # What exit_layers stands for, and what no early exit can honour; no encoder of ours takes them.
@@ -99,23 +99,31 @@ class ExitOutput:
 class EarlyExitEncoder:
     """Mixin before an ESPnet encoder class that has a plain list of blocks ``self.encoders``.
 
-    A subclass calls :meth:`add_exits` at the end of its constructor and implements ``shape()``. The stock
-    parameters keep their stock names.
+    A subclass implements ``shape()``. The stock parameters keep their stock names.
+
+    Args:
+        input_size: feature dimension.
+        exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
+        exit_norm: ``"shared"``, ``"separate"`` or ``"none"``; see :meth:`add_exit_norms`.
+        stock: every other keyword of the stock constructor.
+
+    Raises:
+        UsageError: the encoder has no plain list of blocks, the exits do not fit it, or a keyword is unknown or
+            would make an utterance's output depend on its neighbours in the batch.
     """
 
     exit_layers: tuple[int, ...]
 
-    def add_exits(self, input_size: int, exit_layers: Sequence[int], exit_norm: str) -> None:
-        """Makes a stock encoder an early-exit one, after its own constructor has run.
-
-        Args:
-            input_size: feature dimension.
-            exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
-            exit_norm: see :meth:`add_exit_norms`.
-
-        Raises:
-            UsageError: the encoder has no plain list of blocks, or the exits do not fit it.
-        """
+    def __init__(
+        self,
+        input_size: int,
+        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
+        exit_norm: str = "shared",
+        **stock: Any,
+    ) -> None:
+        reject_unknown_keys(type(self), "encoder_conf", stock)
+        check_padding_safe(stock)
+        super().__init__(input_size, **stock)
         blocks = getattr(self, "encoders", None)
         if not isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential)) or not len(blocks):
             raise UsageError(

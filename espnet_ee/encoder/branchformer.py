@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 
-from espnet_ee.encoder.base import EarlyExitEncoder, check_padding_safe
+from espnet_ee.encoder.base import EarlyExitEncoder
 from espnet_ee.errors import UserError
-from espnet_ee.plugin.compat import extend_signature, reject_unknown_keys
+from espnet_ee.plugin.compat import extend_signature
 from espnet_ee.score.compute import BranchformerShape
 
 
@@ -17,24 +17,8 @@ from espnet_ee.score.compute import BranchformerShape
 class EarlyExitBranchformerEncoder(EarlyExitEncoder, BranchformerEncoder):
     """ESPnet's Branchformer (which has no InterCTC of its own), computed segment by segment.
 
-    Args:
-        input_size: feature dimension.
-        exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
-        exit_norm: ``"shared"``, ``"separate"`` or ``"none"``; see :meth:`EarlyExitEncoder.add_exit_norms`.
-        stock: every other keyword of the stock constructor.
+    Takes what the stock constructor takes and what :class:`EarlyExitEncoder` adds.
     """
-
-    def __init__(
-        self,
-        input_size: int,
-        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
-        exit_norm: str = "shared",
-        **stock: Any,
-    ) -> None:
-        reject_unknown_keys(type(self), "encoder_conf", stock)
-        check_padding_safe(stock)
-        super().__init__(input_size, **stock)
-        self.add_exits(input_size, exit_layers, exit_norm)
 
     def shape(self) -> BranchformerShape:
         """What decides this encoder's compute; see :mod:`espnet_ee.score.compute`."""

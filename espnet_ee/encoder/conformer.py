@@ -6,8 +6,8 @@ from typing import Any
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder, check_padding_safe
-from espnet_ee.plugin.compat import extend_signature, reject_unknown_keys
+from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder
+from espnet_ee.plugin.compat import extend_signature
 from espnet_ee.score.compute import ConformerShape
 
 
@@ -42,10 +42,7 @@ class EarlyExitConformerEncoder(EarlyExitEncoder, ConformerEncoder):
         rel_pos_type: str = "latest",
         **stock: Any,
     ) -> None:
-        reject_unknown_keys(type(self), "encoder_conf", stock)
-        check_padding_safe({"rel_pos_type": rel_pos_type, **stock})
-        super().__init__(input_size, rel_pos_type=rel_pos_type, **stock)
-        self.add_exits(input_size, exit_layers, exit_norm)
+        super().__init__(input_size, exit_layers, exit_norm, rel_pos_type=rel_pos_type, **stock)
 
     def shape(self) -> ConformerShape:
         """What decides this encoder's compute; see :mod:`espnet_ee.score.compute`."""

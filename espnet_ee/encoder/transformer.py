@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
-from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder, check_padding_safe
-from espnet_ee.plugin.compat import extend_signature, reject_unknown_keys
+from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder
+from espnet_ee.plugin.compat import extend_signature
 from espnet_ee.score.compute import ConformerShape
 
 
@@ -18,24 +16,8 @@ class EarlyExitTransformerEncoder(EarlyExitEncoder, TransformerEncoder):
     With ``exit_norm: shared`` its parameters and its outputs are those of the stock transformer with
     ``interctc_layer_idx`` = the exit layers without the last one.
 
-    Args:
-        input_size: feature dimension.
-        exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
-        exit_norm: ``"shared"``, ``"separate"`` or ``"none"``; see :meth:`EarlyExitEncoder.add_exit_norms`.
-        stock: every other keyword of the stock constructor.
+    Takes what the stock constructor takes and what :class:`EarlyExitEncoder` adds.
     """
-
-    def __init__(
-        self,
-        input_size: int,
-        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
-        exit_norm: str = "shared",
-        **stock: Any,
-    ) -> None:
-        reject_unknown_keys(type(self), "encoder_conf", stock)
-        check_padding_safe(stock)
-        super().__init__(input_size, **stock)
-        self.add_exits(input_size, exit_layers, exit_norm)
 
     def shape(self) -> ConformerShape:
         """What decides this encoder's compute: a conformer without convolution and relative positions."""

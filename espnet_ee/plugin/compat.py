@@ -63,7 +63,14 @@ def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Clas
     """
 
     def decorate(cls: Class) -> Class:
-        own = inspect.signature(cls.__init__).parameters
+        inherited = cls.__init__
+        own = inspect.signature(inherited).parameters
+        if "__init__" not in vars(cls):
+            # The signature goes to a constructor of the class's own: the inherited one belongs to others, too.
+            def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
+                inherited(self, *args, **kwargs)
+
+            cls.__init__ = constructor
         merged = {
             name: parameter
             for name, parameter in inspect.signature(stock.__init__).parameters.items()

@@ -147,9 +147,7 @@ def test_every_stock_default_is_visible_to_print_config(backbone):
 
 def test_an_encoder_without_a_list_of_blocks_is_refused_by_name():
     class EarlyExitRNNEncoder(EarlyExitEncoder, RNNEncoder):
-        def __init__(self, input_size, exit_layers):
-            super().__init__(input_size)
-            self.add_exits(input_size, exit_layers, "shared")
+        """No list of blocks: its layers are inside one RNN."""
 
     with pytest.raises(UsageError, match="EarlyExitRNNEncoder has no plain list of blocks .* block by block"):
         EarlyExitRNNEncoder(80, [1, 4])
