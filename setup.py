@@ -52,5 +52,10 @@ setup(
     packages=find_packages(include=["espnet_ee", "espnet_ee.*"]),
     python_requires=">=3.10,<3.13",
     install_requires=BASE,
-    extras_require={"recipe": RECIPE, "nbest": ["flashlight-text>=0.0.7"], "dev": RECIPE + DEV},
+    extras_require={
+        "recipe": RECIPE,
+        "nbest": ["flashlight-text>=0.0.7"],
+        "hub": ["huggingface_hub>=0.30"],
+        "dev": RECIPE + DEV,
+    },
 )

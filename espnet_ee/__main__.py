@@ -2,8 +2,8 @@
 
     python -m espnet_ee -m espnet2.bin.asr_train --config conf/train_ee_conformer.yaml ...
 
-so that ESPnet's own ``asr.sh --python "python3 -m espnet_ee"`` works unchanged. The stock module is imported
-and its ``main()`` called (``runpy`` would lose the registration in the spawned children of DDP).
+so that ESPnet's own ``asr.sh --python "python3 -m espnet_ee"`` works unchanged. The stock module is imported,
+given our task, and its ``main()`` called (``runpy`` would lose the registration in the spawned children of DDP).
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ def main() -> None:
         if error.name != name:
             raise
         raise UsageError(f"{name}: no such module in the installed ESPnet") from None
-    from espnet_ee.plugin.register import register
+    # launch, pack, tokenize_text ... build no model: they need not wait seconds for ESPnet's ASR task.
+    if "espnet2.tasks.asr" in sys.modules:
+        from espnet_ee.plugin.task import adopt  # registers
 
-    register()
+        adopt(module)
     sys.argv = [name, *sys.argv[3:]]
     try:
         module.main()

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 import yaml
 
+from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
+from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "D", "<sos/eos>"]
 CONFORMER: dict[str, Any] = {
@@ -20,19 +23,36 @@ CONFORMER: dict[str, Any] = {
     "cnn_module_kernel": 7,
 }
 STOCK_ONLY = {"rel_pos_type": "latest"}
+_SIZES = {"output_size": 16, "attention_heads": 2, "num_blocks": 4}
+_GATES = {"cgmlp_linear_units": 24, "cgmlp_conv_kernel": 7}
+# Every backbone: our class and a tiny configuration. Tests that hold for all are parametrised over it.
+BACKBONES: dict[str, tuple[type, dict[str, Any]]] = {
+    "conformer": (EarlyExitConformerEncoder, CONFORMER),
+    "transformer": (EarlyExitTransformerEncoder, {**_SIZES, "linear_units": 24}),
+    "branchformer": (EarlyExitBranchformerEncoder, {**_SIZES, **_GATES}),
+    "e_branchformer": (
+        EarlyExitEBranchformerEncoder,
+        {**_SIZES, **_GATES, "linear_units": 24, "use_ffn": True, "macaron_ffn": True},
+    ),
+}
 
 
-def encoder(exit_layers: list[int], seed: int = 0, **changes: Any) -> EarlyExitConformerEncoder:
-    """A tiny early-exit conformer in evaluation mode, BatchNorm statistics not trivial."""
+def encoder(exit_layers: list[int], seed: int = 0, backbone: str = "conformer", **changes: Any) -> torch.nn.Module:
+    """A tiny early-exit encoder in evaluation mode, its norms' parameters not trivial."""
     torch.manual_seed(seed)
-    made = EarlyExitConformerEncoder(80, exit_layers=exit_layers, **{**CONFORMER, **changes})
+    cls, conf = BACKBONES[backbone]
+    made = cls(80, exit_layers=exit_layers, **{**conf, **changes})
     stir_batch_norm(made)
     return made.eval()
 
 
 def stir_batch_norm(module: torch.nn.Module) -> None:
-    """Gives every BatchNorm running statistics that a padded frame would show up in."""
+    """Gives every norm parameters and statistics that a padded frame would show up in."""
     for part in module.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            torch.nn.init.normal_(part.bias, std=0.5)
+        if type(part).__name__ == "ConvolutionalSpatialGatingUnit":
+            torch.nn.init.normal_(part.conv.weight)  # untrained, it is nearly zero and lets nothing through
         if isinstance(part, torch.nn.BatchNorm1d):
             torch.nn.init.normal_(part.running_mean)
             torch.nn.init.uniform_(part.running_var, 0.5, 2.0)

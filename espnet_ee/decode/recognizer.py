@@ -112,6 +112,23 @@ class EarlyExitRecognizer:
 
         return cls(load_model(train_config, model_file, device), policy)
 
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, policy: ExitPolicy | str | None = None, device: str = "cpu"
+    ) -> EarlyExitRecognizer:
+        """Loads a package: a folder, an archive, or the name of a model on the Hugging Face hub.
+
+        Args:
+            source: see :func:`espnet_ee.plugin.package.open_package`; nothing in it is trusted.
+            policy: a policy, the name of one of the package's, or none for its first one.
+            device: torch device.
+        """
+        from espnet_ee.plugin.package import load_package, open_package  # imports all of ESPnet's ASR task
+
+        with open_package(source) as folder:
+            package = load_package(folder, device)
+        return cls(package.model, policy if isinstance(policy, ExitPolicy) else package.policy(policy))
+
     @torch.inference_mode()
     def recognize(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognises a batch; every utterance leaves it as soon as the policy lets it.

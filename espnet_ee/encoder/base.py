@@ -1,18 +1,39 @@
 """The layer loop of an early-exit encoder: start, advance, stop.
 
-``EarlyExitEncoder`` owns the loop for every backbone; a backbone's file only says how it embeds its
-input. Nothing above the exit that was asked for is computed.
+``EarlyExitEncoder`` owns the loop for every backbone; a backbone's file only says what it takes and what
+it costs. Nothing above the exit that was asked for is computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from espnet_ee.errors import UsageError
-from espnet_ee.plugin.compat import LayerNorm
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.plugin.compat import LayerNorm, check_short_utt, make_pad_mask, mask_convolutions, reject_unknown_keys
+from espnet_ee.score.compute import Convolution
+
+# What exit_layers stands for, and what no early exit can honour; no encoder of ours takes them.
+REPLACED = (
+    "interctc_layer_idx",
+    "interctc_use_conditioning",
+    "ctc_trim",
+    "layer_drop_rate",
+    "gradient_checkpoint_layers",
+)
+INPUT_LAYERS = ("linear", "conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
+# The one value of a stock setting with which no frame sees another utterance's padding.
+_PADDING_SAFE = {
+    "rel_pos_type": ("latest",),
+    "input_layer": INPUT_LAYERS,
+    "pos_enc_layer_type": ("rel_pos", "abs_pos", "scaled_abs_pos"),
+    "attention_layer_type": ("rel_selfattn", "selfattn"),
+    "selfattention_layer_type": ("rel_selfattn", "selfattn"),
+    "positionwise_layer_type": ("linear",),
+}
 
 
 @dataclass(frozen=True)
@@ -78,19 +99,85 @@ class ExitOutput:
 class EarlyExitEncoder:
     """Mixin before an ESPnet encoder class that has a plain list of blocks ``self.encoders``.
 
-    Subclasses implement :meth:`start`. The stock parameters keep their stock names.
+    A subclass implements ``shape()``. The stock parameters keep their stock names.
+
+    Args:
+        input_size: feature dimension.
+        exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
+        exit_norm: ``"shared"``, ``"separate"`` or ``"none"``; see :meth:`add_exit_norms`.
+        stock: every other keyword of the stock constructor.
+
+    Raises:
+        UsageError: the encoder has no plain list of blocks, the exits do not fit it, or a keyword is unknown or
+            would make an utterance's output depend on its neighbours in the batch.
     """
 
     exit_layers: tuple[int, ...]
 
+    def __init__(
+        self,
+        input_size: int,
+        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
+        exit_norm: str = "shared",
+        **stock: Any,
+    ) -> None:
+        reject_unknown_keys(type(self), "encoder_conf", stock)
+        check_padding_safe(stock)
+        super().__init__(input_size, **stock)
+        blocks = getattr(self, "encoders", None)
+        if not isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential)) or not len(blocks):
+            raise UsageError(
+                f"encoder: {type(self).__name__} has no plain list of blocks and cannot be driven block by block; "
+                "use a conformer, transformer, branchformer or e_branchformer"
+            )
+        self.input_size = input_size
+        self.exit_layers = check_exit_layers(exit_layers, len(blocks))
+        self.interctc_layer_idx = list(self.exit_layers[:-1])
+        self.add_exit_norms(exit_norm)
+        for block in blocks:
+            mask_convolutions(block)
+
+    @property
+    def min_frames(self) -> int:
+        """Feature frames that an utterance needs to leave one frame after subsampling."""
+        return max(1, check_short_utt(self.embed, 0)[1])
+
     def start(self, xs_pad: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
-        """Embeds the input; no block has been computed yet.
+        """Subsamples and adds positions; no block has been computed yet.
 
         Args:
             xs_pad: features (B, L, input_size).
             ilens: real feature frames per utterance (B,).
         """
-        raise NotImplementedError
+        if xs_pad.size(1) < self.min_frames:
+            raise UserError(
+                f"{xs_pad.size(1)} feature frames are too few for {type(self.embed).__name__}; "
+                f"pad the input to {self.min_frames} or drop the utterance"
+            )
+        convolutions = self._convolutions()
+        xs = self.embed(xs_pad, None)[0] if convolutions else self.embed(xs_pad)
+        xs, pos_emb = xs if isinstance(xs, tuple) else (xs, None)
+        # ESPnet 202511 counts frames on the padded length; ours come from each utterance's own.
+        olens = strided_lengths(ilens, convolutions).clamp(min=0, max=xs.size(1))
+        masks = ~make_pad_mask(olens, maxlen=xs.size(1))[:, None, :].to(xs.device)
+        return EncoderState(xs, pos_emb, masks, olens)
+
+    def front_shape(self) -> dict[str, Any]:
+        """What every backbone's ``shape()`` holds: sizes, number of blocks, subsampling layer."""
+        convolutions = tuple(
+            Convolution(layer.in_channels, layer.out_channels, layer.kernel_size[0], layer.stride[0])
+            for layer in self._convolutions()
+        )
+        return {
+            "input_size": self.input_size,
+            "width": self.output_size(),
+            "blocks": len(self.encoders),
+            "convolutions": convolutions,
+        }
+
+    def _convolutions(self) -> list[torch.nn.Conv2d]:
+        layers = getattr(self.embed, "conv", ())
+        return [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
 
     def advance(self, state: EncoderState) -> ExitOutput:
         """Computes the blocks up to the next exit, and no more.
@@ -122,10 +209,16 @@ class EarlyExitEncoder:
 
     def normalize_exit(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """The norm between a block and the head of its exit (B, T, D) -> (B, T, D)."""
-        if not self.normalize_before:
-            return hidden
-        norm = self.exit_norms[str(layer)] if str(layer) in self.exit_norms else self.after_norm
-        return norm(hidden)
+        norm = self.exit_norm_of(layer)
+        return hidden if norm is None else norm(hidden)
+
+    def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
+        """The norm of the exit after block ``layer``, or None where it has none."""
+        if str(layer) in self.exit_norms:
+            return self.exit_norms[str(layer)]
+        if self.exit_norm == "none" and layer != self.exit_layers[-1]:
+            return None
+        return getattr(self, "after_norm", None)  # stock makes none with normalize_before: false
 
     def forward(
         self,
@@ -153,13 +246,31 @@ class EarlyExitEncoder:
         """Makes the norms of the exits below the final one, which keeps the stock ``after_norm``.
 
         Args:
-            exit_norm: ``"shared"`` (all exits use ``after_norm``, as ESPnet's InterCTC) or
-                ``"separate"`` (a norm per exit).
+            exit_norm: ``"shared"`` (all exits use ``after_norm``, as ESPnet's InterCTC), ``"separate"`` (a norm per
+                exit) or ``"none"`` (as the InterCTC of ESPnet's E-Branchformer, whose blocks end in a norm).
         """
-        if exit_norm not in ("shared", "separate"):
-            raise UsageError(f"encoder_conf: exit_norm is {exit_norm!r}; it may be shared or separate")
-        own = self.exit_layers[:-1] if exit_norm == "separate" and self.normalize_before else ()
+        if exit_norm not in ("shared", "separate", "none"):
+            raise UsageError(f"encoder_conf: exit_norm is {exit_norm!r}; it may be shared, separate or none")
+        self.exit_norm = exit_norm
+        own = self.exit_layers[:-1] if exit_norm == "separate" and hasattr(self, "after_norm") else ()
         self.exit_norms = torch.nn.ModuleDict({str(layer): LayerNorm(self.output_size()) for layer in own})
+
+
+def check_padding_safe(stock: dict[str, Any]) -> None:
+    """Refuses stock settings with which an utterance's output would depend on what it is batched with.
+
+    Args:
+        stock: keywords of a stock constructor.
+
+    Raises:
+        UsageError: names the setting and its allowed values.
+    """
+    for name, allowed in _PADDING_SAFE.items():
+        if name in stock and stock[name] not in allowed:
+            choice = f"use {allowed[0]}" if len(allowed) == 1 else f"use one of {', '.join(allowed)}"
+            raise UsageError(
+                f"encoder_conf: {name} {stock[name]!r} cannot be used: outputs would depend on the padding; {choice}"
+            )
 
 
 def check_exit_layers(exit_layers: Sequence[int], num_blocks: int) -> tuple[int, ...]:

@@ -30,10 +30,17 @@ class EarlyExitASRModel(ESPnetASRModel):
         stock: everything ``ESPnetASRModel`` takes; ``ctc_weight`` must be 1.0.
         exit_heads: ``"separate"`` (a head per exit) or ``"shared"`` (ESPnet's InterCTC).
         exit_weights: ``"sum"``, ``"mean"`` or a list with a weight per exit.
+        freeze_backbone: trains the exits' norms and heads alone; everything else keeps its parameters, and unlike
+            under ``--freeze_param`` also its BatchNorm statistics (and its dropout is off). Add
+            ``--freeze_param ctc`` to keep the final exit as it is.
     """
 
     def __init__(
-        self, exit_heads: str = "separate", exit_weights: str | list[float] = "sum", **stock: Any
+        self,
+        exit_heads: str = "separate",
+        exit_weights: str | list[float] = "sum",
+        freeze_backbone: bool = False,
+        **stock: Any,
     ) -> None:
         reject_unknown_keys(type(self), "model_conf", stock)
         encoder, ctc = stock["encoder"], stock["ctc"]
@@ -50,6 +57,17 @@ class EarlyExitASRModel(ESPnetASRModel):
         self.report_exit_cer = report_cer
         self.exit_ctc = make_heads(exit_heads, encoder.exit_layers[:-1], ctc)
         self.exit_weights = resolve_weights(exit_weights, len(encoder.exit_layers))
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad = name.startswith(("exit_ctc.", "ctc.", "encoder.exit_norms."))
+
+    def train(self, mode: bool = True) -> EarlyExitASRModel:
+        """Switches to training; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.encoder.eval()
+        return self
 
     def head(self, layer: int) -> torch.nn.Module:
         """The CTC head of the exit after block ``layer`` (1-based)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,38 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
+from typeguard import TypeCheckError
 
-from espnet_ee.encoder.base import EarlyExitEncoder
 from espnet_ee.errors import UserError
 from espnet_ee.plugin.compat import rename_keys
+from espnet_ee.plugin.register import ENCODERS
+from espnet_ee.plugin.stock import from_interctc
 from espnet_ee.plugin.task import EarlyExitASRTask
 
 # The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
 # become a model on audio (or the other way round) by a change of its configuration.
 _FROM_CONFIGURATION = "frontend.logmel.melmat"
+# How ESPnet's constructors say that a setting or a statistics file is not as it should be.
+_UNBUILDABLE = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    KeyError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    TypeCheckError,
+)
 
 
 def load_model(train_config: str | Path, model_file: str | Path, device: str = "cpu") -> ESPnetASRModel:
     """Builds the model that a training's ``config.yaml`` describes and loads its parameters.
 
     Unlike ``AbsTask.build_model_from_file`` nothing is unpickled but tensors, and no parameter may be
-    missing or left over.
+    missing or left over. A stock InterCTC model becomes an early-exit model with a shared head.
 
     Args:
         train_config: ``exp/.../config.yaml``.
@@ -42,22 +59,43 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
         UserError: a file is missing or no such file, the configuration names no early-exit encoder,
             or the checkpoint does not fit it.
     """
-    config = read_train_config(train_config)
-    try:
-        model = EarlyExitASRTask.build_model(argparse.Namespace(**config))
-    except FileNotFoundError as error:
-        raise UserError(f"{train_config}: {error.filename}: no such file; run from the recipe's folder") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{train_config}: no model can be built from it: {error}") from error
-    if not isinstance(model.encoder, EarlyExitEncoder):
-        raise UserError(f"{train_config}: encoder {config.get('encoder')!r} has no exits; use an early_exit_* encoder")
-    state = rename_keys(_read_tensors(Path(model_file)), set(model.state_dict()))
-    state.pop(_FROM_CONFIGURATION, None)
-    if _FROM_CONFIGURATION in model.state_dict():
-        state[_FROM_CONFIGURATION] = model.state_dict()[_FROM_CONFIGURATION]
-    _check_keys(model, state, model_file)
-    model.load_state_dict(state)
+    config = from_interctc(read_train_config(train_config), train_config)
+    check_encoder(config, train_config)
+    model = build_model(config, train_config)
+    model.load_state_dict(fit_state(model, read_tensors(Path(model_file)), model_file))
     return model.to(device).eval()
+
+
+def build_model(config: dict[str, Any], path: str | Path) -> ESPnetASRModel:
+    """Builds an untrained model; whatever ESPnet finds wrong with the configuration is one line.
+
+    Args:
+        config: a training's configuration.
+        path: where it was read from.
+    """
+    try:
+        return EarlyExitASRTask.build_model(argparse.Namespace(**config))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: {error.filename}: no such file; run from the recipe's folder") from None
+    except _UNBUILDABLE as error:
+        raise UserError(f"{path}: no model can be built from it: {error or type(error).__name__}") from error
+
+
+def check_encoder(config: dict[str, Any], path: str | Path) -> None:
+    """Raises a UserError when the configuration's encoder has no exits, saying which have.
+
+    Args:
+        config: from :func:`read_train_config`.
+        path: where it was read from.
+    """
+    encoder = config["encoder"]
+    if encoder in ENCODERS:
+        return
+    if f"early_exit_{encoder}" in ENCODERS:
+        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor early_exit_{encoder}")
+    raise UserError(
+        f"{path}: encoder {encoder!r} cannot be driven block by block and has no exits; use one of {', '.join(ENCODERS)}"
+    )
 
 
 def read_train_config(path: str | Path) -> dict[str, Any]:
@@ -107,20 +145,56 @@ def text_to_tokens(config: dict[str, Any]) -> Callable[[str], list[int]]:
     return lambda text: converter.tokens2ids(tokenizer.text2tokens(text))
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Reads a file of tensors; nothing else in it is unpickled, and no tensor is larger than what the file holds.
+
+    Raises:
+        UserError: missing, or anything else than the parameters of a model.
+    """
     try:
+        _check_declared_size(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train the model first (stage 11)") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, MemoryError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: not a file of tensors only, refused: {first}") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: not a model's parameters; give *.best.pth or *.ave.pth, not checkpoint.pth")
+    for name, value in state.items():
+        # A view may repeat one number a million times a million times.
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name} of shape {tuple(value.shape)} is larger than what is stored, refused")
     return state
 
 
-def _check_keys(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> None:
+def _check_declared_size(path: Path) -> None:
+    """torch stores tensors uncompressed: an archive that would unpack to more than itself was made to fill memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise UserError(f"{path}: declares sizes beyond its own, refused")
+
+
+def fit_state(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:
+    """Renames a checkpoint's parameters to the running ESPnet's names and checks that they are the model's.
+
+    Args:
+        model: what the configuration describes.
+        state: from :func:`read_tensors`.
+        path: where it was read from.
+    """
+    wanted = model.state_dict()
+    state = rename_keys(state, set(wanted))
+    state.pop(_FROM_CONFIGURATION, None)
+    if _FROM_CONFIGURATION in wanted:
+        state[_FROM_CONFIGURATION] = wanted[_FROM_CONFIGURATION]
+    check_keys(model, state, path)
+    return state
+
+
+def check_keys(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Raises a UserError that names the first parameter of ``state`` that is missing, left over or of another shape."""
     wanted = model.state_dict()
     for name in wanted:
         if name not in state:

@@ -30,10 +30,17 @@ __all__ = [
     "espnet_version",
     "extend_signature",
     "make_pad_mask",
-    "mask_convolution",
+    "mask_convolutions",
     "rename_keys",
     "reject_unknown_keys",
 ]
+
+try:
+    from espnet2.legacy.nets.pytorch_backend.conformer import convolution as _convolution
+
+    _STOCK_MASKS_PADDING = hasattr(_convolution, "mask_padded_frames")
+except ImportError:
+    _STOCK_MASKS_PADDING = False
 
 Class = TypeVar("Class", bound=type)
 
@@ -56,7 +63,14 @@ def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Clas
     """
 
     def decorate(cls: Class) -> Class:
-        own = inspect.signature(cls.__init__).parameters
+        inherited = cls.__init__
+        own = inspect.signature(inherited).parameters
+        if "__init__" not in vars(cls):
+            # The signature goes to a constructor of the class's own: the inherited one belongs to others, too.
+            def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
+                inherited(self, *args, **kwargs)
+
+            cls.__init__ = constructor
         merged = {
             name: parameter
             for name, parameter in inspect.signature(stock.__init__).parameters.items()
@@ -88,18 +102,19 @@ def reject_unknown_keys(cls: type, where: str, given: dict[str, Any]) -> None:
             raise UsageError(f"{where}: unknown key {name!r}; known keys are {', '.join(sorted(known))}")
 
 
-def mask_convolution(layer: torch.nn.Module) -> None:
-    """Makes a conformer block's depthwise convolution see zeros where an utterance is padded.
+def mask_convolutions(block: torch.nn.Module) -> None:
+    """Makes a block's convolutions over time see zeros where an utterance is padded.
 
-    ESPnet 202611 does this itself. In 202511 the padded frames hold the biases of the pointwise
-    convolution and the GLU, so the last real frames of an utterance depend on what it is batched
-    with. Hooks keep the stock module, its parameter names and its arithmetic.
+    ESPnet 202611 does this itself. In 202511 the padded frames hold biases (of the conformer's pointwise
+    convolution and GLU, of the norm in a cgMLP, of the two branches that an E-Branchformer merges), so the
+    last real frames of an utterance depend on what it is batched with. Hooks keep the stock modules, their
+    parameter names and their arithmetic.
 
     Args:
-        layer: an ESPnet conformer ``EncoderLayer``.
+        block: a block that is called as ``block(xs, masks)``.
     """
-    convolution = getattr(layer, "conv_module", None)
-    if convolution is None or "mask_pad" in inspect.signature(convolution.forward).parameters:
+    over_time = [part for part in block.modules() if isinstance(part, torch.nn.Conv1d) and part.kernel_size[0] > 1]
+    if _STOCK_MASKS_PADDING or not over_time:
         return
     current = threading.local()  # one model may serve several threads
 
@@ -111,8 +126,9 @@ def mask_convolution(layer: torch.nn.Module) -> None:
             return arguments
         return (arguments[0].masked_fill(~current.mask.bool(), 0.0),)
 
-    layer.register_forward_pre_hook(remember)
-    convolution.depthwise_conv.register_forward_pre_hook(zero_padding)
+    block.register_forward_pre_hook(remember)
+    for convolution in over_time:
+        convolution.register_forward_pre_hook(zero_padding)
 
 
 def rename_keys(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:

@@ -10,10 +10,18 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.tasks import asr
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
+from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
+from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
 from espnet_ee.model.early_exit import EarlyExitASRModel
 
-ENCODERS: dict[str, type[AbsEncoder]] = {"early_exit_conformer": EarlyExitConformerEncoder}
+ENCODERS: dict[str, type[AbsEncoder]] = {
+    "early_exit_conformer": EarlyExitConformerEncoder,
+    "early_exit_e_branchformer": EarlyExitEBranchformerEncoder,
+    "early_exit_branchformer": EarlyExitBranchformerEncoder,
+    "early_exit_transformer": EarlyExitTransformerEncoder,
+}
 MODELS: dict[str, type[AbsESPnetModel]] = {"early_exit": EarlyExitASRModel}
 
 

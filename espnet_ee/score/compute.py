@@ -8,7 +8,7 @@ formulas against torch's FlopCounterMode.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,33 @@ class ConformerShape:
         multiply-accumulate each per frame and token. Comparing with a threshold costs nothing beside it.
         """
         return frames * vocabulary * (self.width + 2)
+
+
+@dataclass(frozen=True)
+class BranchformerShape(ConformerShape):
+    """What decides the compute of a Branchformer or an E-Branchformer: attention beside a cgMLP, then a merge.
+
+    ``kernel`` is that of the cgMLP's depthwise convolution.
+
+    Attributes:
+        gate_units: units of the cgMLP; half of them gate the other half.
+        gate_linear: whether a linear layer follows the cgMLP's convolution.
+        merge: how the branches become one: ``concat``, ``fixed_ave`` or ``learned_ave`` of a Branchformer.
+        merge_kernel: depthwise kernel over both branches (E-Branchformer); 0 without.
+    """
+
+    gate_units: int
+    gate_linear: bool
+    merge: str
+    merge_kernel: int
+
+    def block_macs(self, frames: int) -> int:
+        """MACs of one block for one utterance of ``frames`` encoder frames."""
+        d, half = self.width, self.gate_units // 2
+        gating = d * self.gate_units + half * self.kernel + (half * half if self.gate_linear else 0) + half * d
+        merging = 2 * d * self.merge_kernel + (2 * d * d if self.merge == "concat" else d * d)
+        # A score per frame and the mean weighted by it, of both branches; then a weight for each.
+        pooling = 4 * frames * d + 2 * d if self.merge == "learned_ave" else 0
+        # What is left of a conformer without its convolution module: attention and feed-forward modules.
+        rest = replace(self, kernel=0)
+        return ConformerShape.block_macs(rest, frames) + frames * (gating + merging) + pooling

@@ -8,24 +8,33 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("backbone", "changes"),
     [
-        {},
-        {"macaron_style": False},
-        {"use_cnn_module": False},
-        {"concat_after": True},
-        {"input_layer": "linear"},
-        {"input_layer": "conv2d1"},
-        {"input_layer": "conv2d2"},
-        {"input_layer": "conv2d6"},
-        {"input_layer": "conv2d8"},
-        {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
+        ("conformer", {}),
+        ("conformer", {"macaron_style": False}),
+        ("conformer", {"use_cnn_module": False}),
+        ("conformer", {"concat_after": True}),
+        ("conformer", {"input_layer": "linear"}),
+        ("conformer", {"input_layer": "conv2d1"}),
+        ("conformer", {"input_layer": "conv2d2"}),
+        ("conformer", {"input_layer": "conv2d6"}),
+        ("conformer", {"input_layer": "conv2d8"}),
+        ("conformer", {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"}),
+        ("transformer", {}),
+        ("transformer", {"input_layer": "linear", "concat_after": True}),
+        ("branchformer", {}),
+        ("branchformer", {"merge_method": "fixed_ave", "use_linear_after_conv": True}),
+        ("branchformer", {"merge_method": "learned_ave"}),
+        ("branchformer", {"pos_enc_layer_type": "abs_pos", "attention_layer_type": "selfattn"}),
+        ("e_branchformer", {}),
+        ("e_branchformer", {"use_ffn": False, "macaron_ffn": False, "merge_conv_kernel": 31}),
+        ("e_branchformer", {"macaron_ffn": False, "use_linear_after_conv": True}),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("frames", [15, 83])
-def test_segments(changes, frames):
-    encoder = tiny.encoder([1, 3, 4], **changes)
+def test_segments(backbone, changes, frames):
+    encoder = tiny.encoder([1, 3, 4], backbone=backbone, **changes)
     expected = encoder.shape().segment_macs(frames, encoder.exit_layers)
     torch.backends.mha.set_fastpath_enabled(False)
     for exits, macs in enumerate(expected, 1):

@@ -2,17 +2,14 @@
 
 import pytest
 import torch
-from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import tiny
 
-from espnet_ee.encoder.base import check_exit_layers
-from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+from espnet_ee.encoder.base import INPUT_LAYERS, REPLACED, EarlyExitEncoder, check_exit_layers
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.plugin.compat import espnet_version
-
-INPUT_LAYERS = ["conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "linear"]
 
 
 def features(*lengths: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,9 +18,13 @@ def features(*lengths: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(len(lengths), max(lengths), 80), torch.tensor(lengths)
 
 
-@pytest.mark.parametrize("exit_norm", ["shared", "separate"])
-def test_stopping_at_an_exit_gives_its_output_of_the_full_pass_bit_for_bit(exit_norm):
-    encoder = tiny.encoder([1, 2, 4], exit_norm=exit_norm)
+every_backbone = pytest.mark.parametrize("backbone", tiny.BACKBONES)
+
+
+@every_backbone
+@pytest.mark.parametrize("exit_norm", ["shared", "separate", "none"])
+def test_stopping_at_an_exit_gives_its_output_of_the_full_pass_bit_for_bit(backbone, exit_norm):
+    encoder = tiny.encoder([1, 2, 4], backbone=backbone, exit_norm=exit_norm)
     xs, ilens = features(90, 61)
     (final, below), _, _ = encoder(xs, ilens)
     whole = dict(below) | {4: final}
@@ -34,8 +35,9 @@ def test_stopping_at_an_exit_gives_its_output_of_the_full_pass_bit_for_bit(exit_
         assert torch.equal(stopped.hs, whole[layer])
 
 
-def test_no_block_above_the_exit_runs():
-    encoder = tiny.encoder([1, 2, 4])
+@every_backbone
+def test_no_block_above_the_exit_runs(backbone):
+    encoder = tiny.encoder([1, 2, 4], backbone=backbone)
     ran = []
     for number, block in enumerate(encoder.encoders, 1):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
@@ -47,9 +49,22 @@ def test_no_block_above_the_exit_runs():
     assert ran == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("input_layer", INPUT_LAYERS)
-def test_outputs_and_olens_do_not_depend_on_the_batch(input_layer):
-    encoder = tiny.encoder([2, 4], input_layer=input_layer)
+@pytest.mark.parametrize(
+    ("backbone", "changes"),
+    [
+        *(("conformer", {"input_layer": layer}) for layer in INPUT_LAYERS),
+        ("transformer", {}),
+        ("transformer", {"normalize_before": False, "input_layer": "linear"}),
+        ("branchformer", {}),
+        ("branchformer", {"merge_method": "learned_ave", "use_linear_after_conv": True}),
+        ("branchformer", {"merge_method": "fixed_ave", "input_layer": "linear"}),
+        ("e_branchformer", {}),
+        ("e_branchformer", {"use_ffn": False, "merge_conv_kernel": 31, "input_layer": "linear"}),
+    ],
+    ids=str,
+)
+def test_outputs_and_olens_do_not_depend_on_the_batch(backbone, changes):
+    encoder = tiny.encoder([2, 4], backbone=backbone, **changes)
     lengths = (97, 64, 63, 40, 17)
     xs, ilens = features(*lengths)
     with torch.no_grad():
@@ -63,10 +78,11 @@ def test_outputs_and_olens_do_not_depend_on_the_batch(input_layer):
                 torch.testing.assert_close(one.hs[0], all_.hs[row, :frames], atol=1e-5, rtol=1e-4)
 
 
+@every_backbone
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
-def test_selecting_rows_changes_nothing_for_them(data):
-    encoder = tiny.encoder([1, 2, 4])
+@settings(max_examples=10, deadline=None)
+def test_selecting_rows_changes_nothing_for_them(backbone, data):
+    encoder = tiny.encoder([1, 2, 4], backbone=backbone)
     lengths = data.draw(st.lists(st.integers(7, 90), min_size=2, max_size=5))
     rows = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
     xs, ilens = features(*lengths)
@@ -81,35 +97,60 @@ def test_selecting_rows_changes_nothing_for_them(data):
         torch.testing.assert_close(kept.hs[place, :frames], whole.hs[row, :frames], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("positions", ["rel", "abs"])
-def test_shared_norm_is_stock_interctc(positions):
-    kinds = {
-        "rel": {},
-        "abs": {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
-    }[positions]
-    ours = tiny.encoder([1, 2, 4], **kinds)
-    torch.manual_seed(0)
-    stock = ConformerEncoder(80, interctc_layer_idx=[1, 2], **tiny.CONFORMER, **tiny.STOCK_ONLY, **kinds).eval()
+ABSOLUTE = {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "exit_norm", "changes"),
+    [
+        ("conformer", "shared", {}),
+        ("conformer", "shared", ABSOLUTE),
+        ("transformer", "shared", {}),
+        ("transformer", "shared", {"normalize_before": False}),
+        ("e_branchformer", "none", {}),
+        ("branchformer", "shared", {}),
+    ],
+    ids=str,
+)
+def test_shared_norm_is_stock_interctc(backbone, exit_norm, changes):
+    ours = tiny.encoder([1, 2, 4], backbone=backbone, exit_norm=exit_norm, **changes)
+    cls, conf = tiny.BACKBONES[backbone]
+    stock_class = cls.__mro__[2]
+    stock_only = {"conformer": tiny.STOCK_ONLY}.get(backbone, {})
+    # The Branchformer has no InterCTC: there only the final outputs can be compared.
+    interctc = {} if backbone == "branchformer" else {"interctc_layer_idx": [1, 2]}
+    stock = stock_class(80, **conf, **changes, **stock_only, **interctc).eval()
     assert list(ours.state_dict()) == list(stock.state_dict())
     stock.load_state_dict(ours.state_dict())
     # 202511 leaks padding into its neighbours: only there must the batch be of one length.
     xs, ilens = features(64, 64, 64) if espnet_version() == "202511" else features(64, 50, 21)
     (out, below), olens, _ = ours(xs, ilens)
-    (stock_out, stock_below), stock_olens, _ = stock(xs, ilens)
+    whole, stock_olens, _ = stock(xs, ilens)
+    stock_out, stock_below = whole if interctc else (whole, below)
     assert torch.equal(olens, stock_olens)
     assert torch.equal(out, stock_out)
     assert [layer for layer, _ in below] == [layer for layer, _ in stock_below]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(below, stock_below, strict=True))
 
 
-def test_every_stock_default_is_visible_to_print_config():
+@every_backbone
+def test_every_stock_default_is_visible_to_print_config(backbone):
     from espnet2.utils.get_default_kwargs import get_default_kwargs
 
-    ours, stock = get_default_kwargs(EarlyExitConformerEncoder), get_default_kwargs(ConformerEncoder)
-    gone = {"interctc_layer_idx", "interctc_use_conditioning", "ctc_trim", "layer_drop_rate"}
+    cls = tiny.BACKBONES[backbone][0]
+    ours, stock = get_default_kwargs(cls), get_default_kwargs(cls.__mro__[2])
     assert {"exit_layers", "exit_norm"} <= ours.keys()
-    assert stock.keys() - ours.keys() == gone
-    assert {key for key in stock.keys() & ours.keys() if stock[key] != ours[key]} == {"rel_pos_type"}
+    assert stock.keys() - ours.keys() == stock.keys() & set(REPLACED)
+    changed = {"rel_pos_type"} if backbone == "conformer" else set()
+    assert {key for key in stock.keys() & ours.keys() if stock[key] != ours[key]} == changed
+
+
+def test_an_encoder_without_a_list_of_blocks_is_refused_by_name():
+    class EarlyExitRNNEncoder(EarlyExitEncoder, RNNEncoder):
+        """No list of blocks: its layers are inside one RNN."""
+
+    with pytest.raises(UsageError, match="EarlyExitRNNEncoder has no plain list of blocks .* block by block"):
+        EarlyExitRNNEncoder(80, [1, 4])
 
 
 @pytest.mark.parametrize(
@@ -130,18 +171,23 @@ def test_exit_layers_are_checked(exit_layers, message):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("backbone", "changes", "message"),
     [
-        ({"lineer_units": 3}, "encoder_conf: unknown key 'lineer_units'"),
-        ({"interctc_layer_idx": [2]}, "unknown key 'interctc_layer_idx'"),
-        ({"rel_pos_type": "legacy"}, "rel_pos_type"),
-        ({"exit_norm": "both"}, "exit_norm"),
-        ({"input_layer": "embed"}, "input_layer"),
+        ("conformer", {"lineer_units": 3}, "encoder_conf: unknown key 'lineer_units'"),
+        ("conformer", {"interctc_layer_idx": [2]}, "unknown key 'interctc_layer_idx'"),
+        ("conformer", {"rel_pos_type": "legacy"}, "rel_pos_type"),
+        ("conformer", {"exit_norm": "both"}, "exit_norm"),
+        ("conformer", {"input_layer": "embed"}, "input_layer"),
+        ("transformer", {"positionwise_layer_type": "conv1d"}, "positionwise_layer_type .* use linear"),
+        ("transformer", {"pos_enc_layer_type": "conv"}, "pos_enc_layer_type"),
+        ("e_branchformer", {"attention_layer_type": "fast_selfattn"}, "attention_layer_type"),
+        ("e_branchformer", {"gradient_checkpoint_layers": [1]}, "unknown key 'gradient_checkpoint_layers'"),
+        ("branchformer", {"input_layer": "conv1d1"}, "input_layer"),
     ],
 )
-def test_unknown_settings_are_named(changes, message):
+def test_unknown_settings_are_named(backbone, changes, message):
     with pytest.raises(UsageError, match=message):
-        tiny.encoder([2, 4], **changes)
+        tiny.encoder([2, 4], backbone=backbone, **changes)
 
 
 def test_too_short_input_says_how_many_frames_are_needed():

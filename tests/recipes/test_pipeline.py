@@ -1,4 +1,4 @@
-"""The whole pipeline on a cut-down embedded corpus: stages 1 to 14, twice; the second time nothing changes."""
+"""The whole pipeline on a cut-down embedded corpus: stages 1 to 15, twice; the second time nothing changes."""
 
 from __future__ import annotations
 
@@ -111,6 +111,9 @@ def test_every_stage_left_its_files(workspace: Workspace):
         f"{EXPERIMENT}/policies/POLICIES.md",
         f"{EXPERIMENT}/policies/policies.png",
         f"{EXPERIMENT}/policies/decode_learned_wer_loss1.yaml",
+        f"{EXPERIMENT}/package.zip",
+        f"{EXPERIMENT}/package/README.md",
+        f"{EXPERIMENT}/package/model.pth",
     ):
         assert (workspace.folder / name).stat().st_size > 0, name
     assert not list(workspace.folder.rglob("*.tmp"))
@@ -138,7 +141,7 @@ def test_the_command_in_the_results_can_be_run(workspace: Workspace):
 def test_a_changed_option_redoes_its_stage_only(workspace: Workspace, tmp_path: Path):
     before = workspace.state()
     workspace.run(
-        *("--speed_perturb_factors", "0.9 1.0"), *("--stage", "12"), *("--note", "second look"), *("--results_dir", str(tmp_path))
+        *("--speed_perturb_factors", "0.9 1.0"), *("--stage", "12"), *("--stop_stage", "13"), *("--note", "second look"), *("--results_dir", str(tmp_path))
     )
     changed = {name for name, value in workspace.state().items() if before.get(name) != value}
     assert f"{EXPERIMENT}/RESULTS.md" in changed
@@ -164,7 +167,7 @@ def test_a_missing_stage_is_named(workspace: Workspace):
 
 def test_stored_features(workspace: Workspace):
     """feats_type extracted, on the same data, up to the scores."""
-    options = ("--feats_type", "extracted", "--stage", "3", "--test_sets", "dev", "--inference_configs", "")
+    options = ("--feats_type", "extracted", "--stage", "3", "--stop_stage", "13", "--test_sets", "dev", "--inference_configs", "")
     workspace.run(*options)
     assert (workspace.folder / "exp/asr_train_tiny_extracted_char/RESULTS.md").is_file()
     before = workspace.state()

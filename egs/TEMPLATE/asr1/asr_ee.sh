@@ -43,6 +43,9 @@ calibrate_policies="entropy confidence patience learned" # exit policies that st
 calibrate_targets="wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6" # what they are to meet on valid_set; also macs_per_second=X
 results_dir=""             # folder that gets copies of RESULTS.md, POLICIES.md, their tables and pictures; empty: none
 separate_exps=""           # scored experiments of separately trained depths, for the curve, separated by blanks
+pack_name=""               # stage 15: name of the package, owner/model on the hub; empty: the experiment's
+pack_licence=other         # stage 15: licence of the package, as the hub names it
+pack_data=""               # stage 15: what the model was trained on, one line; empty: the training set's name
 command=""                 # the command line that RESULTS.md shows
 note=""                    # a remark for RESULTS.md
 # end options
@@ -173,6 +176,7 @@ frontend=$(frontend_conf)
 . utils/stages_data.sh
 . utils/stages_train.sh
 . utils/stages_decode.sh
+. utils/stages_share.sh
 
 # In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running pipeline.
 {
@@ -186,6 +190,7 @@ frontend=$(frontend_conf)
     if in_stage 12; then decode_sets; fi
     if in_stage 13; then score_sets; fi
     if in_stage 14; then calibrate_on_valid_set; fi
-    log "finished, stages ${stage} to $((stop_stage < 14 ? stop_stage : 14))"
+    if in_stage 15; then pack_model; fi
+    log "finished, stages ${stage} to $((stop_stage < 15 ? stop_stage : 15))"
     exit 0
 }

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Stage 15 of asr_ee.sh (sourced by it: all names are its): the model as a package that others can load.
+# shellcheck disable=SC2154  # the options and names are asr_ee.sh's
+
+# Stage 15. A folder (what the hub takes) and the same as one archive.
+pack_model() {
+    local wanted
+    need "${asr_exp}/${inference_asr_model}" 11
+    need "${asr_exp}/exits.csv" 13
+    wanted=$(identity "${pack_name} ${pack_licence} ${pack_data} ${command}" "${asr_exp}/config.yaml" \
+        "${asr_exp}/${inference_asr_model}" "${asr_exp}/exits.csv" ${inference_list[@]+"${inference_list[@]}"})
+    run_once "stage 15: pack" "${asr_exp}/.stage15.done" "${wanted}" "${asr_exp}/log/pack.log" pack_both
+    log "stage 15: ${asr_exp}/package, ${asr_exp}/package.zip; $(tail -n 1 "${asr_exp}/log/pack.log")"
+}
+
+pack_both() {
+    local outpath
+    for outpath in "${asr_exp}/package.zip" "${asr_exp}/package"; do
+        "${python}" -m espnet_ee.bin.pack --asr_train_config "${asr_exp}/config.yaml" \
+            --asr_model_file "${asr_exp}/${inference_asr_model}" --exits_csv "${asr_exp}/exits.csv" \
+            --name "${pack_name:-$(basename "${asr_exp}")}" --licence "${pack_licence}" \
+            --training_data "${pack_data:-${train_set}}" --command "$(shown_command)" --outpath "${outpath}" \
+            --policies ${inference_list[@]+"${inference_list[@]}"} || return
+    done
+}

@@ -1,0 +1,183 @@
+"""Between early-exit models and stock ESPnet: InterCTC models read as early-exit ones, exits written as stock ones."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask, encoder_choices
+
+from espnet_ee.encoder.base import REPLACED
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import atomic_dir, atomic_write
+
+PREFIX = "early_exit_"
+# Files that a config.yaml names and a model cannot do without: (section, key).
+NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
+
+
+def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Rewrites the configuration of a stock InterCTC model: the same parameters, read as a shared-head early-exit model.
+
+    The layers of ``interctc_layer_idx`` and the last block become the exits; the model stays ESPnet's own.
+    Any other configuration comes back as it is.
+
+    Args:
+        config: of a training.
+        path: where it was read from, for messages.
+
+    Raises:
+        UserError: an InterCTC model that cannot be computed exit by exit, or not without seeing the padding.
+    """
+    conf = dict(config.get("encoder_conf") or {})
+    layers = conf.get("interctc_layer_idx") or []
+    if not layers or PREFIX + str(config["encoder"]) not in encoder_choices.classes:
+        return dict(config)
+    if conf.get("interctc_use_conditioning"):
+        raise UserError(f"{path}: interctc_use_conditioning: its blocks read the heads below; self-conditioned CTC has no early exit")
+    stock = inspect.signature(encoder_choices.get_class(config["encoder"]).__init__).parameters
+    # ESPnet writes into config.yaml what was given, and its own default is the older kind of positions.
+    positions = conf.get("pos_enc_layer_type", stock["pos_enc_layer_type"].default)
+    if "rel_pos_type" in stock and positions == "rel_pos":
+        conf.setdefault("rel_pos_type", stock["rel_pos_type"].default)
+    elif positions != "rel_pos":
+        conf.pop("rel_pos_type", None)
+    blocks = conf.get("num_blocks", stock["num_blocks"].default)
+    conf = {name: value for name, value in conf.items() if name not in REPLACED}
+    conf["exit_layers"] = [*sorted(layers), blocks]
+    conf["exit_norm"] = "none" if config["encoder"] == "e_branchformer" else "shared"
+    return {**config, "encoder": PREFIX + config["encoder"], "encoder_conf": conf}
+
+
+def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: int, output_dir: str | Path) -> Path:
+    """Writes one exit as a plain ESPnet model of that many blocks, which needs no plug-in.
+
+    The exit's own norm becomes ``after_norm``, its head becomes ``ctc``; blocks above, other exits and an attention
+    decoder (it was trained on the last block) are left out. Files that the configuration names are copied along.
+
+    Args:
+        train_config: ``config.yaml`` of the early-exit training.
+        model_file: its parameters.
+        exit_layer: the exit's block, 1-based.
+        output_dir: replaced as a whole: ``config.yaml``, ``model.pth``.
+
+    Returns:
+        The folder. ``espnet2.bin.asr_inference.Speech2Text`` loads its two files, from the same working folder.
+
+    Raises:
+        UserError: the model has no such exit, or the exit no stock form.
+    """
+    from espnet_ee.plugin.checkpoint import check_keys, load_model, read_train_config
+
+    config = from_interctc(read_train_config(train_config), train_config)
+    model = load_model(train_config, model_file)
+    layers = model.encoder.exit_layers
+    if exit_layer not in layers:
+        raise UsageError(f"exit_layer {exit_layer}: no exit there; the exits are {', '.join(map(str, layers))}")
+    output_dir = Path(output_dir)
+    with atomic_dir(output_dir) as folder:
+        exported = copy_needed_files(stock_config(config, exit_layer), folder, output_dir)
+        # Built by the stock task from the very file that a stranger will read, so that no key is missing or left over.
+        stock = ASRTask.build_model(argparse.Namespace(**{**exported, **_paths_of(config)}))
+        state = stock_state(model, exit_layer)
+        check_keys(stock, state, model_file)
+        with atomic_write(folder / "config.yaml") as stream:
+            yaml.safe_dump(exported, stream, sort_keys=False, allow_unicode=True)
+        with atomic_write(folder / "model.pth", "wb") as stream:
+            torch.save(state, stream)
+    return output_dir
+
+
+def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
+    """The configuration of the exit after block ``exit_layer`` as a stock CTC model."""
+    encoder = config["encoder"].removeprefix(PREFIX)
+    known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
+    blocks = config["encoder_conf"]["exit_layers"][-1]
+    conf = {
+        # A setting per block (Branchformer's) is cut to the blocks that stay.
+        name: value[:exit_layer] if isinstance(value, list) and len(value) == blocks else value
+        for name, value in config["encoder_conf"].items()
+        if name in known
+    }
+    conf["num_blocks"] = exit_layer
+    if "rel_pos_type" in known:
+        conf["rel_pos_type"] = "latest"  # the stock conformer's default is another
+    model_known = inspect.signature(ESPnetASRModel.__init__).parameters
+    model_conf = {name: value for name, value in (config.get("model_conf") or {}).items() if name in model_known}
+    model_conf.update(ctc_weight=1.0, interctc_weight=0.0)
+    return {
+        **config,
+        "encoder": encoder,
+        "encoder_conf": conf,
+        "model": "espnet",
+        "model_conf": model_conf,
+        "decoder": None,
+        "decoder_conf": {},
+    }
+
+
+def stock_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tensor]:
+    """The parameters of the exit after block ``exit_layer`` under their stock names.
+
+    Raises:
+        UserError: the exit has no norm, where stock always ends in ``after_norm``.
+    """
+    if model.encoder.exit_norm_of(exit_layer) is None and hasattr(model.encoder, "after_norm"):
+        raise UserError(
+            f"exit_layer {exit_layer}: with exit_norm none it has no norm, and a stock encoder always ends in one; "
+            f"only the final exit ({model.encoder.exit_layers[-1]}) can be exported"
+        )
+    return {name: value.detach().clone() for name, value in exit_state(model, exit_layer).items()}
+
+
+def exit_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tensor]:
+    """What stopping at an exit uses of a model: everything up to its block, its norm and its head, as stock names them."""
+    replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_ctc.", "ctc.", "decoder.")
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}
+    state = {name: value for name, value in state.items() if _block_of(name) < exit_layer}
+    head = model.head(exit_layer) if hasattr(model, "head") else model.ctc
+    state.update((f"ctc.{name}", value) for name, value in head.state_dict().items())
+    norm = model.encoder.exit_norm_of(exit_layer)
+    if norm is not None:
+        state.update((f"encoder.after_norm.{name}", value) for name, value in norm.state_dict().items())
+    return state
+
+
+def _block_of(name: str) -> int:
+    """0-based number of the block that a parameter belongs to; -1 for what lies before the blocks."""
+    return int(name.split(".")[2]) if name.startswith("encoder.encoders.") else -1
+
+
+def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> dict[str, Any]:
+    """Copies the files that a configuration names into a folder and names them there.
+
+    Args:
+        config: of a training.
+        folder: where to copy to.
+        shown: the folder's name in the returned configuration.
+    """
+    config = dict(config)
+    for section, key in NEEDED_FILES:
+        holder = config if section is None else dict(config.get(section) or {})
+        if not holder.get(key):
+            continue
+        source = Path(holder[key])
+        if not source.is_file():
+            raise UserError(f"{key}: {source}: no such file; run from the recipe's folder")
+        shutil.copyfile(source, folder / source.name)
+        holder[key] = str(shown / source.name)
+        if section is not None:
+            config[section] = holder
+    return config
+
+
+def _paths_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that name files, as they were before the files were copied to a folder not yet in its place."""
+    return {section or key: config[section or key] for section, key in NEEDED_FILES if (section or key) in config}

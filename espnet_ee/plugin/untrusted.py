@@ -1,0 +1,126 @@
+"""What a package from a stranger may ask for. Each check comes before the thing it guards against could happen.
+
+ESPnet's configurations can name downloads (``frontend: s3prl``), files anywhere, and layers of any size; a package
+may hold nothing but the parts that espnet_ee itself trains, files beside its ``config.yaml``, and sizes that its
+checkpoint has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from espnet_ee.errors import UserError
+from espnet_ee.plugin.checkpoint import build_model, check_encoder, fit_state
+from espnet_ee.plugin.register import ENCODERS, MODELS
+from espnet_ee.plugin.stock import NEEDED_FILES
+
+MAX_YAML_BYTES = 4 << 20
+MAX_DEPTH = 20
+# Positions, filters, kernels: sizes that leave no trace in a checkpoint. Sampling rates are the largest in use.
+MAX_NUMBER = 200_000
+_LIMITS = {"n_fft": 16384, "n_mels": 1024, "num_blocks": 256}
+_ALLOWED: dict[str, tuple[Any, ...]] = {
+    "encoder": tuple(ENCODERS),
+    "model": (*MODELS, "espnet"),
+    "frontend": (None, "default"),
+    "specaug": (None, "specaug"),
+    "normalize": (None, "global_mvn", "utterance_mvn"),
+    "preencoder": (None,),
+    "postencoder": (None,),
+    "decoder": (None, "transformer"),
+    "init": (None, "chainer", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"),
+    "use_adapter": (None, False),
+}
+_SECTIONS = ("encoder_conf", "model_conf", "frontend_conf", "specaug_conf", "normalize_conf", "decoder_conf", "ctc_conf")
+
+
+def read_untrusted_yaml(path: Path) -> dict[str, Any]:
+    """Reads a small table of plain YAML, without aliases: nested ones grow without end when they are walked through."""
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise UserError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, refused")
+        text = path.read_text(encoding="utf-8")
+        _check_events(text, path)
+        content = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: not plain YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a table")
+    return content
+
+
+def _check_events(text: str, path: Path) -> None:
+    """Looks through YAML as it is parsed, and stops at the first thing that reading it as a whole would suffer from."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path}: has YAML aliases, refused")
+        if depth > MAX_DEPTH:  # PyYAML's time grows with the square of it
+            raise UserError(f"{path}: is nested deeper than {MAX_DEPTH}, refused")
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Checks a package's configuration before anything is built from it.
+
+    Raises:
+        UserError: names the key that asks for another class, a file elsewhere or a size beyond reason.
+    """
+    for key in ("encoder", "encoder_conf", "model", "token_list"):
+        if key not in config:
+            raise UserError(f"{path}: lacks the key {key!r}; this is no package of espnet_ee")
+    check_encoder({"encoder": str(config["encoder"])}, path)
+    for key, allowed in _ALLOWED.items():
+        if key in config and config[key] not in allowed:
+            choices = ", ".join(str(choice) for choice in allowed)
+            raise UserError(f"{path}: {key} {config[key]!r} is not allowed in a package; it may be {choices}")
+    for section, key in NEEDED_FILES:
+        name = (config if section is None else config.get(section) or {}).get(key)
+        if name and (not isinstance(name, str) or name != os.path.basename(name) or name.startswith(".")):
+            raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
+    tokens = config.get("token_list")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise UserError(f"{path}: token_list is no list of tokens")
+    for section in _SECTIONS:
+        if not isinstance(config.get(section) or {}, dict):
+            raise UserError(f"{path}: {section} is no table")
+        _check_numbers(config.get(section), f"{path}: {section}")
+    _check_numbers(config.get("input_size"), f"{path}: input_size")
+
+
+def _check_numbers(value: Any, where: str, limit: int = MAX_NUMBER) -> None:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _check_numbers(entry, f"{where}: {key}", _LIMITS.get(key, limit))
+    elif isinstance(value, list):
+        for entry in value:
+            _check_numbers(entry, where, limit)
+    elif isinstance(value, (int, float)) and not abs(value) <= limit:  # NaN, too
+        raise UserError(f"{where} {value} is beyond {limit}, refused")
+
+
+def check_sizes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Checks that the model has the sizes of its checkpoint, without allocating it: on torch's ``meta`` device.
+
+    Args:
+        config: checked by :func:`check_config`.
+        state: the checkpoint's tensors.
+        path: the checkpoint, for messages.
+    """
+    stored = {name.split(".")[2] for name in state if name.startswith("encoder.encoders.")}
+    blocks = config["encoder_conf"].get("num_blocks")
+    if blocks is not None and blocks != len(stored):
+        raise UserError(f"{path}: has {len(stored)} blocks, config.yaml asks for {blocks}")
+    # Statistics come from a file of the package and are compared when the model is built in earnest.
+    meta = {**config, "normalize": None, "init": None}
+    with torch.device("meta"):
+        shapes = build_model(meta, path.with_name("config.yaml"))
+    fit_state(shapes, {name: value for name, value in state.items() if not name.startswith("normalize.")}, path)
