@@ -66,3 +66,11 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^):]+)\)|`((?:egs|espnet_ee|tools)/[\w/.]+)`", README))))
 def test_paths_exist(path: tuple[str, str]) -> None:
     assert (ROOT / (path[0] or path[1])).exists()
+
+
+def test_the_numbers_are_those_of_the_results() -> None:
+    full, learned, share = re.search(r"([\d.]+) % WER with all 12 blocks, and ([\d.]+) % at ([\d.]+) % of", README).groups()
+    policies = (ROOT / "egs/an4/asr1/POLICIES.md").read_text(encoding="utf-8").split("## test")[1]
+    results = (ROOT / "egs/an4/asr1/RESULTS.md").read_text(encoding="utf-8").split("### test")[1]
+    assert re.search(rf"^\|exit 12\|{full}\|.*\|100.0\|", results, re.M)
+    assert re.search(rf"^\|learned [^|]*\|[^|]*\|{learned} \[[^|]*\|[^|]*\|[^|]*\|{share}\|", policies, re.M)
