@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Installs what the tests need (tools/install.sh --extras dev), checks every shell script, runs the tests.
-# Usage: [PYTHON=python3.12] tools/test.sh [pytest arguments]
 set -euo pipefail
+
+if [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
+    echo "Usage: [PYTHON=python3.12] tools/test.sh [pytest arguments]"
+    exit 0
+fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/install.sh --extras dev
