@@ -23,7 +23,7 @@ from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.learned import LearnedPolicy
 
 FRAMES_PER_SECOND = 100
-MELS = 80
+DEFAULT_MELS = 80
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,9 +70,10 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     with open(arguments.config, encoding="utf-8") as stream:
-        conf = yaml.safe_load(stream)["encoder_conf"]
-    encoder = EarlyExitConformerEncoder(MELS, **conf).eval()
-    features = torch.randn(1, int(arguments.seconds * FRAMES_PER_SECOND), MELS)
+        config = yaml.safe_load(stream)
+    mels = (config.get("frontend_conf") or {}).get("n_mels", DEFAULT_MELS)
+    encoder = EarlyExitConformerEncoder(mels, **config["encoder_conf"]).eval()
+    features = torch.randn(1, int(arguments.seconds * FRAMES_PER_SECOND), mels)
     frames = encoder.shape().encoder_frames(features.size(1))
     layers = encoder.exit_layers
     seconds_to_exit(encoder, features, len(layers))  # warm-up
