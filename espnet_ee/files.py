@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and the ``key value`` tables of Kaldi."""
+"""Files that are either whole or not there, the ``key value`` tables of Kaldi, and plain YAML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import yaml
 
 from espnet_ee.errors import UserError
 
@@ -120,3 +122,21 @@ def write_scp(path: str | Path, table: dict[str, str]) -> None:
     with atomic_write(path) as stream:
         for key in sorted(table):
             stream.write(f"{key} {table[key]}".rstrip() + "\n")
+
+
+def read_yaml(path: str | Path, remedy: str) -> Any:
+    """Reads plain YAML; no tag of it builds anything. What it holds is for the caller to check.
+
+    Args:
+        path: the file.
+        remedy: what to do when there is no such file.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or not plain YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {remedy}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not plain YAML: {error}") from None

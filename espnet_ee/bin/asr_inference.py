@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_ee import __version__
 from espnet_ee.errors import UsageError, UserError, run
+from espnet_ee.files import read_yaml
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.registry import build_policy
 
@@ -70,12 +69,7 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; see conf/decode_*.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not plain YAML: {error}") from None
+    config = read_yaml(path, "see conf/decode_*.yaml") or {}
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a table of settings; see conf/decode_*.yaml")
     for key in config:

@@ -97,7 +97,7 @@ class EarlyExitASRModel(ESPnetASRModel):
             kwargs: ``utt_id``; not used.
         """
         text = text[:, : text_lengths.max()]
-        (final, below), olens, _ = self.encode_exits(speech, speech_lengths)
+        (final, below), olens = self.encode(speech, speech_lengths)
         layers = self.encoder.exit_layers
         hidden = [hs for _, hs in below] + [final]
         log_probs = torch.stack([self.log_probs(layer, hs) for layer, hs in zip(layers, hidden, strict=True)])
@@ -109,13 +109,6 @@ class EarlyExitASRModel(ESPnetASRModel):
             stats.update(self.exit_cers(log_probs, olens, text, text_lengths))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, speech.shape[0]), loss.device)
-
-    def encode_exits(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> tuple[tuple[torch.Tensor, list[tuple[int, torch.Tensor]]], torch.Tensor, None]:
-        """:meth:`encode` in the form of the encoder's own ``forward``."""
-        encoder_out, olens = self.encode(speech, speech_lengths)
-        return encoder_out, olens, None
 
     def exit_cers(
         self, log_probs: torch.Tensor, olens: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor

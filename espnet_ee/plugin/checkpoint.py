@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from typeguard import TypeCheckError
 
 from espnet_ee.errors import UserError
+from espnet_ee.files import read_yaml
 from espnet_ee.plugin.compat import rename_keys
 from espnet_ee.plugin.register import ENCODERS
 from espnet_ee.plugin.stock import from_interctc
@@ -104,12 +104,7 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: missing, not plain YAML, or without a key that every ESPnet training writes.
     """
-    try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; train the model first (stage 11)") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not plain YAML: {error}") from None
+    config = read_yaml(path, "train the model first (stage 11)")
     for key in ("token_list", "encoder", "encoder_conf", "model"):
         if not isinstance(config, dict) or key not in config:
             raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
