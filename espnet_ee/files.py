@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,11 +45,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yields an empty folder beside ``path`` that takes ``path``'s place when the block succeeds.
 
-    An existing folder at ``path`` is replaced whole: nothing is ever appended to it.
+    An existing folder at ``path`` is replaced whole: nothing is ever appended to it. What a killed process left of
+    an earlier attempt goes, for it may be a corpus large.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    remove_abandoned(path)
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{owner}.", suffix=".tmp", dir=path.parent))
     temporary.chmod(0o777 & ~_umask())
     old = temporary.with_suffix(".old")
     try:
@@ -61,6 +66,25 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes the temporary folders of ``path`` whose process on this host is dead; those of other hosts stay."""
+    owned = re.compile(rf"\.{re.escape(f'{path.name}.{socket.gethostname()}')}-(\d+)\.\w+\.(tmp|old)")
+    for entry in path.parent.iterdir():
+        owner = owned.fullmatch(entry.name)
+        if owner and not _is_alive(int(owner[1])):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _umask() -> int:
