@@ -172,6 +172,16 @@ def test_combining_exits_is_fitted_on_dev_and_measured_on_every_set(workspace: W
     assert workspace.state() == before
 
 
+def test_the_package_holds_the_policies_that_ran_and_those_that_were_calibrated(workspace: Workspace):
+    packed = yaml.safe_load((workspace.folder / EXPERIMENT / "package/policies.yaml").read_text(encoding="utf-8"))
+    calibrated = {path.stem for path in (workspace.folder / EXPERIMENT / "policies").glob("decode_*.yaml")}
+    assert len(calibrated) > 4
+    assert set(packed) == {"decode_entropy", *calibrated}
+    assert next(iter(packed)) == "decode_entropy", "what a user gets who asks for none"
+    card = (workspace.folder / EXPERIMENT / "package/README.md").read_text(encoding="utf-8")
+    assert "- `decode_learned_wer_loss1`: learned threshold=" in card
+
+
 def csv_rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))

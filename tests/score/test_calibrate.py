@@ -311,3 +311,17 @@ def test_many_thresholds_cost_little_more_than_one() -> None:
     for layer in LAYERS:
         outcome(grid, exits_of(grid, FixedExitPolicy(layer)), False)
     assert time.perf_counter() - started < 10 * 1000 / 5000 * 4 / 6
+
+
+def test_a_model_with_one_exit_has_nothing_to_calibrate(tmp_path: Path, capsys) -> None:
+    """The recipes' baselines pass through stage 14, too."""
+    table, references = make_set(30, 1)
+    last = {name: Utterance(one.audio_seconds, one.rows[-1:]) for name, one in table.utterances.items()}
+    write_table(tmp_path / "evidence.tsv", EvidenceTable(LAYERS[-1:], last))
+    write_scp(tmp_path / "text", references)
+    out = tmp_path / "policies"
+    calibrate_policy.main(
+        ["--dev_evidence", str(tmp_path / "evidence.tsv"), "--dev_text", str(tmp_path / "text"), "--output_dir", str(out)]
+    )
+    assert "one exit only (8); there is nothing to choose" in capsys.readouterr().out
+    assert not out.exists()
