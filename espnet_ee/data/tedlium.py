@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,11 +126,10 @@ class TedLium3(Corpus):
         if not files:
             raise UserError(f"{base / 'LM'}: no *.en.gz in it; unpack the corpus again or make no LM text")
         for path in files:
-            with gzip.open(path, "rt", encoding="utf-8") as stream:
-                for line in stream:
-                    sentence = plain_text(line.replace("</s>", " ").replace("<s>", " ").strip())
-                    if sentence:
-                        yield sentence
+            for line in _unzipped(path):
+                sentence = plain_text(line.replace("</s>", " ").replace("<s>", " ").strip())
+                if sentence:
+                    yield sentence
 
     def _folder(self, set_name: str) -> Path:
         places = [base / part for base in (self.root / self.folder_name, self.root) for part in self.known_sets[set_name]]
@@ -151,6 +151,14 @@ class TedLium2(TedLium3):
     db_key = "TEDLIUM2"
     folder_name: ClassVar[str] = "TEDLIUM_release2"
     known_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {name: (name,) for name in ("train", "dev", "test")}
+
+
+def _unzipped(path: Path) -> Iterator[str]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            yield from stream
+    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as zipped UTF-8 ({error}); unpack the corpus again") from None
 
 
 def _segments(stm: Path) -> list[_Line]:
