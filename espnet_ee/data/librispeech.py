@@ -146,11 +146,13 @@ def read_chapter(chapter: Path) -> Iterator[Utterance]:
         yield Utterance(utt_id, speaker, audio[utt_id], " ".join(texts[utt_id].split()))
 
 
-def parts_of(sets: Sequence[str]) -> list[str]:
-    """The parts that sets are made of, each once.
+def parts_of(sets: Sequence[str], hold_out: int = 0) -> list[str]:
+    """The parts of the distribution that sets are made of, each once.
 
-    >>> parts_of(["train_460", "dev_clean", "train-clean-100"])
-    ['train-clean-100', 'train-clean-360', 'dev-clean']
+    >>> parts_of(["train_460", "dev_clean", "a=train-clean-100+dev-clean-2"])
+    ['train-clean-100', 'train-clean-360', 'dev-clean', 'dev-clean-2']
     """
-    parts = [part for name in sets for part in JOINED.get(name, (name.replace("_", "-"),))]
-    return list(dict.fromkeys(parts))
+    if not sets:
+        raise UsageError("--parts: is empty; name a part or a set of parts")
+    chosen = LibriSpeech(Path(), sets, {"hold_out": str(hold_out)}).sets
+    return list(dict.fromkeys(part for members in chosen.values() for part in members))
