@@ -108,8 +108,8 @@ def read_lines(path: str | Path) -> list[str]:
     """Reads a text file of a corpus or a data directory into its lines.
 
     Raises:
-        UserError: it is missing or not UTF-8, or has the line ends of Windows, which one tool takes for a blank and
-            the next for a part of the word.
+        UserError: it is missing or not UTF-8, or has Windows' mark at its start or its line ends, which one tool takes
+            for a blank and the next for a part of the word.
     """
     path = Path(path)
     try:
@@ -121,6 +121,8 @@ def read_lines(path: str | Path) -> list[str]:
         raise UserError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
     if lines and not lines[-1]:
         lines.pop()
+    if lines and lines[0].startswith("\ufeff"):
+        raise UserError(f"{path}:1: begins with a byte order mark; remove it (sed -i '1s/^\\xef\\xbb\\xbf//')")
     for number, text in enumerate(lines, 1):
         if "\r" in text:
             raise UserError(f"{path}:{number}: ends with a carriage return; convert the file (sed -i 's/\\r$//')")

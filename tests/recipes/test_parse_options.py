@@ -134,6 +134,7 @@ NO_STAGE = ("--stage", "99")  # what is not refused must not start
         (["--speed_perturb_factors", "0.9 *"], "'*' is not a factor"),
         (["--speed_perturb_factors", "0.0"], "'0.0' is not a factor"),
         (["--stop_stage", "08"], "whole number"),
+        (["--dumpdir", "/tmp/a,b"], "no comma"),
     ],
 )
 def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments, message):

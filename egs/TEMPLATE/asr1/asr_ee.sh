@@ -69,6 +69,9 @@ for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
 done
 
+for name in datadir dumpdir expdir; do
+    [[ ${!name} != *,* ]] || usage_error "option '--${name}': ESPnet takes no comma in a path"
+done
 read -ra factor_list <<<"${speed_perturb_factors}"
 for factor in ${factor_list[@]+"${factor_list[@]}"}; do
     [[ ${factor} =~ ^[0-9]+(\.[0-9]+)?$ && ${factor} == *[1-9]* ]] ||
