@@ -11,10 +11,13 @@ from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_scp
 
-PARTS = (
-    "train-clean-5", "dev-clean-2", "train-clean-100", "train-clean-360", "train-other-500",
-    "dev-clean", "dev-other", "test-clean", "test-other",
-)  # fmt: skip
+PARTS = {
+    "train-clean-5": 1519, "dev-clean-2": 1089,
+    "train-clean-100": 28539, "train-clean-360": 104014, "train-other-500": 148688,
+    "dev-clean": 2703, "dev-other": 2864, "test-clean": 2620, "test-other": 2939,
+}  # fmt: skip
+"""The parts of the distribution, and how many utterances each has."""
+
 JOINED = {
     "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
     "train_460": ("train-clean-100", "train-clean-360"),
@@ -95,6 +98,12 @@ class LibriSpeech(Corpus):
             chapters = [path for path in chapters if held.get(path.parent.name, "train") == _role(set_name)]
         for chapter in chapters:
             yield from read_chapter(chapter)
+
+    def distributed(self, set_name: str) -> int | None:
+        members = self.sets[set_name]
+        if self._hold_out() or not set(members) <= set(PARTS):
+            return None
+        return sum(PARTS[member] for member in members)
 
     def _chapters(self, part: str) -> list[Path]:
         folder = self._find(part)

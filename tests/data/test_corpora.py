@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,16 @@ def test_the_parts_to_download_are_those_that_are_read() -> None:
     assert parts_of(["train_clean_5", "dev", "test"], hold_out=2) == ["train-clean-5"]
     with pytest.raises(UsageError, match="--parts: is empty"):
         parts_of([])
+
+
+def test_an_incomplete_set_is_told(librispeech_root: Path, tmp_path: Path) -> None:
+    corpus = open_corpus("librispeech", librispeech_root, ["train_clean_5", "dev", "mine=train-clean-5+somewhere"])
+    assert [corpus.distributed(name) for name in corpus.sets] == [1519, 5567, None]
+    made = prepare_set(corpus, "dev", tmp_path / "dev")
+    assert "8 utterances; warning: the published set has 5567" in made.describe(tmp_path)
+    assert "warning" not in replace(made, distributed=8).describe(tmp_path)
+    held = open_corpus("librispeech", librispeech_root, ["train_clean_5"], {"hold_out": "2"})
+    assert {held.distributed(name) for name in held.sets} == {None}
 
 
 def test_librispeech_names_the_missing_part(librispeech_root: Path) -> None:

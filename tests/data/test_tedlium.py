@@ -149,6 +149,12 @@ def test_overlap_costs_a_training_segment_and_never_a_scored_one(make_talk: Make
     assert (first.text, third.text) == ("a", "c")
 
 
+@pytest.mark.parametrize(("rules", "counts"), [("plain", [None, 507, 1155]), ("espnet", [None, None, None])])
+def test_how_many_are_scored_is_known(rules: str, counts: list[int | None], tmp_path: Path) -> None:
+    corpus = open_corpus("tedlium3", tmp_path, (), {"text_rules": rules})
+    assert [corpus.distributed(name) for name in corpus.sets] == counts
+
+
 def test_lm_text_follows_the_same_rules(make_talk: MakeTalk, tmp_path: Path) -> None:
     root = make_talk("TEDLIUM_release-3/legacy/dev")
     (root / "TEDLIUM_release-3" / "LM").mkdir()

@@ -27,13 +27,15 @@ def readers(root: Path) -> Path:
 def test_stage_1_follows_the_corpus_that_db_sh_or_the_environment_names(bash, root: Path, tmp_path: Path) -> None:
     one, other = readers(tmp_path / "one"), readers(tmp_path / "other")
     script = str(root / "egs" / "librispeech" / "asr1" / "run.sh")
-    options = {"stop_stage": "1", "train_set": "train_clean_5", "hold_out": "2", "test_sets": "dev test", "datadir": f"{tmp_path}/data"}
+    name = "train_clean_5"
+    options = {"stop_stage": "1", "train_set": name, "valid_set": name, "test_sets": name, "datadir": f"{tmp_path}/data"}
 
     def stage_1(folder: Path | None) -> tuple[str, str]:
-        arguments = [f"--{name}={value}" for name, value in options.items()]
+        arguments = [f"--{option}={value}" for option, value in options.items()]
         result = bash(script, *arguments, LIBRISPEECH=str(folder or ""), AN4="elsewhere")
         assert result.returncode == 0, result.stderr
-        return result.stdout, next(iter(read_scp(tmp_path / "data" / "train_clean_5" / "wav.scp").values()))
+        assert "3 utterances; warning: the published set has 1519" in result.stdout
+        return result.stdout, next(iter(read_scp(tmp_path / "data" / name / "wav.scp").values()))
 
     assert stage_1(one)[1].startswith(str(one))
     said, audio = stage_1(other)

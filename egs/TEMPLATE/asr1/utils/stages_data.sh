@@ -17,6 +17,7 @@ prepare_data() {
     wanted+=${folders:+$'\n'"corpora:${folders}"}
     run_once "stage 1: data preparation" "${mark}" "${wanted}" "${datadir}/log/data.log" make_and_check_data
     log_skipped 1 "${raw_train}" "${datadir}/${raw_train}"
+    show_log "${datadir}/log/data.log" | grep '; warning: ' || true
 }
 
 # log_skipped STAGE SET DIR: nobody reads the logs of what went well, so what was left out is said here.
