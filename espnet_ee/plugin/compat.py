@@ -26,6 +26,7 @@ except ImportError:
 
 __all__ = [
     "LayerNorm",
+    "accept_either_version",
     "check_short_utt",
     "espnet_version",
     "extend_signature",
@@ -147,3 +148,25 @@ def rename_keys(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, t
             other = name.replace(".embed.out.", ".embed.out.0.")
         renamed[other if name not in wanted and other in wanted else name] = value
     return renamed
+
+
+def accept_either_version(embed: torch.nn.Module) -> None:
+    """Lets a subsampling layer load parameters that either version wrote, whoever loads them.
+
+    ESPnet's ``--init_param`` and ``Speech2Text`` load without complaint about names they do not know, so
+    that a file of the other version would leave the layer as it was: at random.
+
+    Args:
+        embed: the layer.
+    """
+    embed.register_load_state_dict_pre_hook(_rename_to_own)
+
+
+def _rename_to_own(embed: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
+    own = {prefix + name for name in embed.state_dict()}
+    for name in [name for name in state if name.startswith(f"{prefix}out.") and name not in own]:
+        rest = name[len(prefix) :]
+        other = rest.replace("out.0.", "out.", 1) if rest.startswith("out.0.") else rest.replace("out.", "out.0.", 1)
+        if prefix + other in own:
+            # --init_param merges the file into the model's own parameters: then the file's are the ones meant.
+            state[prefix + other] = state.pop(name)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
 from espnet_ee.plugin.checkpoint import build_model, check_encoder, fit_state
 from espnet_ee.plugin.register import ENCODERS, MODELS
@@ -93,6 +94,9 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         if not isinstance(config.get(section) or {}, dict):
             raise UserError(f"{path}: {section} is no table")
         _check_numbers(config.get(section), f"{path}: {section}")
+    stock = (config["encoder_conf"] or {}).get("stock_encoder")
+    if config["encoder"] == "early_exit_stock" and stock not in TESTED:
+        raise UserError(f"{path}: stock_encoder {stock!r} is not allowed in a package; it may be {', '.join(TESTED)}")
     _check_numbers(config.get("input_size"), f"{path}: input_size")
 
 
@@ -116,7 +120,7 @@ def check_sizes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], pa
         path: the checkpoint, for messages.
     """
     stored = {name.split(".")[2] for name in state if name.startswith("encoder.encoders.")}
-    blocks = config["encoder_conf"].get("num_blocks")
+    blocks = (config["encoder_conf"] or {}).get("num_blocks")
     if blocks is not None and blocks != len(stored):
         raise UserError(f"{path}: has {len(stored)} blocks, config.yaml asks for {blocks}")
     # Statistics come from a file of the package and are compared when the model is built in earnest.
