@@ -142,7 +142,7 @@ class EarlyExitEncoder:
         self.exit_layers = check_exit_layers(exit_layers, len(blocks))
         self.interctc_layer_idx = list(self.exit_layers[:-1])
         self.add_exit_norms(exit_norm)
-        accept_either_version(self.embed)
+        accept_either_version(self)
         for block in blocks:
             mask_convolutions(block)
 

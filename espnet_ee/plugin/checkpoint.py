@@ -15,6 +15,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from typeguard import TypeCheckError
 
+from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_lines, read_yaml
 from espnet_ee.plugin.compat import rename_keys
@@ -91,8 +92,9 @@ def check_encoder(config: dict[str, Any], path: str | Path) -> None:
     encoder = config["encoder"]
     if encoder in ENCODERS:
         return
-    if f"early_exit_{encoder}" in ENCODERS:
-        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor early_exit_{encoder}")
+    own = "early_exit_stock" if encoder in TESTED else f"early_exit_{encoder}"
+    if own in ENCODERS:
+        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor {own}")
     raise UserError(
         f"{path}: encoder {encoder!r} cannot be driven block by block and has no exits; use one of {', '.join(ENCODERS)}"
     )

@@ -43,6 +43,9 @@ try:
 except ImportError:
     _STOCK_MASKS_PADDING = False
 
+# Parts of the subsampling layer: their names in 202511 and in 202611.
+_SUBSAMPLING_NAMES = (("embed.out.0.", "embed.out."), ("embed.out.1.", "embed.pos_enc."))
+
 Class = TypeVar("Class", bound=type)
 
 
@@ -135,38 +138,38 @@ def mask_convolutions(block: torch.nn.Module) -> None:
 def rename_keys(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
     """Renames the subsampling layer's parameters to the running version's names.
 
-    202511 calls the layer's linear part ``embed.out.0.*``, 202611 ``embed.out.*``.
-
     Args:
         state: parameters as read from a checkpoint of either version.
         wanted: names that the running model has.
     """
-    renamed = {}
-    for name, value in state.items():
-        other = name.replace(".embed.out.0.", ".embed.out.")
-        if other == name:
-            other = name.replace(".embed.out.", ".embed.out.0.")
-        renamed[other if name not in wanted and other in wanted else name] = value
-    return renamed
+    return {_wanted_name(name, wanted): value for name, value in state.items()}
 
 
-def accept_either_version(embed: torch.nn.Module) -> None:
-    """Lets a subsampling layer load parameters that either version wrote, whoever loads them.
+def _wanted_name(name: str, wanted: set[str]) -> str:
+    """The name under which ``wanted`` has a parameter; as it is where it has it under neither version's."""
+    if name in wanted:
+        return name
+    others = [name.replace(old, new) for old, new in _SUBSAMPLING_NAMES if old in name]
+    others += [name.replace(new, old) for old, new in _SUBSAMPLING_NAMES if new in name]
+    return next((other for other in others if other in wanted), name)
 
-    ESPnet's ``--init_param`` and ``Speech2Text`` load without complaint about names they do not know, so
-    that a file of the other version would leave the layer as it was: at random.
+
+def accept_either_version(encoder: torch.nn.Module) -> None:
+    """Lets an encoder load the parameters of its subsampling layer from either version, whoever loads them.
+
+    ESPnet's ``--init_param`` merges a file into the model's own parameters, and its ``Speech2Text`` passes over what
+    is missing. So 202511 leaves the layer of a 202611 file as it was, at random, without a word; and 202611, which
+    knows the older names, drops them where its own are there, too.
 
     Args:
-        embed: the layer.
+        encoder: has the layer as ``embed``.
     """
-    embed.register_load_state_dict_pre_hook(_rename_to_own)
+    encoder.register_load_state_dict_pre_hook(_rename_to_own)
 
 
-def _rename_to_own(embed: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
-    own = {prefix + name for name in embed.state_dict()}
-    for name in [name for name in state if name.startswith(f"{prefix}out.") and name not in own]:
-        rest = name[len(prefix) :]
-        other = rest.replace("out.0.", "out.", 1) if rest.startswith("out.0.") else rest.replace("out.", "out.0.", 1)
-        if prefix + other in own:
-            # --init_param merges the file into the model's own parameters: then the file's are the ones meant.
-            state[prefix + other] = state.pop(name)
+def _rename_to_own(encoder: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
+    wanted = {prefix + name for name in encoder.state_dict()}
+    for name in list(state):
+        own = _wanted_name(name, wanted)
+        if own != name:  # the state may hold both: the model's own, and that of the file, which is the one meant
+            state[own] = state.pop(name)

@@ -25,6 +25,7 @@ MAX_YAML_BYTES = 4 << 20
 MAX_DEPTH = 20
 # Positions, filters, kernels: sizes that leave no trace in a checkpoint. Sampling rates are the largest in use.
 MAX_NUMBER = 200_000
+MAX_WORD = 100  # kernel sizes come in words, too
 _LIMITS = {"n_fft": 16384, "n_mels": 1024, "num_blocks": 256}
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "encoder": tuple(ENCODERS),
@@ -107,6 +108,8 @@ def _check_numbers(value: Any, where: str, limit: int = MAX_NUMBER) -> None:
     elif isinstance(value, list):
         for entry in value:
             _check_numbers(entry, where, limit)
+    elif isinstance(value, str) and len(value) > MAX_WORD:
+        raise UserError(f"{where} is longer than {MAX_WORD}, refused")
     elif isinstance(value, (int, float)) and not abs(value) <= limit:  # NaN, too
         raise UserError(f"{where} {value} is beyond {limit}, refused")
 
