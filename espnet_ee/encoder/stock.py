@@ -183,7 +183,7 @@ def count_compute(trial: EarlyExitStockEncoder) -> CountedShape:
 def _counts(trial: EarlyExitStockEncoder, feature_frames: int) -> tuple[int, dict[int, int]]:
     """MACs of the subsampling layer, and those of the blocks up to every exit, for one utterance."""
     features = torch.empty(1, feature_frames, trial.input_size, dtype=torch.double, device="meta")
-    # Inside fused attention the counter sees nothing (and neither does it in the fast path, which no block here takes).
+    # Inside fused attention the counter sees nothing. (Nor in torch's fast path, but the meta device has none.)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         state = trial.start(features, torch.tensor([feature_frames]))
         front = counter.get_total_flops() // 2

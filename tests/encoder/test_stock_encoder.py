@@ -100,10 +100,14 @@ def test_compute_is_what_torch_counts(variant, frames):
         assert counter.get_total_flops() == 2 * macs
 
 
-@pytest.mark.parametrize("backbone", tiny.BACKBONES)
-def test_encoders_with_an_entry_of_their_own_are_the_same_through_this_one(backbone):
-    own = tiny.encoder([1, 2, 4], backbone=backbone)
-    generic = EarlyExitStockEncoder(80, backbone, [1, 2, 4], **tiny.BACKBONES[backbone][1]).eval()
+@pytest.mark.parametrize(
+    ("backbone", "changes"), [*((name, {}) for name in tiny.BACKBONES), ("transformer", {"use_sdpa": True})], ids=str
+)
+def test_encoders_with_an_entry_of_their_own_are_the_same_through_this_one(backbone, changes):
+    if not changes.keys() <= _taken(backbone, changes).keys():
+        pytest.skip(f"this ESPnet's {backbone} has no {', '.join(changes)}")
+    own = tiny.encoder([1, 2, 4], backbone=backbone, **changes)
+    generic = EarlyExitStockEncoder(80, backbone, [1, 2, 4], **tiny.BACKBONES[backbone][1], **changes).eval()
     generic.load_state_dict(own.state_dict())
     xs, ilens = features(90, 51)
     for one, other in zip(own.iter_exits(xs, ilens), generic.iter_exits(xs, ilens), strict=True):
