@@ -35,6 +35,15 @@ BACKBONES: dict[str, tuple[type, dict[str, Any]]] = {
         {**_SIZES, **_GATES, "linear_units": 24, "use_ffn": True, "macaron_ffn": True},
     ),
 }
+# encoder_conf of an encoder without an entry of its own.
+MULTICONV: dict[str, Any] = {
+    **_SIZES,
+    "stock_encoder": "multiconv_conformer",
+    "linear_units": 24,
+    "cgmlp_linear_units": 24,
+    "multicgmlp_kernel_sizes": "3,7",
+    "multicgmlp_merge_conv_kernel": 5,
+}
 
 
 def encoder(exit_layers: list[int], seed: int = 0, backbone: str = "conformer", **changes: Any) -> torch.nn.Module:

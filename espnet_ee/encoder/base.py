@@ -13,7 +13,14 @@ from typing import Any
 import torch
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.plugin.compat import LayerNorm, check_short_utt, make_pad_mask, mask_convolutions, reject_unknown_keys
+from espnet_ee.plugin.compat import (
+    LayerNorm,
+    accept_either_version,
+    check_short_utt,
+    make_pad_mask,
+    mask_convolutions,
+    reject_unknown_keys,
+)
 from espnet_ee.score.compute import Convolution
 
 # What exit_layers stands for, and what no early exit can honour; no encoder of ours takes them.
@@ -125,7 +132,8 @@ class EarlyExitEncoder:
         check_padding_safe(stock)
         super().__init__(input_size, **stock)
         blocks = getattr(self, "encoders", None)
-        if not isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential)) or not len(blocks):
+        listed = isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential)) and len(blocks) > 0
+        if not listed or not isinstance(getattr(self, "embed", None), torch.nn.Module):
             raise UsageError(
                 f"encoder: {type(self).__name__} has no plain list of blocks and cannot be driven block by block; "
                 "use a conformer, transformer, branchformer or e_branchformer"
@@ -134,6 +142,7 @@ class EarlyExitEncoder:
         self.exit_layers = check_exit_layers(exit_layers, len(blocks))
         self.interctc_layer_idx = list(self.exit_layers[:-1])
         self.add_exit_norms(exit_norm)
+        accept_either_version(self)
         for block in blocks:
             mask_convolutions(block)
 

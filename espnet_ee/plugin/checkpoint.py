@@ -15,8 +15,9 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from typeguard import TypeCheckError
 
+from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_yaml
+from espnet_ee.files import read_lines, read_yaml
 from espnet_ee.plugin.compat import rename_keys
 from espnet_ee.plugin.register import ENCODERS
 from espnet_ee.plugin.stock import from_interctc
@@ -91,8 +92,9 @@ def check_encoder(config: dict[str, Any], path: str | Path) -> None:
     encoder = config["encoder"]
     if encoder in ENCODERS:
         return
-    if f"early_exit_{encoder}" in ENCODERS:
-        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor early_exit_{encoder}")
+    own = "early_exit_stock" if encoder in TESTED else f"early_exit_{encoder}"
+    if own in ENCODERS:
+        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor {own}")
     raise UserError(
         f"{path}: encoder {encoder!r} cannot be driven block by block and has no exits; use one of {', '.join(ENCODERS)}"
     )
@@ -108,6 +110,8 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
     for key in ("token_list", "encoder", "encoder_conf", "model"):
         if not isinstance(config, dict) or key not in config:
             raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
+    if isinstance(config["token_list"], str):  # espnet2 writes the tokens, espnet3 the name of their file
+        config["token_list"] = [line.rstrip() for line in read_lines(config["token_list"])]
     return config
 
 
@@ -154,6 +158,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, MemoryError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: not a file of tensors only, refused: {first}") from None
+    if isinstance(state, dict) and "pytorch-lightning_version" in state:  # espnet3 saves with Lightning
+        state = state.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: not a model's parameters; give *.best.pth or *.ave.pth, not checkpoint.pth")
     for name, value in state.items():

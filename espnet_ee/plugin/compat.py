@@ -26,6 +26,7 @@ except ImportError:
 
 __all__ = [
     "LayerNorm",
+    "accept_either_version",
     "check_short_utt",
     "espnet_version",
     "extend_signature",
@@ -41,6 +42,9 @@ try:
     _STOCK_MASKS_PADDING = hasattr(_convolution, "mask_padded_frames")
 except ImportError:
     _STOCK_MASKS_PADDING = False
+
+# Parts of the subsampling layer: their names in 202511 and in 202611.
+_SUBSAMPLING_NAMES = (("embed.out.0.", "embed.out."), ("embed.out.1.", "embed.pos_enc."))
 
 Class = TypeVar("Class", bound=type)
 
@@ -134,16 +138,38 @@ def mask_convolutions(block: torch.nn.Module) -> None:
 def rename_keys(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
     """Renames the subsampling layer's parameters to the running version's names.
 
-    202511 calls the layer's linear part ``embed.out.0.*``, 202611 ``embed.out.*``.
-
     Args:
         state: parameters as read from a checkpoint of either version.
         wanted: names that the running model has.
     """
-    renamed = {}
-    for name, value in state.items():
-        other = name.replace(".embed.out.0.", ".embed.out.")
-        if other == name:
-            other = name.replace(".embed.out.", ".embed.out.0.")
-        renamed[other if name not in wanted and other in wanted else name] = value
-    return renamed
+    return {_wanted_name(name, wanted): value for name, value in state.items()}
+
+
+def _wanted_name(name: str, wanted: set[str]) -> str:
+    """The name under which ``wanted`` has a parameter; as it is where it has it under neither version's."""
+    if name in wanted:
+        return name
+    others = [name.replace(old, new) for old, new in _SUBSAMPLING_NAMES if old in name]
+    others += [name.replace(new, old) for old, new in _SUBSAMPLING_NAMES if new in name]
+    return next((other for other in others if other in wanted), name)
+
+
+def accept_either_version(encoder: torch.nn.Module) -> None:
+    """Lets an encoder load the parameters of its subsampling layer from either version, whoever loads them.
+
+    ESPnet's ``--init_param`` merges a file into the model's own parameters, and its ``Speech2Text`` passes over what
+    is missing. So 202511 leaves the layer of a 202611 file as it was, at random, without a word; and 202611, which
+    knows the older names, drops them where its own are there, too.
+
+    Args:
+        encoder: has the layer as ``embed``.
+    """
+    encoder.register_load_state_dict_pre_hook(_rename_to_own)
+
+
+def _rename_to_own(encoder: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
+    wanted = {prefix + name for name in encoder.state_dict()}
+    for name in list(state):
+        own = _wanted_name(name, wanted)
+        if own != name:  # the state may hold both: the model's own, and that of the file, which is the one meant
+            state[own] = state.pop(name)

@@ -20,7 +20,7 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, atomic_write
+from espnet_ee.files import atomic_dir, atomic_write, read_yaml
 from espnet_ee.plugin.archive import open_archive, write_archive
 from espnet_ee.plugin.checkpoint import build_model, fit_state, load_model, read_tensors, read_train_config
 from espnet_ee.plugin.model_card import Card, write_card
@@ -113,12 +113,10 @@ def _write_package(
 
 def _read_policy(path: Path) -> dict[str, Any]:
     """Policy and settings of a decoding configuration, checked."""
+    content = read_yaml(path, "see conf/decode_*.yaml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         policy = {"policy": content["policy"], "policy_conf": dict(content["policy_conf"])}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; see conf/decode_*.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not a decoding configuration with policy and policy_conf") from None
     build_policy(policy["policy"], policy["policy_conf"])
     return policy

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_write
+from espnet_ee.files import atomic_write, read_yaml
 
 
 def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
@@ -21,7 +21,7 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
     Raises:
         UserError: a file is missing or no mapping, or the model takes audio already, or other features.
     """
-    trained, computed = _read(config), _read(frontend)
+    trained, computed = _read(config, "train the model first"), _read(frontend, "it lies beside the features (stage 3)")
     if trained.get("input_size") is None:
         raise UserError(f"{config}: input_size is not set: this model takes audio already; nothing is to be done")
     mels = computed.get("frontend_conf", {}).get("n_mels")
@@ -32,11 +32,8 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
         yaml.safe_dump(changed, stream, sort_keys=False)
 
 
-def _read(path: Path) -> dict:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
+def _read(path: Path, remedy: str) -> dict:
+    content = read_yaml(path, remedy)
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be 'key: value' lines")
     return content

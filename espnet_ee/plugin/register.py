@@ -13,6 +13,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
+from espnet_ee.encoder.stock import EarlyExitStockEncoder
 from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
 from espnet_ee.model.early_exit import EarlyExitASRModel
 
@@ -21,6 +22,7 @@ ENCODERS: dict[str, type[AbsEncoder]] = {
     "early_exit_e_branchformer": EarlyExitEBranchformerEncoder,
     "early_exit_branchformer": EarlyExitBranchformerEncoder,
     "early_exit_transformer": EarlyExitTransformerEncoder,
+    "early_exit_stock": EarlyExitStockEncoder,  # encoder_conf: stock_encoder names it
 }
 MODELS: dict[str, type[AbsESPnetModel]] = {"early_exit": EarlyExitASRModel}
 

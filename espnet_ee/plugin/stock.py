@@ -15,6 +15,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask, encoder_choices
 
 from espnet_ee.encoder.base import REPLACED
+from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write
 
@@ -38,7 +39,8 @@ def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]
     """
     conf = dict(config.get("encoder_conf") or {})
     layers = conf.get("interctc_layer_idx") or []
-    if not layers or PREFIX + str(config["encoder"]) not in encoder_choices.classes:
+    generic = config["encoder"] in TESTED
+    if not layers or not (generic or PREFIX + str(config["encoder"]) in encoder_choices.classes):
         return dict(config)
     if conf.get("interctc_use_conditioning"):
         raise UserError(f"{path}: interctc_use_conditioning: its blocks read the heads below; self-conditioned CTC has no early exit")
@@ -53,7 +55,9 @@ def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]
     conf = {name: value for name, value in conf.items() if name not in REPLACED}
     conf["exit_layers"] = [*sorted(layers), blocks]
     conf["exit_norm"] = "none" if config["encoder"] == "e_branchformer" else "shared"
-    return {**config, "encoder": PREFIX + config["encoder"], "encoder_conf": conf}
+    if generic:
+        conf["stock_encoder"] = config["encoder"]
+    return {**config, "encoder": PREFIX + ("stock" if generic else config["encoder"]), "encoder_conf": conf}
 
 
 def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: int, output_dir: str | Path) -> Path:
@@ -97,7 +101,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
 
 def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
     """The configuration of the exit after block ``exit_layer`` as a stock CTC model."""
-    encoder = config["encoder"].removeprefix(PREFIX)
+    encoder = config["encoder_conf"].get("stock_encoder") or config["encoder"].removeprefix(PREFIX)
     known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
     blocks = config["encoder_conf"]["exit_layers"][-1]
     conf = {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 from types import ModuleType
+from typing import Any
 
 from espnet2.tasks.asr import ASRTask
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_ee.plugin.register import register
 
@@ -14,6 +18,17 @@ register()
 
 class EarlyExitASRTask(ASRTask):
     """``espnet2.tasks.asr.ASRTask``, able to build ``early_exit_*`` encoders and models."""
+
+    @classmethod
+    def build_model_from_file(cls, *arguments: Any, **keywords: Any) -> tuple[AbsESPnetModel, argparse.Namespace]:
+        """As in ESPnet, whose ``Speech2Text`` comes here; warns of what it then gets wrong."""
+        model, trained = super().build_model_from_file(*arguments, **keywords)
+        if len(getattr(model, "exit_ctc", ())):
+            logging.warning(
+                "stock inference reads every exit with the last exit's head: the text of the last exit is right, "
+                "encoder_interctc_layer*.txt is not; the other exits are read by espnet_ee.bin.asr_inference"
+            )
+        return model, trained
 
 
 def adopt(command: ModuleType) -> None:

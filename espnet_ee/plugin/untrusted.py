@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
 from espnet_ee.plugin.checkpoint import build_model, check_encoder, fit_state
 from espnet_ee.plugin.register import ENCODERS, MODELS
@@ -24,6 +25,7 @@ MAX_YAML_BYTES = 4 << 20
 MAX_DEPTH = 20
 # Positions, filters, kernels: sizes that leave no trace in a checkpoint. Sampling rates are the largest in use.
 MAX_NUMBER = 200_000
+MAX_WORD = 100  # kernel sizes come in words, too
 _LIMITS = {"n_fft": 16384, "n_mels": 1024, "num_blocks": 256}
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "encoder": tuple(ENCODERS),
@@ -93,6 +95,9 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         if not isinstance(config.get(section) or {}, dict):
             raise UserError(f"{path}: {section} is no table")
         _check_numbers(config.get(section), f"{path}: {section}")
+    stock = (config["encoder_conf"] or {}).get("stock_encoder")
+    if config["encoder"] == "early_exit_stock" and stock not in TESTED:
+        raise UserError(f"{path}: stock_encoder {stock!r} is not allowed in a package; it may be {', '.join(TESTED)}")
     _check_numbers(config.get("input_size"), f"{path}: input_size")
 
 
@@ -103,6 +108,8 @@ def _check_numbers(value: Any, where: str, limit: int = MAX_NUMBER) -> None:
     elif isinstance(value, list):
         for entry in value:
             _check_numbers(entry, where, limit)
+    elif isinstance(value, str) and len(value) > MAX_WORD:
+        raise UserError(f"{where} is longer than {MAX_WORD}, refused")
     elif isinstance(value, (int, float)) and not abs(value) <= limit:  # NaN, too
         raise UserError(f"{where} {value} is beyond {limit}, refused")
 
@@ -116,7 +123,7 @@ def check_sizes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], pa
         path: the checkpoint, for messages.
     """
     stored = {name.split(".")[2] for name in state if name.startswith("encoder.encoders.")}
-    blocks = config["encoder_conf"].get("num_blocks")
+    blocks = (config["encoder_conf"] or {}).get("num_blocks")
     if blocks is not None and blocks != len(stored):
         raise UserError(f"{path}: has {len(stored)} blocks, config.yaml asks for {blocks}")
     # Statistics come from a file of the package and are compared when the model is built in earnest.

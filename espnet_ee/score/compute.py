@@ -2,12 +2,13 @@
 
 Counted: subsampling, blocks, exit heads, and the evidence read from a head. Not counted: norms, activations,
 dropout, softmax inside attention, and the frontend (the same for every exit). The tests hold these
-formulas against torch's FlopCounterMode.
+formulas against torch's FlopCounterMode; :class:`CountedShape` stands for blocks that have none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -26,30 +27,24 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class ConformerShape:
-    """What decides the compute of a conformer.
+class EncoderShape(ABC):
+    """What decides the compute of any early-exit encoder.
 
     Attributes:
         input_size: feature dimension.
         width: model dimension D.
-        feed_forward: units of a feed-forward module.
-        feed_forwards: feed-forward modules in a block (2 with macaron style).
-        kernel: depthwise kernel size; 0 without convolution modules.
-        relative: whether attention uses relative positions.
-        concat_after: whether attention's input and output are joined by a linear layer.
         blocks: number of blocks.
         convolutions: the subsampling layer; empty for ``input_layer: linear``.
     """
 
     input_size: int
     width: int
-    feed_forward: int
-    feed_forwards: int
-    kernel: int
-    relative: bool
-    concat_after: bool
     blocks: int
     convolutions: tuple[Convolution, ...]
+
+    @abstractmethod
+    def blocks_macs(self, frames: int, layer: int) -> int:
+        """MACs of the first ``layer`` blocks for one utterance of ``frames`` encoder frames."""
 
     def encoder_frames(self, feature_frames: int) -> int:
         """Frames after subsampling."""
@@ -66,6 +61,48 @@ class ConformerShape:
         flat = bins * self.convolutions[-1].channels_out if self.convolutions else self.input_size
         return total + frames * flat * self.width
 
+    def segment_macs(self, feature_frames: int, exit_layers: Sequence[int]) -> list[int]:
+        """MACs from the front of the encoder up to each exit's block, cumulative, for one utterance.
+
+        Args:
+            feature_frames: frames of features.
+            exit_layers: 1-based, rising.
+        """
+        front = self.subsampling_macs(feature_frames)
+        frames = self.encoder_frames(feature_frames)
+        return [front + self.blocks_macs(frames, layer) for layer in exit_layers]
+
+    def head_macs(self, frames: int, vocabulary: int) -> int:
+        """MACs of one exit's linear layer and of its evidence.
+
+        The evidence is one pass over the log-probabilities: the sum of exponentials and sum p log p, one
+        multiply-accumulate each per frame and token. Comparing with a threshold costs nothing beside it.
+        """
+        return frames * vocabulary * (self.width + 2)
+
+
+@dataclass(frozen=True)
+class ConformerShape(EncoderShape):
+    """What decides the compute of a conformer.
+
+    Attributes:
+        feed_forward: units of a feed-forward module.
+        feed_forwards: feed-forward modules in a block (2 with macaron style).
+        kernel: depthwise kernel size; 0 without convolution modules.
+        relative: whether attention uses relative positions.
+        concat_after: whether attention's input and output are joined by a linear layer.
+    """
+
+    feed_forward: int
+    feed_forwards: int
+    kernel: int
+    relative: bool
+    concat_after: bool
+
+    def blocks_macs(self, frames: int, layer: int) -> int:
+        """MACs of the first ``layer`` blocks, which are all alike."""
+        return layer * self.block_macs(frames)
+
     def block_macs(self, frames: int) -> int:
         """MACs of one block for one utterance of ``frames`` encoder frames."""
         d = self.width
@@ -75,25 +112,6 @@ class ConformerShape:
         if self.relative:
             attention += (2 * frames - 1) * d * (d + frames)
         return frames * (linear + convolution) + attention
-
-    def segment_macs(self, feature_frames: int, exit_layers: Sequence[int]) -> list[int]:
-        """MACs from the front of the encoder up to each exit's block, cumulative, for one utterance.
-
-        Args:
-            feature_frames: frames of features.
-            exit_layers: 1-based, rising.
-        """
-        front = self.subsampling_macs(feature_frames)
-        block = self.block_macs(self.encoder_frames(feature_frames))
-        return [front + layer * block for layer in exit_layers]
-
-    def head_macs(self, frames: int, vocabulary: int) -> int:
-        """MACs of one exit's linear layer and of its evidence.
-
-        The evidence is one pass over the log-probabilities: the sum of exponentials and sum p log p, one
-        multiply-accumulate each per frame and token. Comparing with a threshold costs nothing beside it.
-        """
-        return frames * vocabulary * (self.width + 2)
 
 
 @dataclass(frozen=True)
@@ -124,3 +142,21 @@ class BranchformerShape(ConformerShape):
         # What is left of a conformer without its convolution module: attention and feed-forward modules.
         rest = replace(self, kernel=0)
         return ConformerShape.block_macs(rest, frames) + frames * (gating + merging) + pooling
+
+
+@dataclass(frozen=True)
+class CountedShape(EncoderShape):
+    """Blocks without a formula: torch counted them at some lengths, and in between and beyond they follow a parabola.
+
+    Attributes:
+        counts: for every exit layer the MACs of the blocks up to it at 1 frame, the step from there to 2 frames, and
+            what every further step is larger than the one before.
+    """
+
+    counts: Mapping[int, tuple[int, int, int]]
+
+    def blocks_macs(self, frames: int, layer: int) -> int:
+        """MACs of the blocks up to an exit layer."""
+        at_one, step, growth = self.counts[layer]
+        steps = frames - 1
+        return at_one + steps * step + steps * (steps - 1) // 2 * growth

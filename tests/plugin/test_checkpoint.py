@@ -37,6 +37,19 @@ def test_both_versions_names_of_the_subsampling_layer_load(model, tmp_path, old)
     assert torch.equal(next(iter(loaded.encoder.embed.out.parameters())), next(iter(model.encoder.embed.out.parameters())))
 
 
+def test_what_espnet3_writes_is_loaded(model, tmp_path):
+    """Checkpoints of Lightning, and a configuration that names the file of the tokens."""
+    (tmp_path / "tokens.txt").write_text("".join(f"{token}\n" for token in tiny.TOKENS))
+    config, path = tiny.save(tmp_path, model, token_list=str(tmp_path / "tokens.txt"))
+    torch.save({"pytorch-lightning_version": "2.6", "epoch": 1, "state_dict": model.state_dict()}, path)
+    loaded = load_model(config, path)
+    assert loaded.token_list == tiny.TOKENS
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+    torch.save({"pytorch-lightning_version": "2.6", "epoch": 1}, path)
+    with pytest.raises(UserError, match="not a model's parameters"):
+        load_model(config, path)
+
+
 def test_renaming_leaves_names_that_fit():
     state = {"encoder.embed.out.0.weight": torch.zeros(1), "ctc.x": torch.ones(1)}
     assert rename_keys(state, {"encoder.embed.out.0.weight", "ctc.x"}).keys() == state.keys()

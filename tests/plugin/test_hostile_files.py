@@ -140,6 +140,8 @@ def test_yaml_beyond_reason(package):
         ({"init": "os.system"}, "init 'os.system' is not allowed"),
         ({"encoder_conf": {"input_layer": "os.system"}}, "input_layer 'os.system' cannot be used"),
         ({"encoder_conf": {"activation_type": "os.system"}}, "no model can be built from it"),
+        ({"encoder": "early_exit_stock"}, "stock_encoder None is not allowed in a package; it may be multiconv_conformer"),
+        ({"encoder": "early_exit_stock", "encoder_conf": {"stock_encoder": "wav2vec2"}}, "'wav2vec2' is not allowed"),
         ({"encoder_conf": "os.system"}, "encoder_conf is no table"),
         ({"token_list": "/etc/passwd"}, "token_list is no list"),
         ({"normalize_conf": {"stats_file": "/etc/passwd"}}, "'/etc/passwd' is not a file beside it, refused"),
@@ -158,6 +160,7 @@ def test_classes_and_files_that_a_package_may_not_name(package, changes, message
     [
         ({"encoder_conf": {"num_blocks": 10**9}}, "num_blocks 1000000000 is beyond"),
         ({"encoder_conf": {"num_blocks": 200}}, "has 4 blocks, config.yaml asks for 200"),
+        ({"encoder_conf": {"multicgmlp_kernel_sizes": "1," * 10**5}}, "multicgmlp_kernel_sizes is longer than 100, refused"),
         ({"encoder_conf": {"output_size": 10**12}}, "output_size 1000000000000 is beyond"),
         ({"encoder_conf": {"output_size": 160000, "linear_units": 200000}}, "asks for"),
         ({"encoder_conf": {"exit_layers": [10**12]}}, "exit_layers 1000000000000 is beyond"),

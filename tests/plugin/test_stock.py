@@ -18,11 +18,16 @@ from tests import tiny
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.plugin.checkpoint import load_model
+from espnet_ee.plugin.compat import espnet_version
+from espnet_ee.plugin.model_card import Card
+from espnet_ee.plugin.package import pack_model
 from espnet_ee.plugin.stock import export_stock
+from espnet_ee.plugin.task import EarlyExitASRTask
 from espnet_ee.policy.fixed import FixedExitPolicy
 
 LENGTHS = (16000, 9000, 24000, 12345)
-INTERCTC = ("conformer", "transformer", "e_branchformer")
+INTERCTC = ("conformer", "transformer", "e_branchformer", "multiconv_conformer")
+FILES = ("config.yaml", "model.pth")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +38,10 @@ def speech() -> list[np.ndarray]:
 
 def stock_settings(backbone: str, **changes) -> dict:
     """A stock InterCTC model's configuration."""
-    latest = tiny.STOCK_ONLY if backbone == "conformer" else {}
-    conf = {**tiny.BACKBONES[backbone][1], **latest, "interctc_layer_idx": [1, 2], **changes}
+    latest = tiny.STOCK_ONLY if "conformer" in backbone else {}
+    sizes = tiny.BACKBONES[backbone][1] if backbone in tiny.BACKBONES else tiny.MULTICONV
+    conf = {**sizes, **latest, "interctc_layer_idx": [1, 2], **changes}
+    conf.pop("stock_encoder", None)
     return {"encoder": backbone, "encoder_conf": conf, "model": "espnet", "model_conf": {"ctc_weight": 1.0, "interctc_weight": 0.5}}
 
 
@@ -91,6 +98,7 @@ def test_a_stock_model_with_an_attention_decoder_loads(tmp_path, speech):
         ("conformer", {"interctc_use_conditioning": True}, "config.yaml: interctc_use_conditioning: .* no early exit"),
         ("conformer", {"rel_pos_type": "legacy"}, "rel_pos_type 'legacy' cannot be used"),
         ("conformer", {"interctc_layer_idx": []}, "has no exits: neither interctc_layer_idx nor early_exit_conformer"),
+        ("multiconv_conformer", {"interctc_layer_idx": []}, "neither interctc_layer_idx nor early_exit_stock"),
     ],
 )
 def test_stock_models_that_cannot_stop_are_refused(tmp_path, backbone, changes, message):
@@ -213,6 +221,75 @@ def test_init_param_of_a_stock_conformer_makes_it_the_final_exit(tmp_path, speec
     stock, model = early_exit_from_stock(tmp_path)
     for samples in speech:
         assert torch.equal(final_exit(stock, samples), final_exit(model, samples))
+
+
+def as_other_version(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A checkpoint as the other version of ESPnet would have written it."""
+    names = {"embed.out.0.weight": "embed.out.weight", "embed.out.0.bias": "embed.out.bias", "embed.out.1.alpha": "embed.pos_enc.alpha"}
+    if espnet_version() != "202511":
+        names = {new: old for old, new in names.items()}
+    others = {f"encoder.{name}": f"encoder.{other}" for name, other in names.items()}
+    assert len(others.keys() & state.keys()) >= 2
+    return {others.get(name, name): value for name, value in state.items()}
+
+
+SCALED = {"pos_enc_layer_type": "scaled_abs_pos", "selfattention_layer_type": "selfattn"}
+
+
+@pytest.mark.parametrize("part", ["", "encoder"])
+@pytest.mark.parametrize(
+    ("encoder", "changes"),
+    [("early_exit_conformer", {}), ("early_exit_conformer", SCALED), ("early_exit_stock", {"stock_encoder": "conformer"})],
+    ids=str,
+)
+def test_init_param_of_the_other_version_leaves_nothing_at_random(tmp_path, speech, encoder, changes, part):
+    known = {key: value for key, value in changes.items() if key != "stock_encoder"}
+    stock = stock_model(seed=3, **stock_settings("conformer", interctc_layer_idx=[], **known))
+    for name, value in stock.named_parameters():
+        if name.endswith("alpha"):
+            torch.nn.init.constant_(value, 0.5)
+    model = tiny.model(seed=4, encoder=encoder, encoder_conf={**tiny.CONFORMER, "exit_layers": [2, 4], **changes})
+    torch.save(as_other_version(stock.state_dict()), tmp_path / "stock.pth")
+    load_pretrained_model(f"{tmp_path}/stock.pth" + (f":{part}:{part}" if part else ""), model, ignore_init_mismatch=False)
+    if not part:
+        assert torch.equal(final_exit(stock, speech[0]), final_exit(model, speech[0]))
+    for name, value in stock.encoder.embed.state_dict().items():
+        assert torch.equal(value, model.encoder.embed.state_dict()[name])
+
+
+def test_stock_speech2text_reads_a_model_of_the_other_version_whole(tmp_path):
+    """It loads with ``strict=False``, and would leave the layer at random without a word."""
+    model = tiny.model(seed=4)
+    fresh = tiny.model(seed=5)
+    assert fresh.load_state_dict(as_other_version(model.state_dict()), strict=False).missing_keys == []
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name])
+
+
+@pytest.mark.parametrize("heads", ["separate", "shared"])
+def test_stock_inference_warns_of_exits_that_it_reads_with_the_wrong_head(tmp_path, caplog, heads):
+    conf = {"model_conf": {"ctc_weight": 1.0, "exit_heads": heads}}
+    EarlyExitASRTask.build_model_from_file(*tiny.save(tmp_path, tiny.model(**conf), **conf))
+    assert ("encoder_interctc_layer*.txt is not" in caplog.text) == (heads == "separate")
+
+
+MULTICONV = {
+    "encoder": "early_exit_stock",
+    "encoder_conf": {**tiny.MULTICONV, "exit_layers": [1, 2, 4], "exit_norm": "separate"},
+}
+
+
+def test_any_stock_encoder_is_loaded_exported_and_packed(tmp_path, speech):
+    model = talkative(tiny.model(seed=2, **MULTICONV))
+    paths = tiny.save(tmp_path, model, **MULTICONV)
+    packed = EarlyExitRecognizer.from_pretrained(pack_model(*paths, tmp_path / "package", Card("a/b", "other", "noise")))
+    stock, _ = ASRTask.build_model_from_file(*(export_stock(*paths, 2, tmp_path / "exit2") / name for name in FILES))
+    assert type(stock.encoder).__name__ == "MultiConvConformerEncoder" and len(stock.encoder.encoders) == 2
+    packed.use(FixedExitPolicy(2))
+    for samples in speech:
+        with torch.no_grad():
+            hs, _ = stock.eval().encode(torch.tensor(samples)[None], torch.tensor([len(samples)]))
+        assert list(packed.recognize([samples])[0].tokens) == [tiny.TOKENS[token] for token in greedy(stock, hs)]
 
 
 @pytest.mark.parametrize("keep_final", [True, False])

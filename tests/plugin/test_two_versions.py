@@ -22,14 +22,18 @@ from espnet_ee.policy.fixed import FixedExitPolicy
 ROOT = Path(__file__).resolve().parents[2]
 
 
+ENCODERS = (*tiny.BACKBONES, "stock")
+
+
 def settings(backbone: str) -> dict:
-    conf = {**tiny.BACKBONES[backbone][1], "exit_layers": [1, 2, 4], "exit_norm": "separate"}
+    sizes = tiny.MULTICONV if backbone == "stock" else tiny.BACKBONES[backbone][1]
+    conf = {**sizes, "exit_layers": [1, 2, 4], "exit_norm": "separate"}
     return {"encoder": f"early_exit_{backbone}", "encoder_conf": conf}
 
 
 def make(folder: Path) -> None:
-    """Saves a model of every backbone whose exits say different tokens for different frames."""
-    for backbone in tiny.BACKBONES:
+    """Saves a model of every encoder whose exits say different tokens for different frames."""
+    for backbone in ENCODERS:
         model = tiny.model(seed=5, **settings(backbone))
         for name, parameter in model.named_parameters():
             if name.endswith("ctc_lo.weight"):
@@ -43,7 +47,7 @@ def texts(folder: Path) -> dict[str, list[str]]:
     random = np.random.default_rng(0)
     speech = [random.standard_normal(length).astype(np.float32) * 0.1 for length in (16000, 9000, 24000)]
     said = {}
-    for backbone in tiny.BACKBONES:
+    for backbone in ENCODERS:
         for exit_layer in (1, 2, 4):
             files = folder / backbone / "config.yaml", folder / backbone / "model.pth"
             recognizer = EarlyExitRecognizer.from_files(*files, FixedExitPolicy(exit_layer))

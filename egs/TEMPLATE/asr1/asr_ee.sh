@@ -71,6 +71,14 @@ for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
 done
 
+for name in datadir dumpdir expdir; do
+    [[ ${!name} != *,* ]] || usage_error "option '--${name}': ESPnet takes no comma in a path"
+done
+read -ra factor_list <<<"${speed_perturb_factors}"
+for factor in ${factor_list[@]+"${factor_list[@]}"}; do
+    [[ ${factor} =~ ^[0-9]+(\.[0-9]+)?$ && ${factor} == *[1-9]* ]] ||
+        usage_error "option '--speed_perturb_factors': '${factor}' is not a factor such as 0.9"
+done
 if [ "${speed_perturb}" = on_the_fly ] && [ -n "${speed_perturb_factors}" ] && [ "${feats_type}" = extracted ]; then
     usage_error "stored features have no speed to perturb: give '--speed_perturb stored' with '--feats_type extracted'"
 fi
@@ -144,6 +152,7 @@ data_files() {
     local dir
     for dir in "$@"; do
         printf '%s\n' "${dir}/.done" "${dir}/wav.scp" "${dir}/feats.scp" "${dir}/text" "${dir}/utt2spk"
+        if [ -f "${dir}/segments" ]; then printf '%s\n' "${dir}/segments"; fi
     done
 }
 
@@ -158,19 +167,33 @@ need() {
 for file in ${asr_config:+"${asr_config}"} ${inference_list[@]+"${inference_list[@]}"}; do
     [ -f "${file}" ] || usage_error "no such file: ${file}"
 done
+# A decoding's folder is called as its configuration: two of one name would overwrite each other.
+tags=(decode_all_exits)
+for file in ${inference_list[@]+"${inference_list[@]}"}; do
+    name=$(basename "${file}" .yaml)
+    [[ " ${tags[*]} " != *" ${name} "* ]] || usage_error "the name '${name}' of ${file} is taken: rename the file"
+    tags+=("${name}")
+done
 
 # The frontend of the training configuration, at this rate, on one line (JSON is YAML): what features depend on.
 frontend_conf() {
     "${python}" - "${fs}" ${asr_config:+"${asr_config}"} <<'PY'
 import json, sys
-import yaml
+from espnet_ee.errors import UserError, run
+from espnet_ee.files import read_yaml
 
-config = {}
-for path in sys.argv[2:]:
-    with open(path, encoding="utf-8") as stream:
-        config = yaml.safe_load(stream) or {}
-conf = {**(config.get("frontend_conf") or {}), "fs": int(sys.argv[1])}
-print(json.dumps({"frontend": config.get("frontend") or "default", "frontend_conf": conf}, sort_keys=True))
+def main():
+    config, conf = {}, {}
+    for path in sys.argv[2:]:
+        config = read_yaml(path, "give another --asr_config") or {}
+        conf = config.get("frontend_conf") or {} if isinstance(config, dict) else None
+        if not isinstance(conf, dict):
+            raise UserError(f"{path}: must be 'option: value' lines, and so must its frontend_conf")
+    conf = {**conf, "fs": int(sys.argv[1])}
+    print(json.dumps({"frontend": config.get("frontend") or "default", "frontend_conf": conf}, sort_keys=True))
+
+sys.argv[0] = "asr_ee.sh"
+run(main)
 PY
 }
 frontend=$(frontend_conf)

@@ -51,7 +51,7 @@ score_sets() {
         "${python}" -m espnet_ee.bin.score --exp_dir "${asr_exp}" --data_root "${data_feats}" \
         --valid_set "${valid_set}" --test_sets "${test_sets}" --all_exits_tag "${all_exits_tag}" \
         --policies "${tags[*]-}" --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
-    cat "${asr_exp}/log/score.log"
+    show_log "${asr_exp}/log/score.log"
     copy_results "${asr_exp}"/{RESULTS.md,exits.csv,curve.png}
     log "stage 13: ${asr_exp}/RESULTS.md, ${asr_exp}/exits.csv, ${asr_exp}/curve.png"
 }
@@ -96,7 +96,7 @@ calibrate_on_valid_set() {
         --dev_evidence "${decoded}/${valid_set}/evidence.tsv" --dev_text "${data_feats}/${valid_set}/text" \
         --test_evidence ${tables[@]+"${tables[@]}"} --test_text ${texts[@]+"${texts[@]}"} \
         --policies "${calibrate_policies}" --targets "${calibrate_targets}" --command "$(shown_command)"
-    cat "${asr_exp}/log/calibrate.log"
+    show_log "${asr_exp}/log/calibrate.log"
     copy_results "${out}"/{POLICIES.md,policies.csv,policies.png}
     log "stage 14: ${out}: decode_POLICY_TARGET.yaml for --inference_configs, POLICIES.md, policies.png"
 }
