@@ -27,6 +27,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--other", type=Path, nargs="+", required=True, help="those of the other decoding, same order")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="the sets' references, same order")
     parser.add_argument("--names", nargs=2, default=["one", "other"], metavar="NAME", help="what the two are called")
+    parser.add_argument(
+        "--other_passes_heads", choices=("true", "false"), default="false", help="true: its exits pay for the heads below (combine)"
+    )
     parser.add_argument("--title", default="Two decodings, exit by exit")
     parser.add_argument("--note", default="", help="a line under the title")
     parser.add_argument("--output", type=Path, help="Markdown file to write (default: print)")
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines += ["[a to b]: the middle 95 % of 2,000 paired bootstrap resamples over utterances; below 0 is better."]
     for evidence, other, text in zip(options.evidence, options.other, options.text, strict=True):
         one, two = read_grid(evidence, text), read_grid(other, text)
-        found = compare_exits(one, two)
+        found = compare_exits(one, two, options.other_passes_heads == "true")
         lines += ["", f"## {one.name} ({len(one.utterances)} utterances)", "", *comparison_table(found, tuple(options.names))]
     page = "\n".join(lines) + "\n"
     if options.output:

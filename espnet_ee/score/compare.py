@@ -31,8 +31,13 @@ class ExitComparison:
     difference: Interval
 
 
-def compare_exits(one: Grid, other: Grid) -> list[ExitComparison]:
+def compare_exits(one: Grid, other: Grid, other_passes_heads: bool = False) -> list[ExitComparison]:
     """Compares the exits that both tables have.
+
+    Args:
+        one: every exit pays for its own head only.
+        other: the other decoding of the same set.
+        other_passes_heads: whether its exits pay for the heads below, too (as combined exits do).
 
     Raises:
         UserError: the tables hold other utterances, other references, or no exit in common.
@@ -40,7 +45,8 @@ def compare_exits(one: Grid, other: Grid) -> list[ExitComparison]:
     check_same_utterances(one.utterances, other.utterances, f"set {other.name}")
     if (one.words != other.words).any():
         raise UserError(f"set {other.name}: its references have other lengths; score both tables against the same text")
-    firsts, others = (dict(zip(grid.layers.tolist(), fixed_outcomes(grid), strict=True)) for grid in (one, other))
+    firsts = dict(zip(one.layers.tolist(), fixed_outcomes(one), strict=True))
+    others = dict(zip(other.layers.tolist(), fixed_outcomes(other, other_passes_heads), strict=True))
     common = [layer for layer in firsts if layer in others]
     if not common:
         raise UserError(f"exits {list(firsts)} and {list(others)}: none in common, nothing can be compared")

@@ -182,10 +182,10 @@ def outcome(grid: Grid, exits: np.ndarray, needs_every_exit: bool) -> Outcome:
     return Outcome(grid.errors[rows, exits], grid.words, macs[rows, exits], grid.layers[exits], grid.seconds, clock)
 
 
-def fixed_outcomes(grid: Grid) -> list[Outcome]:
-    """Every utterance at the same exit, for each exit; only its head is read."""
+def fixed_outcomes(grid: Grid, needs_every_exit: bool = False) -> list[Outcome]:
+    """Every utterance at the same exit, for each exit; unless every exit is needed, only its head is read."""
     full = np.zeros(len(grid.words), dtype=int)
-    return [outcome(grid, full + index, needs_every_exit=False) for index in range(len(grid.layers))]
+    return [outcome(grid, full + index, needs_every_exit) for index in range(len(grid.layers))]
 
 
 def candidate_thresholds(policy: ThresholdPolicy, level: np.ndarray, count: int = 200) -> list[float]:

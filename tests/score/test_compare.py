@@ -50,6 +50,14 @@ def test_only_common_exits_are_compared(table, references) -> None:
         compare_exits(single, make_grid("set", first, references))
 
 
+def test_combined_exits_pay_for_the_heads_below(table, references) -> None:
+    grid = make_grid("set", table, references)
+    seconds = sum(one.audio_seconds for one in table.utterances.values())
+    heads = [3 * 10 * number / seconds for number in (0, 1, 2)]  # three utterances, 10 MACs a head
+    found = compare_exits(grid, grid, other_passes_heads=True)
+    assert [at.other.macs_per_second - at.one.macs_per_second for at in found] == pytest.approx(heads)
+
+
 def test_other_utterances_or_references_are_refused(table, references) -> None:
     grid = make_grid("set", table, references)
     fewer = EvidenceTable(table.exit_layers, {utt: one for utt, one in table.utterances.items() if utt != "c"})

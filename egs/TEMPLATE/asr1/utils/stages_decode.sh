@@ -126,6 +126,6 @@ measure_combining() {
         texts+=("${data_feats}/${name}/text")
     done
     "${python}" -m espnet_ee.bin.compare_exits --evidence "${alone[@]}" --other "${together[@]}" --text "${texts[@]}" \
-        --names "the exit" "the exits combined" --title "Combining the exits passed on the way" \
+        --names "the exit" "the exits combined" --other_passes_heads true --title "Combining the exits passed on the way" \
         --note "Weights fitted on ${valid_set}; $(shown_command)" --output "${out}/COMBINE.md"
 }
