@@ -5,6 +5,7 @@ Imports nothing but the standard library, so every part of the package may use i
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -23,18 +24,30 @@ class UsageError(UserError):
     exit_status = 2
 
 
+_MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+"""What the system says of a full disk, of permissions, and of a file where a folder should be (or the reverse)."""
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a command's ``main``; turns a :class:`UserError` into one line on stderr and an exit status.
 
-    Any other exception is a bug and keeps its traceback.
+    So does a disk that is full or forbidden. Any other exception is a bug and keeps its traceback.
     """
     try:
         main()
     except UserError as error:
-        name = Path(sys.argv[0]).stem
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _stop(str(error), error.exit_status)
     except BrokenPipeError:
         # The reader of our output went away (`... | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _stop(f"{place}{error.strerror}; check space, permissions and the path", UserError.exit_status)
+
+
+def _stop(message: str, status: int) -> None:
+    print(f"{Path(sys.argv[0]).stem}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

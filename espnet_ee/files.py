@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,21 +48,54 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     An existing folder at ``path`` is replaced whole: nothing is ever appended to it.
     """
     path = Path(path)
+    with temporary_dir(path) as temporary:
+        yield temporary
+        old = temporary.with_suffix(".old")
+        try:
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def temporary_dir(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``path`` that is gone after the block.
+
+    What a killed process left of an earlier attempt at ``path`` goes, too, for it may be a corpus large.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    remove_abandoned(path)
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{owner}.", suffix=".tmp", dir=path.parent))
     temporary.chmod(0o777 & ~_umask())
-    old = temporary.with_suffix(".old")
     try:
         yield temporary
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes the temporary folders of ``path`` whose process on this host is dead; those of other hosts stay."""
+    owned = re.compile(rf"\.{re.escape(f'{path.name}.{socket.gethostname()}')}-(\d+)\.\w+\.(tmp|old)")
+    for entry in path.parent.iterdir():
+        owner = owned.fullmatch(entry.name)
+        if owner and not _is_alive(int(owner[1])):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _umask() -> int:
@@ -73,8 +108,8 @@ def read_lines(path: str | Path) -> list[str]:
     """Reads a text file of a corpus or a data directory into its lines.
 
     Raises:
-        UserError: it is missing or not UTF-8, or has the line ends of Windows, which one tool takes for a blank and
-            the next for a part of the word.
+        UserError: it is missing or not UTF-8, or has Windows' mark at its start or its line ends, which one tool takes
+            for a blank and the next for a part of the word.
     """
     path = Path(path)
     try:
@@ -86,6 +121,8 @@ def read_lines(path: str | Path) -> list[str]:
         raise UserError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
     if lines and not lines[-1]:
         lines.pop()
+    if lines and lines[0].startswith("\ufeff"):
+        raise UserError(f"{path}:1: begins with a byte order mark; remove it (sed -i '1s/^\\xef\\xbb\\xbf//')")
     for number, text in enumerate(lines, 1):
         if "\r" in text:
             raise UserError(f"{path}:{number}: ends with a carriage return; convert the file (sed -i 's/\\r$//')")

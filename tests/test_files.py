@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,41 @@ def test_atomic_dir_keeps_the_old_one_when_interrupted(tmp_path: Path) -> None:
         raise RuntimeError
     assert os.listdir(tmp_path / "dir") == ["old"]
     assert os.listdir(tmp_path) == ["dir"]
+
+
+HALF_WRITTEN = """
+import os, signal, sys
+from espnet_ee.files import atomic_dir
+with atomic_dir(sys.argv[1]) as folder:
+    (folder / "half").touch()
+    print("ready", flush=True)
+    if sys.argv[2] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.readline()
+"""
+
+
+def half_written(path: Path, fate: str) -> subprocess.Popen[bytes]:
+    """A process in the middle of an atomic_dir."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HALF_WRITTEN, str(path), fate], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def test_atomic_dir_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    with half_written(tmp_path / "dir", "die") as killed:
+        killed.wait()
+    (tmp_path / ".dir.elsewhere-1.x.tmp").mkdir()  # of another host: its process may live
+    with half_written(tmp_path / "dir", "wait") as living:
+        kept = {*os.listdir(tmp_path)}
+        assert len(kept) == 2, "the killed process' folder is still there"
+        with atomic_dir(tmp_path / "dir") as folder:
+            (folder / "whole").touch()
+        assert {*os.listdir(tmp_path)} == {*kept, "dir"}
+        living.communicate(b"\n")
+    assert {*os.listdir(tmp_path)} == {"dir", ".dir.elsewhere-1.x.tmp"}
 
 
 def test_scp_is_written_sorted_and_read_back(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""What stopping early saves: the time of the encoder up to each exit, as a share of the full pass.
+"""What stopping early saves: the time of the encoder up to each exit, as a share of the full pass; and what deciding costs.
 
     python tools/bench_encoder.py [--config egs/an4/asr1/conf/train_ee_conformer.yaml] [--seconds 10] [--repeats 9]
 
 All exits are timed in turn inside each repeat, so that whatever else the machine does falls on all of them alike;
-the medians of the repeats are compared. Weights are random: time does not depend on them.
+the medians of the repeats are compared. Weights are random: time does not depend on them. Deciding is timed within the pass,
+at every exit, added up: head (linear layer and log-softmax), evidence, policy (the learned one with every evidence there is).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="egs/an4/asr1/conf/train_ee_conformer.yaml", help="training configuration")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
-    parser.add_argument("--vocabulary", type=int, default=256, help="tokens of an exit's head")
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[256, 500], help="tokens of an exit's head")
     parser.add_argument("--repeats", type=int, default=9, help="timed repeats, 7 or more")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -48,25 +49,32 @@ def seconds_to_exit(encoder: EarlyExitConformerEncoder, features: torch.Tensor, 
     return time.perf_counter() - started
 
 
-def seconds_to_decide(width: int, frames: int, vocabulary: int, layers: tuple[int, ...]) -> tuple[float, float, float]:
-    """Wall clock of one exit's head (with the log-softmax), of its evidence, and of the policy with most to compute."""
-    head, hs, olens = torch.nn.Linear(width, vocabulary), torch.randn(1, frames, width), torch.tensor([frames])
+def seconds_to_decide(encoder: EarlyExitConformerEncoder, features: torch.Tensor, vocabulary: int) -> list[float]:
+    """Wall clock of a pass that reads every exit, apart: encoder, heads, evidence, policy."""
+    layers, olens = encoder.exit_layers, torch.tensor([encoder.shape().encoder_frames(features.size(1))])
+    head = torch.nn.Linear(encoder.output_size(), vocabulary)
     below = dict.fromkeys(layers[:-1], 1.0)
     policy = LearnedPolicy(0.0, dict.fromkeys(FEATURES, 1.0), below, below)
-    [(before, path)] = read_frames(layers[0], head(hs).log_softmax(-1), olens)
-    marks = [time.perf_counter()]
-    log_probs = head(hs).log_softmax(-1)
-    marks.append(time.perf_counter())
-    [(evidence, _)] = read_frames(layers[0], log_probs, olens, previous=[path])
-    marks.append(time.perf_counter())
-    policy.should_stop([before, evidence])
-    marks.append(time.perf_counter())
-    return marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2]
+    spent, passed, path = [0.0] * 4, [], None
+    passing = encoder.iter_exits(features, torch.tensor([features.size(1)]))
+    for layer in layers:
+        marks = [time.perf_counter()]
+        output = next(passing)
+        marks.append(time.perf_counter())
+        log_probs = head(output.hs).log_softmax(-1)
+        marks.append(time.perf_counter())
+        [(evidence, path)] = read_frames(layer, log_probs, olens, previous=[path])
+        marks.append(time.perf_counter())
+        passed.append(evidence)
+        policy.should_stop(passed)
+        marks.append(time.perf_counter())
+        spent = [one + after - before for one, before, after in zip(spent, marks[:-1], marks[1:], strict=True)]
+    return spent
 
 
 @torch.inference_mode()
 def main() -> None:
-    """Prints a table: exit, milliseconds, share of the full pass in time and in MACs."""
+    """Prints a table: exit, milliseconds, share of the full pass in time and in MACs; then the cost of deciding."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     with open(arguments.config, encoding="utf-8") as stream:
@@ -74,15 +82,15 @@ def main() -> None:
     mels = (config.get("frontend_conf") or {}).get("n_mels", DEFAULT_MELS)
     encoder = EarlyExitConformerEncoder(mels, **config["encoder_conf"]).eval()
     features = torch.randn(1, int(arguments.seconds * FRAMES_PER_SECOND), mels)
-    frames = encoder.shape().encoder_frames(features.size(1))
     layers = encoder.exit_layers
     seconds_to_exit(encoder, features, len(layers))  # warm-up
     times: list[list[float]] = [[] for _ in layers]
-    deciding = []
+    deciding: dict[int, list[list[float]]] = {vocabulary: [] for vocabulary in arguments.vocabulary}
     for _ in range(arguments.repeats):
         for place in range(len(layers)):
             times[place].append(seconds_to_exit(encoder, features, place + 1))
-        deciding.append(seconds_to_decide(encoder.output_size(), frames, arguments.vocabulary, layers))
+        for vocabulary, found in deciding.items():
+            found.append(seconds_to_decide(encoder, features, vocabulary))
     macs = encoder.shape().segment_macs(features.size(1), layers)
     medians = [statistics.median(values) for values in times]
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.seconds:g} s of audio, "
@@ -90,10 +98,12 @@ def main() -> None:
     print(f"{'exit':>6} {'ms':>9} {'time':>8} {'MACs':>8}")
     for layer, median, count in zip(layers, medians, macs, strict=True):
         print(f"{layer:>6} {1000 * median:>9.2f} {median / medians[-1]:>8.1%} {count / macs[-1]:>8.1%}")
-    print(f"at one exit (V {arguments.vocabulary}), as a share of the full encoder:")
-    for name, values in zip(("head", "evidence", "policy (learned)"), zip(*deciding, strict=True), strict=True):
-        decision = statistics.median(values)
-        print(f"  {name:<17} {1000 * decision:.3f} ms, {decision / medians[-1]:.2%}")
+    print("deciding at all exits, added up, as a share of the encoder's time (goal for evidence + policy: 1 % up to V 500):")
+    for vocabulary, found in deciding.items():
+        whole, *parts = (statistics.median(values) for values in zip(*found, strict=True))
+        head, evidence, policy = (f"{part / whole:.2%}" for part in parts)
+        both = f"{(parts[1] + parts[2]) / whole:.2%}"
+        print(f"  V {vocabulary}: heads {head}, evidence {evidence}, policy {policy}; evidence + policy {both}")
 
 
 if __name__ == "__main__":

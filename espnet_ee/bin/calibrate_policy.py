@@ -55,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError("--policies and --targets: name at least one of each")
     refuse_same_table(options.dev_evidence, options.test_evidence, options.allow_same == "true")
     dev = read_grid(options.dev_evidence, options.dev_text)
+    if len(dev.layers) == 1:
+        # A baseline runs through the same stages.
+        print(f"{options.dev_evidence}: the model has one exit only ({dev.layers[0]}); there is nothing to choose")
+        return
     tests = [read_grid(path, text) for path, text in zip(options.test_evidence, texts, strict=True)]
     study = make_study(dev, tests, names, targets, options.features.split())
     given = sys.argv[1:] if arguments is None else arguments

@@ -16,6 +16,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make LibriSpeech/PART in")
     parser.add_argument("--parts", required=True, help=f"parts or sets of parts, of: {' '.join(ARCHIVES)}")
+    parser.add_argument("--hold_out", type=int, default=0, help="as for prepare_data: dev and test are no parts (0)")
     parser.add_argument("--url", default=BASE_URL, help=f"the site or a mirror of it ({BASE_URL})")
     return parser
 
@@ -23,7 +24,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     args = get_parser().parse_args(arguments)
-    for folder in download_parts(parts_of(args.parts.split()), args.out, args.url):
+    for folder in download_parts(parts_of(args.parts.split(), args.hold_out), args.out, args.url):
         print(f"{folder}: there")
 
 

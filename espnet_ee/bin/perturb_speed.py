@@ -18,6 +18,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--factors", default="0.9 1.0 1.1", help="speeds; 1.0 is the recording ('0.9 1.0 1.1')")
     parser.add_argument("--audio_dir", required=True, type=Path, metavar="DIR", help="folder for the new audio")
     parser.add_argument("--nj", type=int, default=1, help="number of processes (1)")
+    parser.add_argument("--max_skipped", type=float, default=0, help="percentage of broken utterances to skip (0)")
     return parser
 
 
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     args = get_parser().parse_args(arguments)
     factors = parse_factors(args.factors)
-    count = perturb_speed(args.source, args.out, factors, args.audio_dir, args.nj)
-    print(f"{args.out}: {count} utterances")
+    made = perturb_speed(args.source, args.out, factors, args.audio_dir, args.nj, args.max_skipped)
+    print(made.describe(args.out))
 
 
 if __name__ == "__main__":

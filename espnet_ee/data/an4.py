@@ -10,6 +10,7 @@ from typing import ClassVar
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError
+from espnet_ee.files import read_lines
 
 DEV_UTTERANCES = 100
 """The first so many of the sorted training utterances are ``train_dev``, as in ESPnet's recipe."""
@@ -45,7 +46,7 @@ class An4(Corpus):
         transcripts = base / "etc" / f"an4_{part}.transcription"
         file_ids = base / "etc" / f"an4_{part}.fileids"
         texts = read_transcription(transcripts)
-        for number, line in enumerate(_lines(file_ids), 1):
+        for number, line in enumerate(read_lines(file_ids), 1):
             audio = base / "wav" / f"{line}.sph"
             speaker, name = audio.parent.name, audio.stem
             if name not in texts:
@@ -57,13 +58,6 @@ class An4(Corpus):
             raise UserError(f"{transcripts}: {next(iter(texts))!r} has no line in {file_ids}; unpack the corpus again")
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; unpack the corpus again") from None
-
-
 def read_transcription(path: Path) -> dict[str, str]:
     """Reads ``<s> WORDS </s> (NAME)`` lines into name -> words.
 
@@ -71,7 +65,7 @@ def read_transcription(path: Path) -> dict[str, str]:
         UserError: a line has another form, no words, or a name that stood before.
     """
     texts: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         match = _LINE.match(line.strip())
         words = [word for word in match["words"].split() if word not in ("<s>", "</s>")] if match else []
         if match is None or not words:

@@ -16,6 +16,8 @@ from espnet_ee.errors import UserError
 FULL_SCALE = 32768.0
 """16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
 
+_UNKNOWN = 1 << 62
+
 
 def read_audio(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, int]:
     """Reads FLAC, WAV or PCM SPHERE: all of it, or a span.
@@ -126,10 +128,12 @@ def _promised_frames(path: str | Path, sound: Any) -> int:
         return int(count[1]) if count else sound.frames
     if sound.format in ("WAV", "WAVEX"):
         sizes = re.search(r"^data : (\d+) \(should be \d+\)", sound.extra_info, re.MULTILINE)
-        # Writers that cannot seek back leave 0 or the greatest number there: no promise at all.
-        if sizes and 0 < int(sizes[1]) < 0x7FFFFF00:
+        # Writers that cannot seek back leave 0 or a greatest number there (sox: this one): no promise at all.
+        if sizes and 0 < int(sizes[1]) < 0x7FFFF000:
             missing = int(sizes[1]) - int(re.search(r"should be (\d+)", sizes[0])[1])
             return sound.frames + max(0, -(-missing // max(1, _bytes_per_frame(sound))))
+    if sound.frames >= _UNKNOWN:  # libsndfile (and so ESPnet) cannot read to the end of such a FLAC
+        raise UserError(f"{path}: its header does not tell its length (it was written into a pipe); convert it to a file")
     return sound.frames
 
 

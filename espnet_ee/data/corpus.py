@@ -60,6 +60,11 @@ class Corpus(ABC):
         """Yields the text for language models that comes with the corpus. Raises UserError if there is none."""
         raise UserError(f"{self.name} brings no text for language models; leave --lm_text out")
 
+    def distributed(self, set_name: str) -> int | None:
+        """How many utterances one of ``sets`` has in the published corpus; None if nobody knows."""
+        del set_name
+        return None
+
     @abstractmethod
     def utterances(self, set_name: str) -> Iterator[Utterance | Skip]:
         """Yields the utterances of one of ``sets``, in any order; an item that is broken by itself as a ``Skip``.

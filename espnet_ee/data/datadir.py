@@ -22,6 +22,7 @@ NOTES = ("feats_type", "feats_dim", "frontend.yaml")
 """Small files that belong to the whole directory and are carried along."""
 
 _BAD_ID = re.compile(r"^\.|[/\\]|[\x00-\x1f\x7f]")
+_ODD_BLANK = re.compile(r"[^\S ]")
 _SOURCE_OF = {"raw": "wav.scp", "extracted": "feats.scp"}
 
 Table = dict[str, str]
@@ -168,8 +169,9 @@ def _check_lines(path: Path, table: Table) -> None:
             raise UserError(f"{path}:{number}: {value!r} is not a count above 0; run the stage that makes it again")
         if path.name == "wav.scp" and value.endswith("|"):
             raise UserError(f"{path}:{number}: commands are not run; write the audio into a file and give its path")
-        if path.name == "text" and "\t" in value:
-            raise UserError(f"{path}:{number}: a tab between words; put blanks instead (sed -i 's/\\t/ /g')")
+        odd = _ODD_BLANK.search(value) if path.name == "text" else None
+        if odd:
+            raise UserError(f"{path}:{number}: {odd[0]!a} between words is no blank to every tool; put blanks instead")
         if path.name == "utt2spk" and len(value.split()) != 1:
             raise UserError(f"{path}:{number}: a speaker is one word, not {value!r}; mend the line")
         previous = key

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import shutil
 import sys
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import temporary_dir
 
 BASE_URL = "https://www.openslr.org/resources"
 CHUNK = 1 << 20
@@ -85,7 +86,7 @@ def fetch(url: str, folder: Path, checksum: str) -> Path:
     partial = target.with_name(f"{target.name}.part")
     try:
         _append(url, partial)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: what is no URL at all
         raise UserError(f"{url}: cannot be downloaded ({error}); what has come is kept, run again to go on") from None
     algorithm, _, wanted = checksum.partition(":")
     found = file_checksum(partial, algorithm)
@@ -140,14 +141,13 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         UserError: the archive is damaged, has no such folder, or holds links or paths that lead out of it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
+    with temporary_dir(folder) as temporary:
         try:
             with tarfile.open(archive) as stream:
                 stream.extractall(temporary, filter="data")
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(f"{archive}: cannot be unpacked ({error}); delete it and run again") from None
-        made = Path(temporary) / "LibriSpeech" / folder.name
+        made = temporary / "LibriSpeech" / folder.name
         if not made.is_dir():
             raise UserError(f"{archive}: has no LibriSpeech/{folder.name} in it; delete it and run again")
         for note in made.parent.glob("*.TXT"):

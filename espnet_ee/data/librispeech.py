@@ -11,10 +11,13 @@ from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_scp
 
-PARTS = (
-    "train-clean-5", "dev-clean-2", "train-clean-100", "train-clean-360", "train-other-500",
-    "dev-clean", "dev-other", "test-clean", "test-other",
-)  # fmt: skip
+PARTS = {
+    "train-clean-5": 1519, "dev-clean-2": 1089,
+    "train-clean-100": 28539, "train-clean-360": 104014, "train-other-500": 148688,
+    "dev-clean": 2703, "dev-other": 2864, "test-clean": 2620, "test-other": 2939,
+}  # fmt: skip
+"""The parts of the distribution, and how many utterances each has."""
+
 JOINED = {
     "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
     "train_460": ("train-clean-100", "train-clean-360"),
@@ -96,6 +99,12 @@ class LibriSpeech(Corpus):
         for chapter in chapters:
             yield from read_chapter(chapter)
 
+    def distributed(self, set_name: str) -> int | None:
+        members = self.sets[set_name]
+        if self._hold_out() or not set(members) <= set(PARTS):
+            return None
+        return sum(PARTS[member] for member in members)
+
     def _chapters(self, part: str) -> list[Path]:
         folder = self._find(part)
         if folder is None:
@@ -146,11 +155,13 @@ def read_chapter(chapter: Path) -> Iterator[Utterance]:
         yield Utterance(utt_id, speaker, audio[utt_id], " ".join(texts[utt_id].split()))
 
 
-def parts_of(sets: Sequence[str]) -> list[str]:
-    """The parts that sets are made of, each once.
+def parts_of(sets: Sequence[str], hold_out: int = 0) -> list[str]:
+    """The parts of the distribution that sets are made of, each once.
 
-    >>> parts_of(["train_460", "dev_clean", "train-clean-100"])
-    ['train-clean-100', 'train-clean-360', 'dev-clean']
+    >>> parts_of(["train_460", "dev_clean", "a=train-clean-100+dev-clean-2"])
+    ['train-clean-100', 'train-clean-360', 'dev-clean', 'dev-clean-2']
     """
-    parts = [part for name in sets for part in JOINED.get(name, (name.replace("_", "-"),))]
-    return list(dict.fromkeys(parts))
+    if not sets:
+        raise UsageError("--parts: is empty; name a part or a set of parts")
+    chosen = LibriSpeech(Path(), sets, {"hold_out": str(hold_out)}).sets
+    return list(dict.fromkeys(part for members in chosen.values() for part in members))

@@ -35,7 +35,7 @@ def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0
     with new_data_dir(out) as draft:
         draft.tables.update(_tables(utterances))
         write_skips(draft.folder, skips)
-    return Prepared(len(utterances), skips)
+    return Prepared(len(utterances), skips, corpus.distributed(set_name))
 
 
 def _tables(utterances: list[Utterance]) -> dict[str, Table]:

@@ -61,12 +61,16 @@ def write_skips(folder: Path, skips: Sequence[Skip]) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a set: how many utterances its data directory has, and which ones are not in it."""
+    """What became of a set: how many utterances its data directory has, which ones are not in it, and how many there are
+    in the published corpus, if that is known."""
 
     utterances: int
     skips: tuple[Skip, ...] = ()
+    distributed: int | None = None
 
     def describe(self, folder: Path) -> str:
-        """``DIR: 123 utterances``, and if some went: how many, and where it says why."""
+        """``DIR: 123 utterances``; if some went, how many, and where it says why; and whether some never were there."""
         note = f", {len(self.skips)} skipped (reasons: {folder / SKIP_LIST})" if self.skips else ""
+        if self.distributed not in (None, self.utterances + len(self.skips)):
+            note += f"; warning: the published set has {self.distributed}, so results compare with nothing published"
         return f"{folder}: {self.utterances} utterances{note}"

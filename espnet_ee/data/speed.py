@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +11,8 @@ from espnet_ee.data.audio import read_int16, stretch, write_flac
 from espnet_ee.data.clip import Clip
 from espnet_ee.data.datadir import DataDir, Table, new_data_dir, read_data_dir, refuse_other_folder, refuse_overlap
 from espnet_ee.data.parallel import ordered_map
-from espnet_ee.errors import UsageError
+from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir
 
 MARK = ".speed_perturbed"
@@ -20,6 +21,7 @@ MARK = ".speed_perturbed"
 
 @dataclass(frozen=True)
 class _Job:
+    utt_id: str
     source: Clip
     target: Path
     factor: Fraction
@@ -43,8 +45,10 @@ def parse_factors(text: str) -> list[str]:
     return factors
 
 
-def perturb_speed(source: Path, out: Path, factors: Sequence[str], audio_dir: Path, nj: int = 1) -> int:
-    """Makes the data directory ``out`` with one copy of ``source`` for each factor; returns the number of utterances.
+def perturb_speed(
+    source: Path, out: Path, factors: Sequence[str], audio_dir: Path, nj: int = 1, max_skipped: float = 0
+) -> Prepared:
+    """Makes the data directory ``out`` with one copy of ``source`` for each factor.
 
     Factor f makes an utterance 1/f times as long: ceil(samples / f) samples at the same rate. Its id becomes
     ``sp{f}-ID`` and its speaker ``sp{f}-SPEAKER``; factor 1 keeps ids and, where an utterance has a file of its own, files.
@@ -55,10 +59,15 @@ def perturb_speed(source: Path, out: Path, factors: Sequence[str], audio_dir: Pa
         factors: e.g. ``["0.9", "1.0", "1.1"]``, each written as it shall stand in the ids.
         audio_dir: the folder of FLAC files to make or replace.
         nj: number of processes; does not change the result.
+        max_skipped: percentage of the utterances that may be left out, at every speed, because their audio is broken.
+
+    Returns:
+        How many utterances ``out`` has, and which of ``source`` were skipped.
 
     Raises:
-        UserError: the directory or a file of it is broken, or ``audio_dir`` holds something else.
+        UserError: the directory is broken, or more of its files than may be skipped, or ``audio_dir`` holds something else.
     """
+    check_limit(max_skipped)
     refuse_overlap(source, out)
     refuse_overlap(source, audio_dir)
     refuse_overlap(out, audio_dir)
@@ -66,33 +75,53 @@ def perturb_speed(source: Path, out: Path, factors: Sequence[str], audio_dir: Pa
     data = read_data_dir(source, "raw")
     # The audio must be in place before the directory that names it.
     with new_data_dir(out) as draft:
-        tables: dict[str, Table] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
         with atomic_dir(audio_dir) as folder:
-            jobs = [job for factor in factors for job in _add_copy(tables, data, factor, audio_dir, folder)]
+            jobs = [job for factor in factors for job in _jobs(data, factor, folder)]
             (folder / MARK).write_text(" ".join(factors) + "\n", encoding="utf-8")
-            ordered_map(_perturb_one, jobs, nj, f"perturb_speed {out.name}")
-        draft.tables.update(tables)
-    return len(tables["wav.scp"])
+            results = ordered_map(_perturb_one, jobs, nj, f"perturb_speed {out.name}")
+            skips = {skip.utt_id: skip for skip in results if skip is not None}
+            settle(list(skips.values()), len(data.utt_ids), max_skipped, str(source))
+        draft.tables.update(_tables(data, factors, audio_dir, set(skips)))
+        write_skips(draft.folder, list(skips.values()))
+    return Prepared(len(draft.tables["wav.scp"]), tuple(skips.values()))
 
 
-def _add_copy(
-    tables: dict[str, Table], data: DataDir, factor: str, audio_dir: Path, folder: Path
-) -> list[_Job]:
-    """Enters the utterances at one speed into the tables; returns the audio to be made."""
-    prefix = "" if Fraction(factor) == 1 else f"sp{factor}-"
-    jobs: list[_Job] = []
+def _prefix(factor: str) -> str:
+    return "" if Fraction(factor) == 1 else f"sp{factor}-"
+
+
+def _audio_name(data: DataDir, utt_id: str, clip: Clip, factor: str) -> str | None:
+    """The file of an utterance at one speed, below the folder of audio; None if its own file is that."""
+    prefix = _prefix(factor)
+    made = prefix or clip.span is not None
+    return f"{prefix}{data.tables['utt2spk'][utt_id]}/{prefix}{utt_id}.flac" if made else None
+
+
+def _jobs(data: DataDir, factor: str, folder: Path) -> Iterator[_Job]:
     for utt_id, clip in data.clips().items():
-        speaker = prefix + data.tables["utt2spk"][utt_id]
-        name = f"{speaker}/{prefix}{utt_id}.flac"
-        made = bool(prefix) or clip.span is not None
-        if made:
-            jobs.append(_Job(clip, folder / name, Fraction(factor)))
-        tables["wav.scp"][prefix + utt_id] = str(audio_dir / name) if made else clip.path
-        tables["text"][prefix + utt_id] = data.tables["text"][utt_id]
-        tables["utt2spk"][prefix + utt_id] = speaker
-    return jobs
+        name = _audio_name(data, utt_id, clip, factor)
+        if name:
+            yield _Job(utt_id, clip, folder / name, Fraction(factor))
 
 
-def _perturb_one(job: _Job) -> None:
-    samples, rate = read_int16(job.source.path, job.source.span)
+def _tables(data: DataDir, factors: Sequence[str], audio_dir: Path, left_out: set[str]) -> dict[str, Table]:
+    tables: dict[str, Table] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
+    for factor in factors:
+        prefix = _prefix(factor)
+        for utt_id, clip in data.clips().items():
+            if utt_id in left_out:
+                continue
+            name = _audio_name(data, utt_id, clip, factor)
+            tables["wav.scp"][prefix + utt_id] = str(audio_dir / name) if name else clip.path
+            tables["text"][prefix + utt_id] = data.tables["text"][utt_id]
+            tables["utt2spk"][prefix + utt_id] = prefix + data.tables["utt2spk"][utt_id]
+    return tables
+
+
+def _perturb_one(job: _Job) -> Skip | None:
+    try:
+        samples, rate = read_int16(job.source.path, job.source.span)
+    except UserError as error:
+        return Skip(job.utt_id, str(error))
     write_flac(job.target, stretch(samples, 1 / job.factor), rate)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from espnet_ee.errors import UserError
 from espnet_ee.files import read_lines
 
 IGNORED = "ignore_time_segment_in_scoring"
+SCORED_SEGMENTS = {"dev": 507, "test": 1155}
+"""The same in releases 2 and 3."""
+
 OVERLAP_SECONDS = Decimal("0.5")
 """A training segment that overlaps the one before it by more than this holds words that its text does not have."""
 
@@ -118,6 +122,10 @@ class TedLium3(Corpus):
                 lines = _without_repeats(lines)
             yield from _read_talk(folder, lines, rules, set_name == "train", seen)
 
+    def distributed(self, set_name: str) -> int | None:
+        plain = self.options.get("text_rules", "plain") == "plain"  # ESPnet's rules leave repeated lines out
+        return SCORED_SEGMENTS.get(set_name) if plain else None
+
     def lm_sentences(self) -> Iterator[str]:
         """The sentences of ``LM/*.en.gz``, by the rules of the transcripts."""
         base = self._folder("dev").parent
@@ -125,11 +133,10 @@ class TedLium3(Corpus):
         if not files:
             raise UserError(f"{base / 'LM'}: no *.en.gz in it; unpack the corpus again or make no LM text")
         for path in files:
-            with gzip.open(path, "rt", encoding="utf-8") as stream:
-                for line in stream:
-                    sentence = plain_text(line.replace("</s>", " ").replace("<s>", " ").strip())
-                    if sentence:
-                        yield sentence
+            for line in _unzipped(path):
+                sentence = plain_text(line.replace("</s>", " ").replace("<s>", " ").strip())
+                if sentence:
+                    yield sentence
 
     def _folder(self, set_name: str) -> Path:
         places = [base / part for base in (self.root / self.folder_name, self.root) for part in self.known_sets[set_name]]
@@ -151,6 +158,14 @@ class TedLium2(TedLium3):
     db_key = "TEDLIUM2"
     folder_name: ClassVar[str] = "TEDLIUM_release2"
     known_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {name: (name,) for name in ("train", "dev", "test")}
+
+
+def _unzipped(path: Path) -> Iterator[str]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            yield from stream
+    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as zipped UTF-8 ({error}); unpack the corpus again") from None
 
 
 def _segments(stm: Path) -> list[_Line]:

@@ -15,8 +15,10 @@ from espnet_ee.files import atomic_write
 from espnet_ee.plugin.checkpoint import sampling_rate
 from espnet_ee.plugin.compat import espnet_version
 from espnet_ee.plugin.stock import exit_state
+from espnet_ee.policy.registry import build_policy
 from espnet_ee.score.curve import read_exits
 from espnet_ee.score.replay import OperatingPoint
+from espnet_ee.score.runs import describe_policy
 
 _SECONDS = 10  # attention's cost grows with length: MACs per second are those of an utterance this long
 
@@ -122,10 +124,10 @@ def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[O
 def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[OperatingPoint]) -> list[str]:
     lines = []
     for name, policy in policies.items():
-        conf = ", ".join(f"{key} {value}" for key, value in policy["policy_conf"].items())
+        described = describe_policy(build_policy(policy["policy"], policy["policy_conf"]))
         scored = [point for point in points if point.kind == "online" and point.name == name]
         rates = "".join(f"; {p.set}: WER {p.wer:.2f} %, mean exit {p.depth:.2f}" for p in scored)
-        lines.append(f"- `{name}`: {policy['policy']} ({conf}){rates}")
+        lines.append(f"- `{name}`: {described}{rates}")
     return lines or ["None: every utterance is computed up to the last exit."]
 
 

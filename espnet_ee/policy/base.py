@@ -57,10 +57,12 @@ class ThresholdPolicy(ExitPolicy):
 
     Attributes:
         compare: how level and threshold are compared; true means stop.
+        least: thresholds below it are no use: no operating point there is worth having.
         threshold: what the level is compared with.
     """
 
     compare: ClassVar[Callable[[Any, Any], Any]] = operator.gt
+    least: ClassVar[float] = -math.inf
     threshold: float
 
     def __post_init__(self) -> None:

@@ -31,6 +31,11 @@ def log_tail(evidence: Sequence[ExitEvidence]) -> float:
     return _log(evidence[-1].entropy_tail)
 
 
+def frame_doubt(evidence: Sequence[ExitEvidence]) -> float:
+    """One minus the mean largest probability of all frames."""
+    return 1.0 - evidence[-1].confidence
+
+
 def doubt(evidence: Sequence[ExitEvidence]) -> float:
     """One minus the mean largest probability of the spoken frames; of all frames when nothing was spoken."""
     last = evidence[-1]
@@ -86,6 +91,7 @@ FEATURES: dict[str, Callable[[Sequence[ExitEvidence]], float]] = {
         log_entropy,
         least_log_entropy,
         log_tail,
+        frame_doubt,
         doubt,
         token_doubt,
         changed_frames,

@@ -1,4 +1,4 @@
-"""Stop when a small model, fitted on a development set, expects little of going deeper."""
+"""Stop when a small model, fitted on a development set, expects little of any later exit."""
 
 from __future__ import annotations
 
@@ -16,42 +16,46 @@ from espnet_ee.policy.features import FEATURES
 
 @dataclass(frozen=True)
 class LearnedPolicy(ThresholdPolicy):
-    """Stops at the first exit where the errors that going deeper may save, per price of the way left, fall below the threshold.
+    """Stops at the first exit where what any later exit may save no longer pays for the layers on the way to it.
 
-    The expected errors per frame are ``biases[layer] + sum_f weights[f] * f(evidence)``; a positive expectation is
-    divided by ``prices[layer]``. :func:`espnet_ee.policy.fit.fit_learned` finds the numbers. A feature that is NaN (a
-    table or a runtime without that evidence, a broken exit) never stops an utterance.
+    The errors of this exit that are to be expected, per frame, are ``biases[layer] + sum_f weights[f] * f(evidence)``;
+    ``returns[layer]`` is the share of them that one more layer saves, on the way to the later exit where that is most.
+    It is 0 where no later exit is better than this one on the whole: nobody goes deeper then, at any threshold from 0 on.
+    :func:`espnet_ee.policy.fit.fit_learned` finds the numbers. A feature that is NaN (a table or a runtime without
+    that evidence, a broken exit) never stops an utterance.
 
     Attributes:
-        threshold: errors per frame that one unit of price must save.
+        threshold: errors per frame that a layer must save; at 0 an utterance goes on as long as it gains anything.
         weights: number by feature, see :data:`espnet_ee.policy.features.FEATURES`.
         biases: number by exit layer, of every exit but the last.
-        prices: price of the way from the exit layer to the last one.
+        returns: number by exit layer, likewise; 0 or more.
     """
 
     name: ClassVar[str] = "learned"
-    compare = operator.lt
+    compare = operator.le
+    least: ClassVar[float] = 0.0
     weights: Mapping[str, float]
     biases: Mapping[int, float]
-    prices: Mapping[int, float]
+    returns: Mapping[int, float]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         unknown = sorted(set(self.weights) - set(FEATURES))
         if unknown:
             raise UserError(f"policy learned: unknown feature {unknown[0]!r}; known are {', '.join(FEATURES)}")
-        if set(self.biases) != set(self.prices):
-            raise UserError("policy learned: biases and prices name different exit layers; fit the policy again")
-        if not all(price > 0 for price in self.prices.values()):
-            raise UserError("policy learned: a price is not above 0; fit the policy again")
+        if set(self.biases) != set(self.returns):
+            raise UserError("policy learned: biases and returns name different exit layers; fit the policy again")
+        if not all(share >= 0 for share in self.returns.values()):
+            raise UserError("policy learned: a return is below 0; fit the policy again")
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         layer = evidence[-1].layer
         # The last exit stops anyway; NaN here must not reach a logarithm.
         if layer not in self.biases or not math.isfinite(evidence[-1].entropy):
             return math.nan
-        terms = (weight * FEATURES[feature](evidence) for feature, weight in self.weights.items())
-        return priced(self.biases[layer] + sum(terms), self.prices[layer])
+        expected = self.biases[layer] + sum(weight * FEATURES[name](evidence) for name, weight in self.weights.items())
+        # Asked first: NaN or minus infinity must not pass for "nothing to gain".
+        return max(0.0, expected) * self.returns[layer] if math.isfinite(expected) else math.nan
 
     def check(self, exit_layers: Sequence[int]) -> None:
         if set(self.biases) != set(exit_layers[:-1]):
@@ -59,8 +63,3 @@ class LearnedPolicy(ThresholdPolicy):
             raise UserError(
                 f"policy learned: it was fitted for exits {have} below the last, the model has {wanted}; fit it again"
             )
-
-
-def priced(expected: float, price: float) -> float:
-    """Expected errors per price; no errors to save stay what they are, however short the way."""
-    return expected / price if expected > 0 else expected

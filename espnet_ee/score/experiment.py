@@ -25,6 +25,7 @@ from espnet_ee.score.replay import (
 )
 from espnet_ee.score.report import Report, describe_check, write_report
 from espnet_ee.score.runs import OnlineRun, load_online_run, load_scored_set, read_mapping, write_errors
+from espnet_ee.score.training import read_epochs, training_table
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def score_experiment(options: ScoreOptions) -> Report:
         valid_set=options.valid_set,
         curve="curve.png",
         notes=options.notes,
+        training=training_table(read_epochs(options.exp_dir)),
     )
     # Only now, when everything was read and found whole, is anything written.
     for name, scored in aligned.items():

@@ -203,7 +203,7 @@ def candidate_thresholds(policy: ThresholdPolicy, level: np.ndarray, count: int 
     middle = values if (values == values.round()).all() else (values[1:] + values[:-1]) / 2
     if len(middle) > count:
         middle = np.quantile(middle, np.linspace(0, 1, count), method="nearest")
-    beyond = (np.floor(values[0]) - 1, np.ceil(values[-1]) + 1)
+    beyond = (max(policy.least, np.floor(values[0]) - 1), np.ceil(values[-1]) + 1)
     tried = sorted({*map(float, beyond), *(float(f"{value:.6g}") for value in middle)})
     return tried if not deeper_is_lower(policy) else tried[::-1]
 

@@ -31,6 +31,7 @@ class Report:
         valid_set: the set the sweep's thresholds come from.
         curve: file name of the picture, empty if none was drawn.
         notes: lines the user wants in the report.
+        training: the table of the losses, its lines; none when there is no training log.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Report:
     valid_set: str
     curve: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
+    training: Sequence[str] = field(default_factory=tuple)
 
     def points_of(self, name: str, *kinds: str) -> list[OperatingPoint]:
         """Returns one set's points of the given kinds, in the order of the kinds."""
@@ -68,6 +70,8 @@ def _document(report: Report) -> list[str]:
         sweep = report.points_of(name, "sweep")
         if sweep:
             lines += ["", f"## Entropy sweep: {name}", "", *markdown(SUMMARY_COLUMNS, _rows(report, name, sweep))]
+    if report.training:
+        lines += ["", "## Training", "", "CTC loss per utterance, training set / development set.", "", *report.training]
     return lines
 
 

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_write, read_scp
+from espnet_ee.files import atomic_write, read_scp, read_yaml
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
@@ -55,12 +53,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, not YAML or not a mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that makes it first") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({error}); run the stage that makes it again") from None
+    content = read_yaml(path, "run the stage that makes it first")
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a mapping of key: value; run the stage that makes it again")
     return content

@@ -12,7 +12,7 @@ import numpy as np
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.features import FEATURES
-from espnet_ee.policy.fit import choose_recipe, cross_fitted_error
+from espnet_ee.policy.fit import choose_ridge, cross_fitted_error
 from espnet_ee.score.bootstrap import Interval, depth_interval, draws, macs_interval, paired_interval, wer_interval
 from espnet_ee.score.calibrate import Calibrated, Family, Target, at_cost, calibrate, make_families, samples_of
 from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, outcome
@@ -178,7 +178,7 @@ def what_carried(dev: Grid, features: Sequence[str]) -> list[tuple[str, float, f
         if not names:
             return float("nan")
         samples = samples_of(dev, names)
-        return 100 * cross_fitted_error(samples, choose_recipe(samples)) / max(1, int(dev.words.sum()))
+        return 100 * cross_fitted_error(samples, choose_ridge(samples)) / max(1, int(dev.words.sum()))
 
     chosen = rate(features)
     lines = [("all chosen", chosen, chosen)]

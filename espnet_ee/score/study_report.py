@@ -98,6 +98,8 @@ def _how_to_read(study: Study) -> list[str]:
         "- [a to b]: the middle 95 % of 2,000 bootstrap resamples over utterances.",
         "- WER - fixed line: against drawing between the two neighbouring fixed exits at the same compute;",
         "  WER - entropy curve: against the entropy policy at the same compute. Paired bootstrap; below 0 is better.",
+        "- A curve that ends below the compute of the full model counts with its deepest point from there on: `learned` goes no",
+        "  deeper than pays on the development set.",
         "- compute: encoder, every head that was read, evidence. A policy pays for all heads it passes, a fixed exit for one.",
         "- A beam search (`posterior`) is no multiply-accumulate: it counts in the real-time factor only, and there for every",
         "  policy of a table that was decoded with --nbest.",

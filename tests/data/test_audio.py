@@ -67,15 +67,28 @@ def test_file_cut_short_is_refused(
         read_audio(path)
 
 
-def test_wav_of_unknown_length_is_read(tmp_path: Path, tone: Tone) -> None:
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000], ids=["ffmpeg", "sox"])
+def test_wav_of_unknown_length_is_read(size: int, tmp_path: Path, tone: Tone) -> None:
     """A program that writes into a pipe cannot fill in the length: that is no broken promise."""
     path = tmp_path / "x.wav"
     soundfile.write(path, tone(100), RATE, subtype="PCM_16")
     content = bytearray(path.read_bytes())
     start = content.index(b"data") + 4
-    content[start : start + 4] = b"\xff\xff\xff\xff"
+    content[start : start + 4] = size.to_bytes(4, "little")
     path.write_bytes(content)
     assert (read_int16(path)[0] == tone(100)).all()
+
+
+def test_flac_of_unknown_length_is_named(tmp_path: Path, tone: Tone) -> None:
+    path = tmp_path / "x.flac"
+    write_flac(path, tone(9000), RATE)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    for read in (count_samples, read_int16, read_audio):
+        with pytest.raises(UserError, match="x.flac: its header does not tell its length"):
+            read(path)
 
 
 def test_broken_files_are_named(tmp_path: Path, tone: Tone) -> None:

@@ -108,6 +108,7 @@ STRUCTURE: dict[str, tuple[str, Break, str]] = {
     "empty line": ("librispeech", lambda p: p.text(TRANS, "1-2-0000 GO\n\n1-2-0001 NO\n"), r"trans\.txt:2: empty line; delete"),
     "not UTF-8": ("librispeech", lambda p: p.text(TRANS, b"1-2-0000 GO\n1-2-0001 \xff\xfe\n"), r"trans\.txt:2: not UTF-8; convert"),
     "UTF-16": ("librispeech", lambda p: p.text(TRANS, "1-2-0000 GO\n".encode("utf-16")), r"trans\.txt:1: not UTF-8"),
+    "byte order mark": ("librispeech", lambda p: p.text(TRANS, b"\xef\xbb\xbf" + p.bytes_of(TRANS)), r"trans\.txt:1: begins with a byte order mark; remove"),
     "CRLF": ("librispeech", lambda p: p.text(TRANS, b"1-2-0000 GO\r\n1-2-0001 NO\r\n"), r"trans\.txt:1: ends with a carriage return; convert"),
     "id of another chapter": ("librispeech", lambda p: (p.root / f"{CHAPTER}/1-2-0001.flac").rename(p.root / f"{CHAPTER}/9-9-0.flac") and p.edit(TRANS, "1-2-0001", "9-9-0"), r"trans\.txt:2: '9-9-0' does not begin with 1-2-"),
     "the same chapter in two parts": ("two parts", lambda p: (p.root / "LibriSpeech/dev-clean-2").symlink_to(p.root / "LibriSpeech/train-clean-5"), r"0000\.flac: the utterance '1-2-0000' was there before .*; keep one"),

@@ -67,7 +67,7 @@ def test_features_of_segments_are_those_of_the_cut_files(segmented: Path, tmp_pa
 
 
 def test_perturbed_segments_become_files(segmented: Path, tmp_path: Path) -> None:
-    assert perturb_speed(segmented, tmp_path / "sp", ["1.0", "1.1"], tmp_path / "audio") == 6
+    assert perturb_speed(segmented, tmp_path / "sp", ["1.0", "1.1"], tmp_path / "audio").utterances == 6
     data = validate_data_dir(tmp_path / "sp")
     counts = {utt: soundfile.info(path).frames for utt, path in data.tables["wav.scp"].items()}
     assert (counts["r-1"], counts["sp1.1-r-1"]) == (7520, 6837)

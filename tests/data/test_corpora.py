@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from espnet_ee.data.datadir import validate_data_dir
+from espnet_ee.data.librispeech import parts_of
 from espnet_ee.data.prepare import prepare_set
 from espnet_ee.data.registry import CORPORA, open_corpus
 from espnet_ee.errors import UsageError, UserError
@@ -71,6 +73,21 @@ def test_broken_an4_is_refused(file: str, old: str, new: str, message: str, an4_
         list(open_corpus("an4", an4_root).utterances("test"))
 
 
+def test_an4_loses_no_last_line(an4_root: Path) -> None:
+    """Neither list ends with a line end."""
+    for name in ("an4_test.fileids", "an4_test.transcription"):
+        path = an4_root / "an4" / "etc" / name
+        path.write_text(path.read_text().rstrip("\n"))
+    assert len(list(open_corpus("an4", an4_root).utterances("test"))) == 1
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\n", "fileids:1: not UTF-8"), (b"a/b/c\r\n", "fileids:1: .*carriage")])
+def test_an4_lists_are_read_as_any_text(content: bytes, message: str, an4_root: Path) -> None:
+    (an4_root / "an4" / "etc" / "an4_test.fileids").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(open_corpus("an4", an4_root).utterances("test"))
+
+
 @pytest.mark.parametrize("name", CORPORA)
 def test_missing_corpus_says_where_and_what_to_set(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
@@ -107,6 +124,25 @@ def test_librispeech_finds_its_parts(librispeech_root: Path) -> None:
 def test_librispeech_joins_parts(librispeech_root: Path) -> None:
     corpus = open_corpus("librispeech", librispeech_root, ["train-clean-5", "dev=dev-clean+dev_other"])
     assert {name: len(list(corpus.utterances(name))) for name in corpus.sets} == {"train_clean_5": 10, "dev": 8}
+
+
+def test_the_parts_to_download_are_those_that_are_read() -> None:
+    assert parts_of(["train=train-clean-5+dev_clean_2", "train-460", "dev", "dev_clean"]) == [
+        "train-clean-5", "dev-clean-2", "train-clean-100", "train-clean-360", "dev-clean", "dev-other",
+    ]  # fmt: skip
+    assert parts_of(["train_clean_5", "dev", "test"], hold_out=2) == ["train-clean-5"]
+    with pytest.raises(UsageError, match="--parts: is empty"):
+        parts_of([])
+
+
+def test_an_incomplete_set_is_told(librispeech_root: Path, tmp_path: Path) -> None:
+    corpus = open_corpus("librispeech", librispeech_root, ["train_clean_5", "dev", "mine=train-clean-5+somewhere"])
+    assert [corpus.distributed(name) for name in corpus.sets] == [1519, 5567, None]
+    made = prepare_set(corpus, "dev", tmp_path / "dev")
+    assert "8 utterances; warning: the published set has 5567" in made.describe(tmp_path)
+    assert "warning" not in replace(made, distributed=8).describe(tmp_path)
+    held = open_corpus("librispeech", librispeech_root, ["train_clean_5"], {"hold_out": "2"})
+    assert {held.distributed(name) for name in held.sets} == {None}
 
 
 def test_librispeech_names_the_missing_part(librispeech_root: Path) -> None:

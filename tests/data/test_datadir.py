@@ -27,6 +27,8 @@ BREAKS: dict[str, tuple[Callable[[str], str], str, str]] = {
     "utterance without text": (lambda t: t.replace("a-2 NO\n", ""), "text", r"wav\.scp:2: 'a-2' is not in .*text"),
     "text without utterance": (lambda t: t + "c-1 GO\n", "text", r"text:4: 'c-1' is not in .*wav\.scp"),
     "out of order": (lambda t: "b-0 GO\n" + t, "text", r"text:2: 'a-1' is out of order; sort"),
+    "tab between words": (lambda t: t.replace("GO ON", "GO\tON"), "text", r"text:1: '\\t' between words .*; put blanks"),
+    "no-break space": (lambda t: t.replace("GO ON", "GO\u00a0ON"), "text", r"text:1: '\\xa0' between words"),
     "slash in id": (lambda t: t + "c/1 GO\n", "text", r"text:4: an id must not"),
     "dot at the front": (lambda t: ".a GO\n" + t, "text", r"text:1: an id must not"),
     "speaker of two words": (lambda t: t.replace("b-1 b", "b-1 b c"), "utt2spk", r"utt2spk:3: a speaker is one word"),

@@ -16,6 +16,7 @@ import pytest
 from espnet_ee.data import download
 from espnet_ee.data.download import Archive, download_parts
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import temporary_dir
 
 MEMBERS = {"LibriSpeech/dev-clean/1/2/1-2.trans.txt": b"1-2-0 GO\n", "LibriSpeech/SPEAKERS.TXT": b"1 | F\n"}
 
@@ -150,6 +151,14 @@ def test_useless_archives_are_named(
         download_parts(["dev-clean"], tmp_path, server.url)
 
 
+def test_what_a_killed_unpacking_left_is_removed(server: Server, tmp_path: Path) -> None:
+    with temporary_dir(tmp_path / "LibriSpeech" / "dev-clean") as folder:
+        left = folder.with_name(re.sub(r"-\d+\.", "-4194305.", folder.name))  # no process has this number
+    (left / "LibriSpeech").mkdir(parents=True)
+    download_parts(["dev-clean"], tmp_path, server.url)
+    assert not left.exists()
+
+
 def test_file_urls_work_too(tmp_path: Path, server: Server) -> None:
     (tmp_path / "mirror" / "12").mkdir(parents=True)
     (tmp_path / "mirror/12/dev-clean.tar.gz").write_bytes(server.content)
@@ -160,5 +169,8 @@ def test_file_urls_work_too(tmp_path: Path, server: Server) -> None:
 def test_no_network_and_no_such_part(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be downloaded"):
         download_parts(["dev-clean"], tmp_path, "http://127.0.0.1:9")
+    for url in ("mirror.org/resources", "http://a b", "http://[::1/"):
+        with pytest.raises(UserError, match="cannot be downloaded"):
+            download_parts(["dev-clean"], tmp_path, url)
     with pytest.raises(UsageError, match="'dev' is not offered"):
         download_parts(["dev"], tmp_path)

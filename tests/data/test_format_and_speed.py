@@ -56,7 +56,7 @@ def test_broken_audio_leaves_the_old_dump(data_dir: Path, tmp_path: Path, tree_b
 
 def test_perturbed_names_and_lengths(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "data" / "set_sp"
-    assert perturb_speed(data_dir, out, ["0.9", "1.0", "1.1"], tmp_path / "audio") == 9
+    assert perturb_speed(data_dir, out, ["0.9", "1.0", "1.1"], tmp_path / "audio").utterances == 9
     data = validate_data_dir(out)
     assert data.utt_ids == ["a-1", "a-2", "b-1", *(f"sp{f}-{u}" for f in ("0.9", "1.1") for u in ("a-1", "a-2", "b-1"))]
     assert data.tables["utt2spk"]["sp0.9-b-1"] == "sp0.9-b"
@@ -75,6 +75,20 @@ def test_perturbing_is_the_same_for_any_number_of_processes(
     first = tree_bytes(tmp_path / "audio")
     perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "audio", nj=2)
     assert tree_bytes(tmp_path / "audio") == first
+
+
+def test_a_broken_utterance_goes_at_every_speed_if_it_may(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "a-2.wav").write_bytes(b"RIFF")
+    out, audio = tmp_path / "sp", tmp_path / "audio"
+    with pytest.raises(UserError, match=r"a-2\.wav: not readable"):
+        perturb_speed(data_dir, out, ["0.9", "1.0", "1.1"], audio)
+    with pytest.raises(UserError, match="1 of 3 utterances are broken, more than 1 %"):
+        perturb_speed(data_dir, out, ["0.9", "1.0", "1.1"], audio, max_skipped=1)
+    assert not out.exists() and not audio.exists()
+    made = perturb_speed(data_dir, out, ["0.9", "1.0", "1.1"], audio, max_skipped=50)
+    assert made.utterances == 6 and list(read_scp(out / "skipped")) == ["a-2"]
+    assert validate_data_dir(out).utt_ids == ["a-1", "b-1", "sp0.9-a-1", "sp0.9-b-1", "sp1.1-a-1", "sp1.1-b-1"]
+    assert not list(audio.rglob("*a-2*"))
 
 
 def test_perturbing_never_replaces_another_folder(data_dir: Path, tmp_path: Path) -> None:

@@ -149,6 +149,12 @@ def test_overlap_costs_a_training_segment_and_never_a_scored_one(make_talk: Make
     assert (first.text, third.text) == ("a", "c")
 
 
+@pytest.mark.parametrize(("rules", "counts"), [("plain", [None, 507, 1155]), ("espnet", [None, None, None])])
+def test_how_many_are_scored_is_known(rules: str, counts: list[int | None], tmp_path: Path) -> None:
+    corpus = open_corpus("tedlium3", tmp_path, (), {"text_rules": rules})
+    assert [corpus.distributed(name) for name in corpus.sets] == counts
+
+
 def test_lm_text_follows_the_same_rules(make_talk: MakeTalk, tmp_path: Path) -> None:
     root = make_talk("TEDLIUM_release-3/legacy/dev")
     (root / "TEDLIUM_release-3" / "LM").mkdir()
@@ -156,6 +162,20 @@ def test_lm_text_follows_the_same_rules(make_talk: MakeTalk, tmp_path: Path) -> 
         stream.write("<s> it 's late </s>\n\nthe 'cause </s>\n")
     assert write_lm_text(open_corpus("tedlium3", root), tmp_path / "lm") == 2
     assert (tmp_path / "lm").read_text() == "tedlium3_lm_00000001 it's late\ntedlium3_lm_00000002 the 'cause\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"<s> late </s>\n" * 999)[:-20], b"no archive", gzip.compress(b"\xff\n")],
+    ids=["cut short", "not zipped", "not UTF-8"],
+)
+def test_broken_lm_text_is_named(content: bytes, make_talk: MakeTalk, tmp_path: Path) -> None:
+    root = make_talk("TEDLIUM_release-3/legacy/dev")
+    (root / "TEDLIUM_release-3" / "LM").mkdir()
+    (root / "TEDLIUM_release-3" / "LM" / "news.en.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"news\.en\.gz: not readable as zipped UTF-8 .*; unpack"):
+        write_lm_text(open_corpus("tedlium3", root), tmp_path / "lm")
+    assert not (tmp_path / "lm").exists()
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:

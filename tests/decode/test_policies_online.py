@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_ee.decode.greedy import read_frames
+from espnet_ee.decode.greedy import _reduce, _reduce_on_device, read_frames
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.policy.base import ThresholdPolicy, choose_exit
 from espnet_ee.policy.confidence import ConfidencePolicy
@@ -104,6 +104,29 @@ def test_the_evidence_is_what_its_names_say() -> None:
         assert evidence.token_confidence == pytest.approx(min(tokens), rel=1e-5)
         assert len(evidence.tokens) == len(tokens)
         assert evidence.changed_share == pytest.approx(np.mean(labels != before[row]))
+
+
+def test_both_ways_of_reducing_a_frame_agree() -> None:
+    """The one for an accelerator works on the CPU, too; a token without probability and padding trouble neither."""
+    torch.manual_seed(0)
+    log_probs = (4 * torch.randn(3, 50, 20)).masked_fill(torch.rand(3, 50, 20) < 0.1, -math.inf).log_softmax(-1)
+    log_probs[1, 30:] = math.nan
+    one, other = (list(reduce(log_probs, [50, 30, 0])) for reduce in (_reduce, _reduce_on_device))
+    for (labels, best, entropy), (their_labels, their_best, their_entropy) in zip(one, other, strict=True):
+        assert labels.tolist() == their_labels.tolist()
+        assert best.tolist() == their_best.tolist()
+        assert entropy == pytest.approx(their_entropy, rel=1e-5)
+    assert [np.isfinite(entropy).all() for _, _, entropy in one] == [True] * 3
+    assert [len(labels) for labels, _, _ in one] == [50, 30, 0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_broken_frame_breaks_the_entropy(bad: float) -> None:
+    log_probs = torch.full((1, 4, 3), 1 / 3).log()
+    log_probs[0, 2, 1] = bad
+    [(evidence, _)] = read_frames(1, log_probs, torch.tensor([4]))
+    assert not math.isfinite(evidence.entropy)
+    assert not EntropyPolicy(float("inf")).should_stop([evidence])
 
 
 def test_silence_has_no_spoken_evidence() -> None:

@@ -115,7 +115,7 @@ def test_the_card_tells_exits_and_policies(trained, tmp_path):
     count = sum(value.numel() for name, value in model.named_parameters() if not name.startswith(above))
     macs = model.encoder.shape().segment_macs(1250, [1])[0] + model.encoder.shape().head_macs(311, len(tiny.TOKENS))
     assert f"|1|{count:,}|{macs / 1e7:.1f}|30.50|" in body
-    assert "`quick`: entropy (threshold 0.2); test: WER 11.00 %, mean exit 2.50" in body
+    assert "`quick`: entropy threshold=0.2; test: WER 11.00 %, mean exit 2.50" in body
     assert all(word in body for word in ("data: noise", "`./run.sh`", "licence: cc-by-4.0", 'from_pretrained("someone/tiny")'))
     assert len(exit_state(model, 1)) < len(exit_state(model, 4))
 

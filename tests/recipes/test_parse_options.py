@@ -105,7 +105,7 @@ def test_help_lists_names_defaults_and_meanings(parse):
     result = parse("--help", "--nonsense")
     assert result.returncode == 0
     assert "--stage" in result.stdout and "first stage (default: 1)" in result.stdout
-    assert 'a remark (default: "a b")' in result.stdout
+    assert "a remark (default: a b)" in result.stdout
     assert "has no default (default: none)" in result.stdout
     assert "outside" not in result.stdout and "later" not in result.stdout
 
@@ -118,6 +118,9 @@ def test_help_of_the_pipeline_names_every_option(bash, template):
     assert shown == {f"--{line.split('=')[0]}" for line in block.splitlines()}
 
 
+NO_STAGE = ("--stage", "99")  # what is not refused must not start
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -126,14 +129,38 @@ def test_help_of_the_pipeline_names_every_option(bash, template):
         (["--nj", "many"], "whole number"),
         (["--inference_configs", "conf/nowhere.yaml"], "no such file: conf/nowhere.yaml"),
         (["--frobnicate", "1"], "unknown option '--frobnicate'"),
+        (["--inference_configs", "conf/decode_fixed.yaml ../asr1/conf/decode_fixed.yaml"], "name 'decode_fixed' of ../asr1"),
+        (["--speed_perturb_factors", "0.9,1.1"], "'0.9,1.1' is not a factor"),
+        (["--speed_perturb_factors", "0.9 *"], "'*' is not a factor"),
+        (["--speed_perturb_factors", "0.0"], "'0.0' is not a factor"),
+        (["--stop_stage", "08"], "whole number"),
+        (["--dumpdir", "/tmp/a,b"], "no comma"),
     ],
 )
 def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments, message):
     recipe = root / "egs" / "mini" / "asr1"
     script = "asr_ee.sh" if not arguments else "run.sh"
-    result = bash(script, *arguments, cwd=recipe)
+    result = bash(script, *arguments, *NO_STAGE, cwd=recipe)
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: [", "not plain YAML"), ("x: !!python/name:os.system", "not plain YAML"), ("- a", "lines"), ("frontend_conf: 1", "lines")],
+)
+def test_a_configuration_that_is_none_is_one_line(bash, root, tmp_path: Path, content: str, message: str):
+    config = tmp_path / "train.yaml"
+    config.write_text(content, encoding="utf-8")
+    result = bash("run.sh", "--asr_config", str(config), *NO_STAGE, cwd=root / "egs" / "mini" / "asr1")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"asr_ee: error: {config}: ") and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_help_shows_the_recipes_own_defaults(bash, root):
+    shown = bash("run.sh", "--help", cwd=root / "egs" / "librispeech" / "asr1").stdout
+    assert "number of BPE tokens (default: 256)" in shown
+    assert "(default: conf/train_ee_conformer.yaml)" in shown
 
 
 OTHER = """# begin options

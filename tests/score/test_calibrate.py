@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import write_scp
 from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.fit import DEFAULT_FEATURES, cross_fit, fit_learned
+from espnet_ee.policy.fit import DEFAULT_FEATURES, cross_fit, fit_learned, returns
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.imported import NEEDED, read_imported
 from espnet_ee.policy.registry import build_policy
@@ -134,6 +135,24 @@ def test_the_learned_policy_beats_one_threshold_where_there_is_more_to_know(dev:
     by_entropy, by_learned = ([at_cost(curve, cost).wer for cost in middle] for curve in curves)
     assert np.mean(by_learned) < 0.97 * np.mean(by_entropy)
     assert all(one < 1.02 * other for one, other in zip(by_learned, by_entropy, strict=True))
+
+
+def test_learned_goes_no_deeper_than_the_exit_that_none_improves(dev: Grid, test_set: Grid) -> None:
+    """A model that thinks too long: its last exit is worse than the one before."""
+    worse, worse_test = (replace(grid, errors=grid.errors[:, [0, 1, 2, 1]]) for grid in (dev, test_set))
+    [family] = make_families(worse, ["learned"], DEFAULT_FEATURES)
+    assert max(found.depth for found in family.outcomes) == LAYERS[2]
+    found = [outcome(worse_test, exits_of(worse_test, policy), True) for policy in family.policies]
+    fixed = fixed_outcomes(worse_test)
+    dearer = at_cost(found, fixed[-1].macs_per_second)
+    assert (dearer.wer, dearer.depth) == (fixed[2].wer, LAYERS[2])
+
+
+def test_returns_are_the_best_share_that_a_layer_saves() -> None:
+    layers = np.array([2, 4, 6, 12])
+    assert returns(layers, np.array([40, 20, 10, 4])) == pytest.approx([20 / 2 / 40, 10 / 2 / 20, 6 / 6 / 10])
+    assert returns(layers, np.array([40, 38, 4, 5])) == pytest.approx([36 / 4 / 40, 34 / 2 / 38, 0])
+    assert returns(layers, np.zeros(4)).tolist() == [0, 0, 0]
 
 
 def test_cross_fitting_never_judges_by_a_model_that_saw_the_utterance(dev: Grid) -> None:
@@ -311,3 +330,17 @@ def test_many_thresholds_cost_little_more_than_one() -> None:
     for layer in LAYERS:
         outcome(grid, exits_of(grid, FixedExitPolicy(layer)), False)
     assert time.perf_counter() - started < 10 * 1000 / 5000 * 4 / 6
+
+
+def test_a_model_with_one_exit_has_nothing_to_calibrate(tmp_path: Path, capsys) -> None:
+    """The recipes' baselines pass through stage 14, too."""
+    table, references = make_set(30, 1)
+    last = {name: Utterance(one.audio_seconds, one.rows[-1:]) for name, one in table.utterances.items()}
+    write_table(tmp_path / "evidence.tsv", EvidenceTable(LAYERS[-1:], last))
+    write_scp(tmp_path / "text", references)
+    out = tmp_path / "policies"
+    calibrate_policy.main(
+        ["--dev_evidence", str(tmp_path / "evidence.tsv"), "--dev_text", str(tmp_path / "text"), "--output_dir", str(out)]
+    )
+    assert "one exit only (8); there is nothing to choose" in capsys.readouterr().out
+    assert not out.exists()

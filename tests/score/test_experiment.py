@@ -147,7 +147,7 @@ def test_separately_trained_models_are_a_reference(experiment: Path) -> None:
         ("decode_entropy/test/utt2exit", "a 6", "z 6", "utt2exit: no hypothesis for a"),
         ("decode_entropy/test/utt2exit", "a 6", "a six", "utt2exit: a has 'six', not a whole number"),
         ("decode_entropy/test/decode.yaml", "policy: entropy", "policy: gut", "policy 'gut' is unknown"),
-        ("decode_entropy/test/decode.yaml", "policy: entropy", "[", "decode.yaml: not YAML"),
+        ("decode_entropy/test/decode.yaml", "policy: entropy", "[", "decode.yaml: not plain YAML"),
         ("decode_all_exits/test/timing.tsv", "b\t4\t0.04\n", "", r"timing.tsv: b has times for exits \[2, 6\]"),
         ("decode_all_exits/test/timing.tsv", "b\t4\t0.04", "b\t4\tsoon", r"timing.tsv:6: not utt_id"),
     ],

@@ -41,6 +41,7 @@ batch_size=1               # utterances decoded at once when every exit is kept
 num_threads=""             # threads of a decoding; empty: as its configuration says, or 1
 calibrate_policies="entropy confidence patience learned" # exit policies that stage 14 calibrates, separated by blanks
 calibrate_targets="wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6" # what they are to meet on valid_set; also macs_per_second=X
+combine_exits=false        # true: stage 14 also fits weights for combining the exits passed, and measures them (COMBINE.md)
 results_dir=""             # folder that gets copies of RESULTS.md, POLICIES.md, their tables and pictures; empty: none
 separate_exps=""           # scored experiments of separately trained depths, for the curve, separated by blanks
 pack_name=""               # stage 15: name of the package, owner/model on the hub; empty: the experiment's
@@ -64,11 +65,20 @@ require_choice feats_compress true false
 require_choice speed_perturb stored on_the_fly
 require_choice token_type char bpe
 require_choice bpemode unigram bpe
+require_choice combine_exits true false
 require_choice feats_normalize global_mvn config
 for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
 done
 
+for name in datadir dumpdir expdir; do
+    [[ ${!name} != *,* ]] || usage_error "option '--${name}': ESPnet takes no comma in a path"
+done
+read -ra factor_list <<<"${speed_perturb_factors}"
+for factor in ${factor_list[@]+"${factor_list[@]}"}; do
+    [[ ${factor} =~ ^[0-9]+(\.[0-9]+)?$ && ${factor} == *[1-9]* ]] ||
+        usage_error "option '--speed_perturb_factors': '${factor}' is not a factor such as 0.9"
+done
 if [ "${speed_perturb}" = on_the_fly ] && [ -n "${speed_perturb_factors}" ] && [ "${feats_type}" = extracted ]; then
     usage_error "stored features have no speed to perturb: give '--speed_perturb stored' with '--feats_type extracted'"
 fi
@@ -142,6 +152,7 @@ data_files() {
     local dir
     for dir in "$@"; do
         printf '%s\n' "${dir}/.done" "${dir}/wav.scp" "${dir}/feats.scp" "${dir}/text" "${dir}/utt2spk"
+        if [ -f "${dir}/segments" ]; then printf '%s\n' "${dir}/segments"; fi
     done
 }
 
@@ -156,19 +167,33 @@ need() {
 for file in ${asr_config:+"${asr_config}"} ${inference_list[@]+"${inference_list[@]}"}; do
     [ -f "${file}" ] || usage_error "no such file: ${file}"
 done
+# A decoding's folder is called as its configuration: two of one name would overwrite each other.
+tags=(decode_all_exits)
+for file in ${inference_list[@]+"${inference_list[@]}"}; do
+    name=$(basename "${file}" .yaml)
+    [[ " ${tags[*]} " != *" ${name} "* ]] || usage_error "the name '${name}' of ${file} is taken: rename the file"
+    tags+=("${name}")
+done
 
 # The frontend of the training configuration, at this rate, on one line (JSON is YAML): what features depend on.
 frontend_conf() {
     "${python}" - "${fs}" ${asr_config:+"${asr_config}"} <<'PY'
 import json, sys
-import yaml
+from espnet_ee.errors import UserError, run
+from espnet_ee.files import read_yaml
 
-config = {}
-for path in sys.argv[2:]:
-    with open(path, encoding="utf-8") as stream:
-        config = yaml.safe_load(stream) or {}
-conf = {**(config.get("frontend_conf") or {}), "fs": int(sys.argv[1])}
-print(json.dumps({"frontend": config.get("frontend") or "default", "frontend_conf": conf}, sort_keys=True))
+def main():
+    config, conf = {}, {}
+    for path in sys.argv[2:]:
+        config = read_yaml(path, "give another --asr_config") or {}
+        conf = config.get("frontend_conf") or {} if isinstance(config, dict) else None
+        if not isinstance(conf, dict):
+            raise UserError(f"{path}: must be 'option: value' lines, and so must its frontend_conf")
+    conf = {**conf, "fs": int(sys.argv[1])}
+    print(json.dumps({"frontend": config.get("frontend") or "default", "frontend_conf": conf}, sort_keys=True))
+
+sys.argv[0] = "asr_ee.sh"
+run(main)
 PY
 }
 frontend=$(frontend_conf)
@@ -189,7 +214,10 @@ frontend=$(frontend_conf)
     if in_stage 11; then train_model; fi
     if in_stage 12; then decode_sets; fi
     if in_stage 13; then score_sets; fi
-    if in_stage 14; then calibrate_on_valid_set; fi
+    if in_stage 14; then
+        calibrate_on_valid_set
+        if [ "${combine_exits}" = true ]; then combine_on_valid_set; fi
+    fi
     if in_stage 15; then pack_model; fi
     log "finished, stages ${stage} to $((stop_stage < 15 ? stop_stage : 15))"
     exit 0

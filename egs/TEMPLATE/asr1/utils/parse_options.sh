@@ -37,17 +37,18 @@ usage_error() {
 }
 
 print_options() {
-    local name default help own file
+    local _name _default _help _own _file
     echo "Usage: $0 [--name value | --name=value] ..."
-    own=" $(option_names "$0")"
-    while IFS=$'\t' read -r name default help; do
-        printf '  --%-22s %s (default: %s)\n' "${name}" "${help}" "${default}"
+    _own=" $(option_names "$0")"
+    # A run.sh gives its settings before the user's, so what an option holds now is what counts if it is not given.
+    while IFS=$'\t' read -r _name _default _help; do
+        printf '  --%-22s %s (default: %s)\n' "${_name}" "${_help}" "${!_name:-none}"
     done < <(declared_options "$0" | sed $'s/\t\t/\tnone\t/')
-    for file in ${option_files[@]+"${option_files[@]}"}; do
-        echo "Passed on to ${file}:"
-        while IFS=$'\t' read -r name default help; do
-            [[ ${own} == *" ${name} "* ]] || printf '  --%-22s %s (default: %s)\n' "${name}" "${help}" "${default}"
-        done < <(declared_options "${file}" | sed $'s/\t\t/\tnone\t/')
+    for _file in ${option_files[@]+"${option_files[@]}"}; do
+        echo "Passed on to ${_file}:"
+        while IFS=$'\t' read -r _name _default _help; do
+            [[ ${_own} == *" ${_name} "* ]] || printf '  --%-22s %s (default: %s)\n' "${_name}" "${_help}" "${_default}"
+        done < <(declared_options "${_file}" | sed -e 's/"//g' -e $'s/\t\t/\tnone\t/')
     done
 }
 
@@ -107,7 +108,7 @@ parse_options() {
 require_integer() {
     local name
     for name in "$@"; do
-        [[ ${!name} =~ ^[0-9]+$ ]] || usage_error "option '--${name}' needs a whole number, not '${!name}'"
+        [[ ${!name} =~ ^(0|[1-9][0-9]*)$ ]] || usage_error "option '--${name}' needs a whole number, not '${!name}'"
     done
 }
 

@@ -46,6 +46,11 @@ show_failure() {
     } >&2
 }
 
+# show_log LOG: what a stage had to say, now or when it was done. Whoever has deleted the log does without.
+show_log() {
+    if [ -f "$1" ]; then cat "$1"; fi
+}
+
 # run_logged TITLE LOG COMMAND...: runs the command into the log; on failure prints the log's end and fails.
 run_logged() {
     local title=$1 logfile=$2 status=0

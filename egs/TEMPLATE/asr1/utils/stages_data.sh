@@ -4,17 +4,35 @@
 
 # Stage 1. The recipe's own local/data.sh makes datadir/SET for every set.
 prepare_data() {
-    local mark=${datadir}/.stage01.done wanted name
+    local mark=${datadir}/.stage01.done wanted name folders
     for name in "${raw_train}" "${eval_sets[@]}"; do
         # Whoever deletes a set wants it made again.
         [ -s "${datadir}/${name}/wav.scp" ] || rm -f "${mark}"
     done
+    folders=$(corpus_folders)
+    # Who names no folder now means that of the last time.
+    if [ -z "${folders}" ] && [ -f "${mark}" ]; then folders=$(sed -n 's/^corpora://p' "${mark}"); fi
     # Which sets it makes stands on a line of its own: one set more must not make the others be done again (set_identity).
     wanted=$(identity "local/data.sh ${local_args[*]-}" local/data.sh)$'\n'"follows: ${data_args[*]:-nothing}"
+    wanted+=${folders:+$'\n'"corpora:${folders}"}
     run_once "stage 1: data preparation" "${mark}" "${wanted}" "${datadir}/log/data.log" make_and_check_data
-    if [ -s "${datadir}/${raw_train}/skipped" ]; then
-        log "stage 1: ${raw_train}: $(wc -l <"${datadir}/${raw_train}/skipped") skipped, see ${datadir}/${raw_train}/skipped"
-    fi
+    log_skipped 1 "${raw_train}" "${datadir}/${raw_train}"
+    show_log "${datadir}/log/data.log" | grep '; warning: ' || true
+}
+
+# log_skipped STAGE SET DIR: nobody reads the logs of what went well, so what was left out is said here.
+log_skipped() {
+    if [ -s "$3/skipped" ]; then log "stage $1: $2: $(wc -l <"$3/skipped") utterances skipped, see $3/skipped"; fi
+}
+
+# The folders that db.sh or the environment gives for the corpora that local/data.sh reads.
+corpus_folders() {
+    local names name
+    . ./db.sh
+    readarray -t names < <(sed -n 's/^export \([A-Z0-9_]*\)=.*/\1/p' db.sh)
+    for name in "${names[@]}"; do
+        if [ -n "${!name}" ] && grep -qw "${name}" local/data.sh; then printf ' %s=%s' "${name}" "${!name}"; fi
+    done
 }
 
 make_and_check_data() {
@@ -42,12 +60,15 @@ perturb_speed() {
         return 0
     fi
     need "${datadir}/${raw_train}/wav.scp" 1
-    local wanted
-    wanted=$(set_identity "${stored_factors}" "${datadir}/${raw_train}")
-    run_once "stage 2: speed perturbation by ${stored_factors}" "${datadir}/${train_set}/.done" "${wanted}" \
-        "${datadir}/log/perturb_speed.log" \
-        "${data_run[@]}" espnet_ee.bin.perturb_speed --in "${datadir}/${raw_train}" --out "${datadir}/${train_set}" \
-        --factors "${stored_factors}" --audio_dir "${dumpdir}/speed_perturbed/${train_set}" --nj "${nj}"
+    local out=${datadir}/${train_set} audio=${dumpdir}/speed_perturbed/${train_set} words=${stored_factors} wanted
+    # The tables lie under datadir, the audio under dumpdir: whoever deletes one of them, or names another, wants both made.
+    [ -d "${audio}" ] || rm -f "${out}/.done"
+    if [ "${max_skipped}" != 0 ]; then words+=" max_skipped=${max_skipped}"; fi
+    wanted=$(set_identity "${words}" "${datadir}/${raw_train}")
+    run_once "stage 2: speed perturbation by ${stored_factors}" "${out}/.done" "${wanted}" "${datadir}/log/perturb_speed.log" \
+        "${data_run[@]}" espnet_ee.bin.perturb_speed --in "${datadir}/${raw_train}" --out "${out}" \
+        --factors "${stored_factors}" --audio_dir "${audio}" --nj "${nj}" --max_skipped "${max_skipped}"
+    log_skipped 2 "${train_set}" "${out}"
 }
 
 # The folder that stage 3 makes of a set: the training set still has to pass stage 4.
@@ -79,14 +100,13 @@ format_set() {
     wanted=$(set_identity "${words}" "${datadir}/${name}")
     run_once "stage 3: ${feats_type}: ${name}" "${out}/.done" "${wanted}" "${dumpdir}/log/${feats_type}_${name}.log" \
         "${run[@]}" --in "${datadir}/${name}" --out "${out}" --nj "${nj}"
-    # Nobody reads the logs of what went well: what was left out is said here.
-    if [ -s "${out}/skipped" ]; then log "stage 3: ${name}: $(wc -l <"${out}/skipped") utterances skipped, see ${out}/skipped"; fi
+    log_skipped 3 "${name}" "${out}"
 }
 
 extract_by_frontend() {
     local conf=${dumpdir}/log/frontend.yaml
-    printf '%s\n' "${frontend}" >"${conf}.$$"
-    mv "${conf}.$$" "${conf}" # other sets may be extracted at the same time
+    # Renamed, for other sets may be extracted at the same time.
+    { printf '%s\n' "${frontend}" >"${conf}.$$" && mv "${conf}.$$" "${conf}"; } || return
     "${data_run[@]}" espnet_ee.bin.extract_features --frontend_conf "${conf}" "$@"
 }
 
@@ -100,7 +120,7 @@ filter_train() {
     run_once "stage 4: drop utterances not between ${min_wav_duration} s and ${max_wav_duration} s" "${out}/.done" "${wanted}" \
         "${logfile}" "${data_run[@]}" espnet_ee.bin.filter_lengths --in "${in}" --out "${out}" \
         --min_seconds "${min_wav_duration}" --max_seconds "${max_wav_duration}" --fs "${fs}"
-    cat "${logfile}"
+    show_log "${logfile}"
 }
 
 # Stage 5. The token list, from the training text only.

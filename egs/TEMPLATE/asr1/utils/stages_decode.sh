@@ -51,7 +51,7 @@ score_sets() {
         "${python}" -m espnet_ee.bin.score --exp_dir "${asr_exp}" --data_root "${data_feats}" \
         --valid_set "${valid_set}" --test_sets "${test_sets}" --all_exits_tag "${all_exits_tag}" \
         --policies "${tags[*]-}" --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
-    cat "${asr_exp}/log/score.log"
+    show_log "${asr_exp}/log/score.log"
     copy_results "${asr_exp}"/{RESULTS.md,exits.csv,curve.png}
     log "stage 13: ${asr_exp}/RESULTS.md, ${asr_exp}/exits.csv, ${asr_exp}/curve.png"
 }
@@ -96,7 +96,36 @@ calibrate_on_valid_set() {
         --dev_evidence "${decoded}/${valid_set}/evidence.tsv" --dev_text "${data_feats}/${valid_set}/text" \
         --test_evidence ${tables[@]+"${tables[@]}"} --test_text ${texts[@]+"${texts[@]}"} \
         --policies "${calibrate_policies}" --targets "${calibrate_targets}" --command "$(shown_command)"
-    cat "${asr_exp}/log/calibrate.log"
+    show_log "${asr_exp}/log/calibrate.log"
     copy_results "${out}"/{POLICIES.md,policies.csv,policies.png}
     log "stage 14: ${out}: decode_POLICY_TARGET.yaml for --inference_configs, POLICIES.md, policies.png"
+}
+
+# Stage 14, by option: weights for combining exits, fitted on the development set, and every exit with and without them.
+combine_on_valid_set() {
+    local out=${asr_exp}/combine files wanted
+    need "${asr_exp}/${all_exits_tag}/${valid_set}/.done" 12
+    readarray -t files < <(for name in "${eval_sets[@]}"; do echo "${asr_exp}/${all_exits_tag}/${name}/.done"; done)
+    wanted=$(identity "${valid_set} ${test_sets}" "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}" "${files[@]}")
+    run_once "stage 14: combining exits" "${asr_exp}/.stage14_combine.done" "${wanted}" "${asr_exp}/log/combine.log" \
+        measure_combining "${out}"
+    copy_results "${out}/COMBINE.md"
+    log "stage 14: ${out}: decode_combine.yaml, COMBINE.md"
+}
+
+measure_combining() {
+    local out=$1 name alone=() together=() texts=()
+    local model=(--asr_train_config "${asr_exp}/config.yaml" --asr_model_file "${asr_exp}/${inference_asr_model}")
+    "${python}" -m espnet_ee.bin.fit_combine "${model[@]}" --data_dir "${data_feats}/${valid_set}" \
+        --output "${out}/decode_combine.yaml" || return
+    for name in "${eval_sets[@]}"; do
+        "${decode_run[@]}" "${model[@]}" --all_exits true --batch_size "${batch_size}" --data_dir "${data_feats}/${name}" \
+            --config "${out}/decode_combine.yaml" --output_dir "${out}/${name}" || return
+        alone+=("${asr_exp}/${all_exits_tag}/${name}/evidence.tsv")
+        together+=("${out}/${name}/evidence.tsv")
+        texts+=("${data_feats}/${name}/text")
+    done
+    "${python}" -m espnet_ee.bin.compare_exits --evidence "${alone[@]}" --other "${together[@]}" --text "${texts[@]}" \
+        --names "the exit" "the exits combined" --title "Combining the exits passed on the way" \
+        --note "Weights fitted on ${valid_set}; $(shown_command)" --output "${out}/COMBINE.md"
 }

@@ -2,13 +2,17 @@
 # Stage 15 of asr_ee.sh (sourced by it: all names are its): the model as a package that others can load.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
-# Stage 15. A folder (what the hub takes) and the same as one archive.
+# Stage 15. A folder (what the hub takes) and the same as one archive, with the policies that ran online (the first one is
+# what a user gets who asks for none) and those that stage 14 calibrated.
 pack_model() {
-    local wanted
+    local wanted file policies=(${inference_list[@]+"${inference_list[@]}"})
+    for file in "${asr_exp}"/policies/decode_*.yaml; do
+        if [ -f "${file}" ]; then policies+=("${file}"); fi
+    done
     need "${asr_exp}/${inference_asr_model}" 11
     need "${asr_exp}/exits.csv" 13
     wanted=$(identity "${pack_name} ${pack_licence} ${pack_data} ${command}" "${asr_exp}/config.yaml" \
-        "${asr_exp}/${inference_asr_model}" "${asr_exp}/exits.csv" ${inference_list[@]+"${inference_list[@]}"})
+        "${asr_exp}/${inference_asr_model}" "${asr_exp}/exits.csv" ${policies[@]+"${policies[@]}"})
     run_once "stage 15: pack" "${asr_exp}/.stage15.done" "${wanted}" "${asr_exp}/log/pack.log" pack_both
     log "stage 15: ${asr_exp}/package, ${asr_exp}/package.zip; $(tail -n 1 "${asr_exp}/log/pack.log")"
 }
@@ -20,6 +24,6 @@ pack_both() {
             --asr_model_file "${asr_exp}/${inference_asr_model}" --exits_csv "${asr_exp}/exits.csv" \
             --name "${pack_name:-$(basename "${asr_exp}")}" --licence "${pack_licence}" \
             --training_data "${pack_data:-${train_set}}" --command "$(shown_command)" --outpath "${outpath}" \
-            --policies ${inference_list[@]+"${inference_list[@]}"} || return
+            --policies ${policies[@]+"${policies[@]}"} || return
     done
 }

@@ -22,11 +22,8 @@ require_integer hold_out
 root=${librispeech_root:-${LIBRISPEECH}}
 if [ -z "${root}" ]; then
     root=${download_dir}
-    parts=${sets}
-    # Sets that are held out are no parts of the distribution.
-    if [ "${hold_out}" -gt 0 ]; then parts=$(tr ' ' '\n' <<<"${sets}" | grep -vxE 'dev|test' | tr '\n' ' '); fi
-    "${ESPNET_EE_PYTHON}" -m espnet_ee.bin.download_librispeech --out "${root}" --parts "${parts}" \
-        ${download_url:+--url "${download_url}"}
+    "${ESPNET_EE_PYTHON}" -m espnet_ee.bin.download_librispeech --out "${root}" --parts "${sets}" \
+        --hold_out "${hold_out}" ${download_url:+--url "${download_url}"}
 fi
 "${ESPNET_EE_PYTHON}" -m espnet_ee.bin.prepare_data --corpus librispeech --corpus_root "${root}" --out "${datadir}" \
     --parts "${sets}" --corpus_options "hold_out=${hold_out}"

@@ -1,0 +1,98 @@
+"""Stages 1 to 4 notice what changed outside their options: the corpus' place, segments, deleted audio, deleted logs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_ee.files import read_scp, write_scp
+
+RATE = 16000
+
+
+def readers(root: Path) -> Path:
+    """A part of LibriSpeech with three readers; stage 1 only looks whether the audio is there."""
+    for reader in ("7", "19", "83"):
+        folder = root / "LibriSpeech" / "train-clean-5" / reader / "1"
+        folder.mkdir(parents=True)
+        (folder / f"{reader}-1-0000.flac").touch()
+        (folder / f"{reader}-1.trans.txt").write_text(f"{reader}-1-0000 GO\n")
+    return root
+
+
+def test_stage_1_follows_the_corpus_that_db_sh_or_the_environment_names(bash, root: Path, tmp_path: Path) -> None:
+    one, other = readers(tmp_path / "one"), readers(tmp_path / "other")
+    script = str(root / "egs" / "librispeech" / "asr1" / "run.sh")
+    name = "train_clean_5"
+    options = {"stop_stage": "1", "train_set": name, "valid_set": name, "test_sets": name, "datadir": f"{tmp_path}/data"}
+
+    def stage_1(folder: Path | None) -> tuple[str, str]:
+        arguments = [f"--{option}={value}" for option, value in options.items()]
+        result = bash(script, *arguments, LIBRISPEECH=str(folder or ""), AN4="elsewhere")
+        assert result.returncode == 0, result.stderr
+        assert "3 utterances; warning: the published set has 1519" in result.stdout
+        return result.stdout, next(iter(read_scp(tmp_path / "data" / name / "wav.scp").values()))
+
+    assert stage_1(one)[1].startswith(str(one))
+    said, audio = stage_1(other)
+    assert "changed, done again" in said and audio.startswith(str(other))
+    for folder in (other, None):  # None: nobody says that it is elsewhere now
+        said, audio = stage_1(folder)
+        assert "done, skipped" in said and audio.startswith(str(other))
+
+
+@pytest.fixture
+def run_stages(bash, root: Path, tmp_path: Path):
+    """Stages 2 to 4 of a training and a development set cut out of one recording each; returns what was said."""
+    for name, count in (("train", 3), ("dev", 1)):
+        samples = np.random.default_rng(count).integers(-9000, 9000, 4 * RATE).astype(np.int16)
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE)
+        ids = [f"{name}-{number}" for number in range(count)]
+        folder = tmp_path / "data" / name
+        write_scp(folder / "wav.scp", {name: str(tmp_path / f"{name}.wav")})
+        write_scp(folder / "segments", {utt_id: f"{name} {number} {number + 1}" for number, utt_id in enumerate(ids)})
+        write_scp(folder / "text", dict.fromkeys(ids, "GO"))
+        write_scp(folder / "utt2spk", dict.fromkeys(ids, name))
+
+    def run(*options: str) -> str:
+        result = bash(
+            str(root / "egs" / "mini" / "asr1" / "run.sh"),
+            *("--stage", "2", "--stop_stage", "4", "--nj", "1", "--test_sets", "dev"),
+            *("--datadir", f"{tmp_path}/data", "--dumpdir", f"{tmp_path}/dump", *options),
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+def test_changed_segments_are_cut_again(run_stages, tmp_path: Path) -> None:
+    run_stages()
+    counts = tmp_path / "dump" / "raw" / "train" / "utt2num_samples"
+    assert read_scp(counts)["train-2"] == "16000"
+    segments = tmp_path / "data" / "train" / "segments"
+    segments.write_text(segments.read_text().replace("train 2 3", "train 2 3.5"))
+    run_stages()
+    assert read_scp(counts)["train-2"] == "24000"
+
+
+def test_deleted_audio_of_other_speeds_and_deleted_logs(run_stages, tmp_path: Path) -> None:
+    speeds = ("--speed_perturb_factors", "0.9 1.0")
+    run_stages(*speeds)
+    shutil.rmtree(tmp_path / "dump" / "log")
+    assert run_stages(*speeds).count("done, skipped") == 4
+    shutil.rmtree(tmp_path / "dump")
+    assert "stage 2: speed perturbation by 0.9 1.0\n" in run_stages(*speeds)
+    assert len(read_scp(tmp_path / "dump" / "raw" / "train_sp" / "text")) == 6
+
+
+def test_broken_training_audio_may_be_skipped_in_stage_2(run_stages, tmp_path: Path) -> None:
+    segments = tmp_path / "data" / "train" / "segments"
+    segments.write_text(segments.read_text().replace("train 2 3", "train 2 9"))
+    said = run_stages("--speed_perturb_factors", "0.9 1.0", "--max_skipped", "40")
+    assert f"stage 2: train_sp: 1 utterances skipped, see {tmp_path}/data/train_sp/skipped" in said
+    assert len(read_scp(tmp_path / "dump" / "raw" / "train_sp" / "text")) == 4
