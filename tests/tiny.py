@@ -45,6 +45,21 @@ MULTICONV: dict[str, Any] = {
     "multicgmlp_merge_conv_kernel": 5,
 }
 
+# What a training command needs in its configuration, beside the tokens and how to make batches.
+TRAINING: dict[str, Any] = {
+    "encoder": "early_exit_conformer",
+    "encoder_conf": {**CONFORMER, "num_blocks": 2, "exit_layers": [1, 2], "exit_norm": "separate"},
+    "model": "early_exit",
+    "model_conf": {"ctc_weight": 1.0},
+    "frontend_conf": {"n_fft": 512, "hop_length": 160},
+    "optim": "adam",
+    "optim_conf": {"lr": 1.0e-3},
+    "best_model_criterion": [["valid", "loss", "min"]],
+    "use_matplotlib": False,
+    "use_tensorboard": False,
+    "num_att_plot": 0,
+}
+
 
 def encoder(exit_layers: list[int], seed: int = 0, backbone: str = "conformer", **changes: Any) -> torch.nn.Module:
     """A tiny early-exit encoder in evaluation mode, its norms' parameters not trivial."""
@@ -66,6 +81,19 @@ def stir_batch_norm(module: torch.nn.Module) -> None:
             torch.nn.init.normal_(part.running_mean)
             torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
             torch.nn.init.normal_(part.bias)
+
+
+def assert_the_batch_does_not_matter(made: torch.nn.Module, lengths: tuple[int, ...] = (97, 64, 63, 40, 17)) -> None:
+    """Every exit gives an utterance the same output and length in a batch, padded with noise, as alone."""
+    torch.manual_seed(1)
+    xs, ilens = torch.randn(len(lengths), max(lengths), 80), torch.tensor(lengths)
+    with torch.no_grad():
+        together = list(made.iter_exits(xs, ilens))
+        for row, length in enumerate(lengths):
+            alone = list(made.iter_exits(xs[row : row + 1, :length], ilens[row : row + 1]))
+            for one, all_ in zip(alone, together, strict=True):
+                assert one.olens[0] == all_.olens[row] == one.hs.size(1)
+                torch.testing.assert_close(one.hs[0], all_.hs[row, : one.hs.size(1)], atol=1e-5, rtol=1e-4)
 
 
 def config(**changes: Any) -> dict[str, Any]:

@@ -64,18 +64,7 @@ def test_no_block_above_the_exit_runs(backbone):
     ids=str,
 )
 def test_outputs_and_olens_do_not_depend_on_the_batch(backbone, changes):
-    encoder = tiny.encoder([2, 4], backbone=backbone, **changes)
-    lengths = (97, 64, 63, 40, 17)
-    xs, ilens = features(*lengths)
-    with torch.no_grad():
-        together = list(encoder.iter_exits(xs, ilens))
-        for row, length in enumerate(lengths):
-            alone = list(encoder.iter_exits(xs[row : row + 1, :length], ilens[row : row + 1]))
-            for one, all_ in zip(alone, together, strict=True):
-                assert one.olens[0] == all_.olens[row]
-                frames = int(one.olens[0])
-                assert one.hs.size(1) == frames
-                torch.testing.assert_close(one.hs[0], all_.hs[row, :frames], atol=1e-5, rtol=1e-4)
+    tiny.assert_the_batch_does_not_matter(tiny.encoder([2, 4], backbone=backbone, **changes))
 
 
 @every_backbone

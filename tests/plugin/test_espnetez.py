@@ -44,23 +44,7 @@ trainer = espnetez.Trainer(
 trainer.collect_stats()
 trainer.train()
 """
-CONFIG = {
-    "token_list": tiny.TOKENS,
-    "encoder": "early_exit_conformer",
-    "encoder_conf": {**tiny.CONFORMER, "num_blocks": 2, "exit_layers": [1, 2], "exit_norm": "separate"},
-    "model": "early_exit",
-    "model_conf": {"ctc_weight": 1.0},
-    "frontend_conf": {"n_fft": 512, "hop_length": 160},
-    "optim": "adam",
-    "optim_conf": {"lr": 1.0e-3},
-    "batch_type": "unsorted",
-    "batch_size": 2,
-    "max_epoch": 1,
-    "best_model_criterion": [["valid", "loss", "min"]],
-    "use_matplotlib": False,
-    "use_tensorboard": False,
-    "num_att_plot": 0,
-}
+CONFIG = {**tiny.TRAINING, "token_list": tiny.TOKENS, "batch_type": "unsorted", "batch_size": 2, "max_epoch": 1}
 
 
 @pytest.mark.skipif(espnet_version() != "202511", reason="espnetez belongs to ESPnet 202511")

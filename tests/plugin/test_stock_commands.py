@@ -18,21 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = [sys.executable, "-m", "espnet_ee", "-m"]
 TEXTS = ["A", "AB", "B A", "CD", "DAB", "A C"]
 CONFIG = {
-    "encoder": "early_exit_conformer",
-    "encoder_conf": {**tiny.CONFORMER, "num_blocks": 2, "exit_layers": [1, 2], "exit_norm": "separate"},
-    "model": "early_exit",
-    "model_conf": {"ctc_weight": 1.0},
-    "frontend_conf": {"n_fft": 512, "hop_length": 160},
-    "optim": "adam",
-    "optim_conf": {"lr": 1.0e-3},
+    **tiny.TRAINING,
     "batch_type": "numel",
     "batch_bins": 100000,
     "num_workers": 0,
-    "best_model_criterion": [["valid", "loss", "min"]],
     "keep_nbest_models": 2,
-    "use_matplotlib": False,
-    "use_tensorboard": False,
-    "num_att_plot": 0,
 }
 # As Kaldi's run.pl: options, a log file, a command.
 RUN_PL = '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift 2; done\nlog=$1; shift; mkdir -p "$(dirname "$log")"; exec "$@" >"$log" 2>&1\n'
