@@ -22,6 +22,20 @@ class Interval:
         return f"{self.low:.2f} to {self.high:.2f}"
 
 
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A difference of two error rates on the same utterances: its interval, and the difference itself.
+
+    Attributes:
+        points: one minus other, in points of per cent; below 0 is better.
+    """
+
+    points: float
+
+    def __str__(self) -> str:
+        return f"{self.points:+.2f} [{super().__str__()}]"
+
+
 def draws(utterances: int, seed: int = 0) -> np.ndarray:
     """How often each utterance is drawn in each resample (R, N); the same for the same number of utterances."""
     random = np.random.default_rng(seed)
@@ -56,5 +70,11 @@ def depth_interval(drawn: np.ndarray, found: Outcome) -> Interval:
 def paired_interval(drawn: np.ndarray, one: Outcome, other: Outcome) -> Interval:
     """Interval of the difference of the word error rates, one minus other, on the same resamples."""
     return _interval(_wer(drawn, one) - _wer(drawn, other))
+
+
+def difference(drawn: np.ndarray, one: Outcome, other: Outcome) -> Difference:
+    """Difference of the error rates, one minus other, with its paired interval."""
+    interval = paired_interval(drawn, one, other)
+    return Difference(interval.low, interval.high, one.wer - other.wer)
 
 

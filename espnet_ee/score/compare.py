@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from espnet_ee.errors import UserError
-from espnet_ee.score.bootstrap import Interval, draws, paired_interval
+from espnet_ee.score.bootstrap import Difference, difference, draws
 from espnet_ee.score.grid import Grid, Outcome, fixed_outcomes
 from espnet_ee.score.report import markdown
 from espnet_ee.score.wer import check_same_utterances
@@ -22,13 +22,13 @@ class ExitComparison:
         layer: the exit's block, 1-based.
         one: every utterance at this exit, by the first table.
         other: by the second table.
-        difference: interval of WER(other) - WER(one), paired bootstrap over utterances.
+        difference: WER(other) - WER(one), with its interval by paired bootstrap over utterances.
     """
 
     layer: int
     one: Outcome
     other: Outcome
-    difference: Interval
+    difference: Difference
 
 
 def compare_exits(one: Grid, other: Grid, other_passes_heads: bool = False) -> list[ExitComparison]:
@@ -52,7 +52,7 @@ def compare_exits(one: Grid, other: Grid, other_passes_heads: bool = False) -> l
         raise UserError(f"exits {list(firsts)} and {list(others)}: none in common, nothing can be compared")
     drawn = draws(len(one.utterances))
     return [
-        ExitComparison(layer, firsts[layer], others[layer], paired_interval(drawn, others[layer], firsts[layer]))
+        ExitComparison(layer, firsts[layer], others[layer], difference(drawn, others[layer], firsts[layer]))
         for layer in common
     ]
 
@@ -66,5 +66,4 @@ def comparison_table(found: Sequence[ExitComparison], names: tuple[str, str]) ->
 def _rows(found: Sequence[ExitComparison]) -> Iterator[list[str]]:
     for at in found:
         costs = [f"{outcome.macs_per_second / 1e6:.4g}" for outcome in (at.one, at.other)]
-        difference = f"{at.other.wer - at.one.wer:+.2f} [{at.difference}]"
-        yield [f"{at.layer}", f"{at.one.wer:.2f}", f"{at.other.wer:.2f}", difference, *costs]
+        yield [f"{at.layer}", f"{at.one.wer:.2f}", f"{at.other.wer:.2f}", f"{at.difference}", *costs]

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.errors import UserError
-from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.fit import choose_ridge, cross_fitted_error
-from espnet_ee.score.bootstrap import Interval, depth_interval, draws, macs_interval, paired_interval, wer_interval
+from espnet_ee.score.bootstrap import Difference, Interval, depth_interval, difference, draws, macs_interval, wer_interval
 from espnet_ee.score.calibrate import Calibrated, Family, Target, at_cost, calibrate, make_families, samples_of
-from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, outcome
+from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, outcome, sweep
+from espnet_ee.score.report import thinned
 
 MAX_HURT = 10
+CURVE_POINTS = 60  # more than a curve shows
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Measured:
     wer: Interval
     macs: Interval
     depth: Interval
-    over_fixed: tuple[float, Interval]
-    over_entropy: tuple[float, Interval] | None
+    over_fixed: Difference
+    over_entropy: Difference | None
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,7 @@ def make_study(
 
 def _study_set(test: Grid, families: Sequence[Family], chosen: Sequence[tuple[Calibrated, Interval]]) -> SetStudy:
     drawn, fixed = draws(len(test.words)), fixed_outcomes(test)
-    curves = {
-        family.name: [outcome(test, exits_of(test, p), p.needs_every_exit) for p in _thinned(family.policies)]
-        for family in families
-    }
+    curves = {family.name: _curve(test, thinned(family.policies, CURVE_POINTS)) for family in families}
     errors = test.errors
     no_worse = (errors <= errors[:, -1:]).argmax(axis=1)
     oracles = {
@@ -132,11 +131,12 @@ def _study_set(test: Grid, families: Sequence[Family], chosen: Sequence[tuple[Ca
     return SetStudy(test, fixed, curves, oracles, measured, drawn)
 
 
-def _thinned(policies: Sequence[ExitPolicy], most: int = 60) -> Sequence[ExitPolicy]:
-    """At most so many of a family's policies, both ends kept: more points than a curve shows."""
-    if len(policies) <= most:
-        return policies
-    return [policies[i] for i in np.unique(np.linspace(0, len(policies) - 1, most).round().astype(int))]
+def _curve(test: Grid, policies: Sequence[ExitPolicy]) -> list[Outcome]:
+    """What each policy of a family gives; of a threshold policy all but the threshold is computed once."""
+    first = policies[0]
+    if isinstance(first, ThresholdPolicy):
+        return sweep(test, first, [policy.threshold for policy in policies])
+    return [outcome(test, exits_of(test, policy), policy.needs_every_exit) for policy in policies]
 
 
 def _measure(
@@ -160,11 +160,6 @@ def _measure(
         over_fixed=difference(drawn, found, at_cost(fixed, found.macs_per_second)),
         over_entropy=difference(drawn, found, at_cost(entropy, found.macs_per_second)) if entropy else None,
     )
-
-
-def difference(drawn: np.ndarray, one: Outcome, other: Outcome) -> tuple[float, Interval]:
-    """Difference of the error rates, one minus other, with its paired interval."""
-    return one.wer - other.wer, paired_interval(drawn, one, other)
 
 
 def what_carried(dev: Grid, features: Sequence[str]) -> list[tuple[str, float, float]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_ee.score.report import markdown
+from espnet_ee.score.report import markdown, thinned
 
 ROWS = 8
 _EPOCH = re.compile(r" (\d+)epoch results: \[train\] (.*?), \[valid\] (.*)")
@@ -52,12 +52,9 @@ def training_table(epochs: Mapping[int, EpochLosses]) -> list[str]:
     """Lines of a Markdown table with the first, the last and a few epochs between them; none without epochs."""
     if not epochs:
         return []
-    numbers = list(epochs)
-    step = (len(numbers) - 1) / max(1, ROWS - 1)
-    shown = sorted({numbers[round(index * step)] for index in range(ROWS)}) if len(numbers) > ROWS else numbers
-    layers = sorted(epochs[numbers[0]].train)
+    layers = sorted(next(iter(epochs.values())).train)
     rows = []
-    for number in shown:
+    for number in thinned(list(epochs), ROWS):
         one = epochs[number]
         cells = [f"{one.train.get(layer, float('nan')):.1f} / {one.valid.get(layer, float('nan')):.1f}" for layer in layers]
         rows.append([str(number), *cells])

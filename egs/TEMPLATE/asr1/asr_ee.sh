@@ -127,6 +127,7 @@ if [ -z "${asr_tag}" ]; then
 fi
 asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}}
 asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${suffix}}
+model_args=(--asr_train_config "${asr_exp}/config.yaml" --asr_model_file "${asr_exp}/${inference_asr_model}")
 raw_sets=("${train_set}" "${valid_set}") # what stage 3 formats
 eval_sets=("${valid_set}")                # what stages 12 and 13 take
 for name in "${test_list[@]}"; do
@@ -168,11 +169,12 @@ for file in ${asr_config:+"${asr_config}"} ${inference_list[@]+"${inference_list
     [ -f "${file}" ] || usage_error "no such file: ${file}"
 done
 # A decoding's folder is called as its configuration: two of one name would overwrite each other.
-tags=(decode_all_exits)
+all_exits_tag=decode_all_exits # of the decoding that keeps every exit
+decode_tags=()                 # of those by inference_configs
 for file in ${inference_list[@]+"${inference_list[@]}"}; do
     name=$(basename "${file}" .yaml)
-    [[ " ${tags[*]} " != *" ${name} "* ]] || usage_error "the name '${name}' of ${file} is taken: rename the file"
-    tags+=("${name}")
+    [[ " ${all_exits_tag} ${decode_tags[*]-} " != *" ${name} "* ]] || usage_error "the name '${name}' of ${file} is taken: rename the file"
+    decode_tags+=("${name}")
 done
 
 # The frontend of the training configuration, at this rate, on one line (JSON is YAML): what features depend on.

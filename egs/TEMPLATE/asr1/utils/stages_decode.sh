@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Stages 12 to 14 of asr_ee.sh (sourced by it: all names are its): decoding, scoring, calibrating.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
-all_exits_tag=decode_all_exits
 
 # Stage 12. Every set once with the evidence of all exits, then with each configuration online.
 decode_sets() {
@@ -20,8 +19,7 @@ decode_sets() {
 # decode_set "SET|CONFIG": one decoding; without a configuration all exits are kept.
 decode_set() {
     local name=${1%%|*} config=${1#*|} tag=${all_exits_tag} out files wanted
-    local run=("${decode_run[@]}" --asr_train_config "${asr_exp}/config.yaml"
-        --asr_model_file "${asr_exp}/${inference_asr_model}" --data_dir "${data_feats}/${name}")
+    local run=("${decode_run[@]}" "${model_args[@]}" --data_dir "${data_feats}/${name}")
     if [ -n "${config}" ]; then
         tag=$(basename "${config}" .yaml)
         run+=(--config "${config}")
@@ -38,9 +36,8 @@ decode_set() {
 
 # Stage 13.
 score_sets() {
-    local marks=() tags=() name tag config wanted
-    for config in ${inference_list[@]+"${inference_list[@]}"}; do tags+=("$(basename "${config}" .yaml)"); done
-    for tag in "${all_exits_tag}" ${tags[@]+"${tags[@]}"}; do
+    local marks=() name tag wanted
+    for tag in "${all_exits_tag}" ${decode_tags[@]+"${decode_tags[@]}"}; do
         for name in "${eval_sets[@]}"; do
             need "${asr_exp}/${tag}/${name}/.done" 12
             marks+=("${asr_exp}/${tag}/${name}/.done")
@@ -50,7 +47,7 @@ score_sets() {
     run_once "stage 13: scores" "${asr_exp}/.stage13.done" "${wanted}" "${asr_exp}/log/score.log" \
         "${python}" -m espnet_ee.bin.score --exp_dir "${asr_exp}" --data_root "${data_feats}" \
         --valid_set "${valid_set}" --test_sets "${test_sets}" --all_exits_tag "${all_exits_tag}" \
-        --policies "${tags[*]-}" --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
+        --policies "${decode_tags[*]-}" --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
     show_log "${asr_exp}/log/score.log"
     copy_results "${asr_exp}"/{RESULTS.md,exits.csv,curve.png}
     log "stage 13: ${asr_exp}/RESULTS.md, ${asr_exp}/exits.csv, ${asr_exp}/curve.png"
@@ -115,11 +112,10 @@ combine_on_valid_set() {
 
 measure_combining() {
     local out=$1 name alone=() together=() texts=()
-    local model=(--asr_train_config "${asr_exp}/config.yaml" --asr_model_file "${asr_exp}/${inference_asr_model}")
-    "${python}" -m espnet_ee.bin.fit_combine "${model[@]}" --data_dir "${data_feats}/${valid_set}" \
+    "${python}" -m espnet_ee.bin.fit_combine "${model_args[@]}" --data_dir "${data_feats}/${valid_set}" \
         --output "${out}/decode_combine.yaml" || return
     for name in "${eval_sets[@]}"; do
-        "${decode_run[@]}" "${model[@]}" --all_exits true --batch_size "${batch_size}" --data_dir "${data_feats}/${name}" \
+        "${decode_run[@]}" "${model_args[@]}" --all_exits true --batch_size "${batch_size}" --data_dir "${data_feats}/${name}" \
             --config "${out}/decode_combine.yaml" --output_dir "${out}/${name}" || return
         alone+=("${asr_exp}/${all_exits_tag}/${name}/evidence.tsv")
         together+=("${out}/${name}/evidence.tsv")

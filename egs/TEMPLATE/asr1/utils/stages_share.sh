@@ -20,8 +20,7 @@ pack_model() {
 pack_both() {
     local outpath
     for outpath in "${asr_exp}/package.zip" "${asr_exp}/package"; do
-        "${python}" -m espnet_ee.bin.pack --asr_train_config "${asr_exp}/config.yaml" \
-            --asr_model_file "${asr_exp}/${inference_asr_model}" --exits_csv "${asr_exp}/exits.csv" \
+        "${python}" -m espnet_ee.bin.pack "${model_args[@]}" --exits_csv "${asr_exp}/exits.csv" \
             --name "${pack_name:-$(basename "${asr_exp}")}" --licence "${pack_licence}" \
             --training_data "${pack_data:-${train_set}}" --command "$(shown_command)" --outpath "${outpath}" \
             --policies ${policies[@]+"${policies[@]}"} || return
