@@ -22,8 +22,8 @@ from espnet_ee.files import atomic_dir, atomic_write, write_scp
 
 SPEAKERS: dict[str, tuple[int, ...]] = {
     "train": tuple(range(101, 111)),
-    "dev": tuple(range(201, 205)),
-    "test": tuple(range(301, 305)),
+    "dev": tuple(range(201, 209)),
+    "test": tuple(range(301, 317)),
 }
 LEVEL = 2500.0
 """Power (root mean square) of the speech on the 16-bit scale."""
@@ -69,7 +69,7 @@ def make_corpus(out: Path, nj: int = 1, utterances_per_speaker: int = 70, seed: 
     Args:
         out: the folder to make MiniSpeech in; a MiniSpeech that is there is replaced.
         nj: number of processes; does not change the result.
-        utterances_per_speaker: for each of ten training speakers; the eight others have two sevenths of it.
+        utterances_per_speaker: for each of ten training speakers; the 24 others have two sevenths of it.
         seed: another seed is another corpus.
 
     Returns:

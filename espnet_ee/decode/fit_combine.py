@@ -55,7 +55,7 @@ def all_log_probs(model: torch.nn.Module, speech: Sequence[np.ndarray]) -> tuple
     for one in speech:  # alone: a development set in one batch may not fit into memory
         features = recognizer.features(one)[None]
         outputs = model.encoder.iter_exits(features, torch.tensor([features.size(1)]))
-        found.append(torch.stack([recognizer.log_probs(output, [0])[0] for output in outputs], dim=1))
+        found.append(torch.stack([recognizer.logits(output, [0])[0].log_softmax(dim=-1) for output in outputs], dim=1))
     padded = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)  # (B, T, M, V)
     return padded.permute(2, 0, 1, 3), torch.tensor([len(one) for one in found])
 

@@ -1,4 +1,4 @@
-"""Greedy CTC and the evidence of an exit, in one pass over its log-probabilities."""
+"""Greedy CTC and the evidence of an exit, in the pass that makes probabilities of a head's output."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ import torch
 from espnet_ee.policy.evidence import ExitEvidence
 
 Path = np.ndarray  # (T,) the best token of every real frame
-Frames = tuple[Path, np.ndarray, np.ndarray]  # best token, its log-probability, entropy of every real frame: (T,) each
+Frames = tuple[Path, np.ndarray, np.ndarray]  # best token, its probability, entropy of every real frame: (T,) each
 _TAIL = 0.1
-
-
-def read_exit(layer: int, log_probs: torch.Tensor, olens: torch.Tensor, blank: int = 0) -> list[ExitEvidence]:
-    """Reads what one exit says of every utterance of a batch, without an exit before: see :func:`read_frames`."""
-    return [evidence for evidence, _ in read_frames(layer, log_probs, olens, blank)]
 
 
 def read_frames(
     layer: int,
-    log_probs: torch.Tensor,
+    logits: torch.Tensor,
     olens: torch.Tensor,
     blank: int = 0,
     previous: Sequence[Path | None] | None = None,
@@ -32,7 +27,7 @@ def read_frames(
 
     Args:
         layer: the exit's block, 1-based.
-        log_probs: (B, T, V), natural logarithms.
+        logits: (B, T, V), what the head's linear layer gives (log-probabilities are logits, too).
         olens: real frames (B,); what lies behind them is not looked at.
         blank: blank id.
         previous: for every utterance its frames' best tokens at the exit before, None at the first exit.
@@ -43,44 +38,53 @@ def read_frames(
         no policy stops at.
     """
     # What follows is paid at every exit of every utterance: see "deciding" in tools/bench_encoder.py.
-    reduced = (_reduce if log_probs.device.type == "cpu" else _reduce_on_device)(log_probs, olens.tolist())
+    reduced = (_reduce if logits.device.type == "cpu" else _reduce_on_device)(logits, olens.tolist())
     readings = []
-    for row, (labels, best, entropy) in enumerate(reduced):
+    for row, (labels, sure, entropy) in enumerate(reduced):
         frames = len(labels)
         before = previous[row] if previous else None
         changed = math.nan if before is None or not frames else np.count_nonzero(labels != before) / frames
-        statistics = _statistics(labels, best, entropy, blank, log_probs.size(-1)) if frames else _NOTHING
+        statistics = _statistics(labels, sure, entropy, blank, logits.size(-1)) if frames else _NOTHING
         readings.append((ExitEvidence(layer=layer, frames=frames, changed_share=changed, **statistics), labels))
     return readings
 
 
-def _reduce(log_probs: torch.Tensor, olens: Sequence[int]) -> Iterator[Frames]:
-    """Reduces (B, T, V) on the CPU, where NumPy takes less than half of torch's time."""
-    array = log_probs.numpy()
+def _reduce(logits: torch.Tensor, olens: Sequence[int]) -> Iterator[Frames]:
+    """Reduces (B, T, V) on the CPU, where NumPy takes less than half of torch's time.
+
+    -sum p log p = log Z - sum p z of the logits z, and log Z = z_best - log p_best: no second exponential, no logarithm
+    but one per frame.
+    """
+    scores, probabilities = logits.numpy(), logits.softmax(dim=-1).numpy()
     for row, frames in enumerate(olens):
-        real = array[row, :frames]
-        entropy = -np.einsum("tv,tv->t", np.exp(real), real)
-        if math.isnan(np.add.reduce(entropy)):
+        z, p = scores[row, :frames], probabilities[row, :frames]
+        labels = z.argmax(axis=-1)
+        best = np.arange(frames), labels
+        sure, highest = p[best], z[best]
+        with np.errstate(invalid="ignore"):  # 0 * -inf: see below
+            mean = np.vecdot(p, z)
+        if math.isnan(np.add.reduce(mean)):
             # A token without any probability adds 0 to the entropy, not 0 * -inf: rare, so looked for afterwards.
-            entropy = -np.einsum("tv,tv->t", np.exp(real), np.maximum(real, np.finfo(real.dtype).min))
-        labels = real.argmax(axis=-1)
-        yield labels, real[np.arange(frames), labels], entropy
+            mean = np.vecdot(p, np.maximum(z, np.finfo(z.dtype).min))
+        yield labels, sure, highest - mean - np.log(sure)
 
 
-def _reduce_on_device(log_probs: torch.Tensor, olens: Sequence[int]) -> Iterator[Frames]:
+def _reduce_on_device(logits: torch.Tensor, olens: Sequence[int]) -> Iterator[Frames]:
     """Reduces (B, T, V) where it lies: only three numbers per frame are copied, once for the batch."""
-    best, path = log_probs.max(dim=-1)
-    entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=-1)
-    rows = (path.cpu().numpy(), best.cpu().numpy(), entropy.cpu().numpy())
+    probabilities = logits.softmax(dim=-1)
+    highest, path = logits.max(dim=-1)
+    sure = probabilities.gather(-1, path.unsqueeze(-1)).squeeze(-1)
+    mean = (probabilities * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(dim=-1)
+    rows = (path.cpu().numpy(), sure.cpu().numpy(), (highest - mean - sure.log()).cpu().numpy())
     for row, frames in enumerate(olens):
-        labels, best_row, entropy_row = (values[row, :frames] for values in rows)
-        yield labels, best_row, entropy_row
+        labels, sure_row, entropy_row = (values[row, :frames] for values in rows)
+        yield labels, sure_row, entropy_row
 
 
-def _statistics(labels: Path, best: np.ndarray, entropy: np.ndarray, blank: int, vocabulary: int) -> dict[str, Any]:
+def _statistics(labels: Path, sure: np.ndarray, entropy: np.ndarray, blank: int, vocabulary: int) -> dict[str, Any]:
     """The statistics of one utterance of a frame or more; see :data:`Frames`."""
     # On so few numbers a call costs more than its work: ufuncs' own reductions are several times cheaper than mean() and max().
-    frames, sure, total = len(labels), np.exp(best), np.add.reduce
+    frames, total = len(labels), np.add.reduce
     starts = np.concatenate((_FIRST, (labels[1:] != labels[:-1]).nonzero()[0] + 1))
     runs = labels[starts]
     spoken_runs, spoken = runs != blank, labels != blank
@@ -91,7 +95,7 @@ def _statistics(labels: Path, best: np.ndarray, entropy: np.ndarray, blank: int,
         "entropy": float(total(entropy)) / (frames * vocabulary),
         "confidence": float(total(sure)) / frames,
         "blank_share": 1.0 - count / frames,
-        "score": float(total(best)),
+        "score": float(total(np.log(sure))),
         "entropy_tail": float(total(np.partition(entropy, frames - tail)[-tail:])) / (tail * vocabulary),
         "spoken_confidence": float(total(sure[spoken])) / count if count else math.nan,
         "token_confidence": float(np.minimum.reduce(np.maximum.reduceat(sure, starts)[spoken_runs])) if count else math.nan,

@@ -170,26 +170,27 @@ class EarlyExitRecognizer:
         stft = getattr(self.model.frontend, "stft", None)
         return 1 if stft is None else stft.n_fft // 2 + 1
 
-    def log_probs(self, output: ExitOutput, rows: Sequence[int]) -> torch.Tensor:
-        """Log-probabilities (B, T, V) of an exit for some rows of the batch."""
-        if hasattr(self.model, "log_probs"):
-            return self.model.log_probs(output.layer, output.hs[rows])
-        return self.model.ctc.log_softmax(output.hs[rows])
+    def logits(self, output: ExitOutput, rows: Sequence[int]) -> torch.Tensor:
+        """What an exit's head gives for some rows of the batch: (B, T, V), not yet normalised."""
+        if hasattr(self.model, "logits"):
+            return self.model.logits(output.layer, output.hs[rows])
+        return self.model.ctc.ctc_lo(output.hs[rows])
 
     def read_head(
-        self, layer: int, log_probs: torch.Tensor, olens: torch.Tensor, previous: Sequence[TokenPath | None]
+        self, layer: int, logits: torch.Tensor, olens: torch.Tensor, previous: Sequence[TokenPath | None]
     ) -> list[tuple[ExitEvidence, TokenPath]]:
         """Evidence of an exit, and every frame's best token.
 
         Args:
             layer: the exit's block.
-            log_probs: (B, T, V), see :meth:`log_probs`.
+            logits: (B, T, V), see :meth:`logits`.
             olens: real frames (B,).
             previous: the frames' best tokens of these utterances at the exit before, None where it was not read.
         """
-        readings = read_frames(layer, log_probs, olens, self.model.blank_id, previous)
+        readings = read_frames(layer, logits, olens, self.model.blank_id, previous)
         if self.search is None:
             return readings
+        log_probs = logits.log_softmax(dim=-1)
         nbests = [self.search.scores(row[:frames].cpu().numpy()) for row, frames in zip(log_probs, olens, strict=True)]
         return [(replace(e, nbest_scores=scores), path) for (e, path), scores in zip(readings, nbests, strict=True)]
 
@@ -253,23 +254,23 @@ class _Run:
         if not places:
             return
         recognizer = self.recognizer
-        log_probs, olens = recognizer.log_probs(output, places), output.olens[places]
+        logits, olens = recognizer.logits(output, places), output.olens[places]
         previous = [self.paths[self.active[place]] for place in places]
-        readings = recognizer.read_head(output.layer, log_probs, olens, previous)
+        readings = recognizer.read_head(output.layer, logits, olens, previous)
         for number, (evidence, path) in enumerate(readings):
             index = self.active[places[number]]
             self.paths[index], self.tokens[index] = path, evidence.tokens
             if recognizer.combine:
-                self.tokens[index] = self.combine(index, evidence.layer, log_probs[number, : evidence.frames])
+                self.tokens[index] = self.combine(index, evidence.layer, logits[number, : evidence.frames])
             row = recognizer.row(evidence, self.lengths[index], self.tokens[index], len(self.passed[index]))
             self.rows[index].append(row)
         elapsed = (time.perf_counter() - self.started) / len(self.rows)
         for place in places:
             self.seconds[self.active[place]].append(elapsed)
 
-    def combine(self, index: int, layer: int, log_probs: torch.Tensor) -> tuple[int, ...]:
+    def combine(self, index: int, layer: int, logits: torch.Tensor) -> tuple[int, ...]:
         """Greedy tokens of the exits passed so far, averaged."""
-        self.passed[index].append(log_probs)
+        self.passed[index].append(logits.log_softmax(dim=-1))
         weights = [weight for _, weight in sorted(self.recognizer.combine[layer].items())]
         path = combined(self.passed[index], weights).argmax(dim=-1).tolist()
         return tuple(collapse(path, self.recognizer.model.blank_id))

@@ -73,11 +73,14 @@ class EarlyExitASRModel(ESPnetASRModel):
         """The CTC head of the exit after block ``layer`` (1-based)."""
         return self.exit_ctc[str(layer)] if str(layer) in self.exit_ctc else self.ctc
 
+    def logits(self, layer: int, hs: torch.Tensor) -> torch.Tensor:
+        """What the head of the exit after block ``layer`` gives, not yet normalised: hs (B, T, D) -> (B, T, V)."""
+        head = self.head(layer)
+        return head.ctc_lo(torch.nn.functional.dropout(hs, head.dropout_rate, self.training))
+
     def log_probs(self, layer: int, hs: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the exit after block ``layer``: hs (B, T, D) -> (B, T, V)."""
-        head = self.head(layer)
-        dropped = torch.nn.functional.dropout(hs, head.dropout_rate, self.training)
-        return head.ctc_lo(dropped).log_softmax(dim=-1)
+        return self.logits(layer, hs).log_softmax(dim=-1)
 
     def forward(
         self,

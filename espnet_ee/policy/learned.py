@@ -13,21 +13,23 @@ from espnet_ee.policy.base import ThresholdPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.features import FEATURES
 
+MOST = 50.0  # far beyond any error rate, and an exponential that floats can hold
+
 
 @dataclass(frozen=True)
 class LearnedPolicy(ThresholdPolicy):
     """Stops at the first exit where what any later exit may save no longer pays for the layers on the way to it.
 
-    The errors of this exit that are to be expected, per frame, are ``biases[layer] + sum_f weights[f] * f(evidence)``;
+    The errors of this exit that are to be expected, per frame, are ``exp(intercepts[layer] + sum_f weights[f] * f(evidence))``;
     ``returns[layer]`` is the share of them that one more layer saves, on the way to the later exit where that is most.
     It is 0 where no later exit is better than this one on the whole: nobody goes deeper then, at any threshold from 0 on.
     :func:`espnet_ee.policy.fit.fit_learned` finds the numbers. A feature that is NaN (a table or a runtime without
     that evidence, a broken exit) never stops an utterance.
 
     Attributes:
-        threshold: errors per frame that a layer must save; at 0 an utterance goes on as long as it gains anything.
+        threshold: errors per frame that a layer must save; at 0 an utterance goes on as long as any later exit is better.
         weights: number by feature, see :data:`espnet_ee.policy.features.FEATURES`.
-        biases: number by exit layer, of every exit but the last.
+        intercepts: number by exit layer, of every exit but the last.
         returns: number by exit layer, likewise; 0 or more.
     """
 
@@ -35,7 +37,7 @@ class LearnedPolicy(ThresholdPolicy):
     compare = operator.le
     least: ClassVar[float] = 0.0
     weights: Mapping[str, float]
-    biases: Mapping[int, float]
+    intercepts: Mapping[int, float]
     returns: Mapping[int, float]
 
     def __post_init__(self) -> None:
@@ -43,23 +45,23 @@ class LearnedPolicy(ThresholdPolicy):
         unknown = sorted(set(self.weights) - set(FEATURES))
         if unknown:
             raise UserError(f"policy learned: unknown feature {unknown[0]!r}; known are {', '.join(FEATURES)}")
-        if set(self.biases) != set(self.returns):
-            raise UserError("policy learned: biases and returns name different exit layers; fit the policy again")
+        if set(self.intercepts) != set(self.returns):
+            raise UserError("policy learned: intercepts and returns name different exit layers; fit the policy again")
         if not all(share >= 0 for share in self.returns.values()):
             raise UserError("policy learned: a return is below 0; fit the policy again")
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         layer = evidence[-1].layer
         # The last exit stops anyway; NaN here must not reach a logarithm.
-        if layer not in self.biases or not math.isfinite(evidence[-1].entropy):
+        if layer not in self.intercepts or not math.isfinite(evidence[-1].entropy):
             return math.nan
-        expected = self.biases[layer] + sum(weight * FEATURES[name](evidence) for name, weight in self.weights.items())
+        log_errors = self.intercepts[layer] + sum(weight * FEATURES[name](evidence) for name, weight in self.weights.items())
         # Asked first: NaN or minus infinity must not pass for "nothing to gain".
-        return max(0.0, expected) * self.returns[layer] if math.isfinite(expected) else math.nan
+        return math.exp(min(log_errors, MOST)) * self.returns[layer] if math.isfinite(log_errors) else math.nan
 
     def check(self, exit_layers: Sequence[int]) -> None:
-        if set(self.biases) != set(exit_layers[:-1]):
-            have, wanted = (" ".join(map(str, sorted(layers))) for layers in (self.biases, exit_layers[:-1]))
+        if set(self.intercepts) != set(exit_layers[:-1]):
+            have, wanted = (" ".join(map(str, sorted(layers))) for layers in (self.intercepts, exit_layers[:-1]))
             raise UserError(
                 f"policy learned: it was fitted for exits {have} below the last, the model has {wanted}; fit it again"
             )

@@ -75,7 +75,7 @@ class EncoderShape(ABC):
     def head_macs(self, frames: int, vocabulary: int) -> int:
         """MACs of one exit's linear layer and of its evidence.
 
-        The evidence is one pass over the log-probabilities: the sum of exponentials and sum p log p, one
+        The evidence is one pass over what the linear layer gives: the sum of exponentials and the entropy, one
         multiply-accumulate each per frame and token. Comparing with a threshold costs nothing beside it.
         """
         return frames * vocabulary * (self.width + 2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from espnet_ee.decode.greedy import _reduce, _reduce_on_device, read_frames
+from espnet_ee.decode.greedy import Frames, _reduce, _reduce_on_device, read_frames
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.policy.base import ThresholdPolicy, choose_exit
 from espnet_ee.policy.confidence import ConfidencePolicy
@@ -104,6 +105,18 @@ def test_the_evidence_is_what_its_names_say() -> None:
         assert evidence.token_confidence == pytest.approx(min(tokens), rel=1e-5)
         assert len(evidence.tokens) == len(tokens)
         assert evidence.changed_share == pytest.approx(np.mean(labels != before[row]))
+
+
+@pytest.mark.parametrize("reduce", [_reduce, _reduce_on_device])
+def test_probabilities_need_not_be_normalised_first(reduce: Callable[..., Iterator[Frames]]) -> None:
+    """Entropies of sure and of doubtful frames, from logits far from 0, are those of the log-probabilities in double."""
+    torch.manual_seed(0)
+    logits = 20 + torch.linspace(0.1, 8, 60)[None, :, None] * torch.randn(1, 60, 30)
+    [(labels, sure, entropy)] = reduce(logits, [60])
+    log_p = logits[0].double().log_softmax(-1)
+    assert labels.tolist() == log_p.argmax(-1).tolist()
+    assert sure == pytest.approx(log_p.max(-1).values.exp().numpy(), rel=1e-5)
+    assert entropy == pytest.approx(-(log_p.exp() * log_p).sum(-1).numpy(), rel=1e-4, abs=2e-5)
 
 
 def test_both_ways_of_reducing_a_frame_agree() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import tiny
 
-from espnet_ee.decode.greedy import read_exit
+from espnet_ee.decode.greedy import read_frames
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import choose_exit
@@ -154,7 +154,7 @@ def test_evidence_is_the_papers_formula():
     torch.manual_seed(0)
     log_probs = torch.randn(2, 9, 5).log_softmax(-1)
     log_probs[1, 4:] = float("nan")
-    whole, short = read_exit(2, log_probs, torch.tensor([9, 4]))
+    (whole, _), (short, _) = read_frames(2, log_probs, torch.tensor([9, 4]))
     p = log_probs[1, :4].double().exp()
     assert short.entropy == pytest.approx(float(-(p * p.log()).sum() / (4 * 5)), rel=1e-6)
     assert short.confidence == pytest.approx(float(p.max(-1).values.mean()), rel=1e-6)
@@ -167,13 +167,13 @@ def test_certain_frames_have_no_entropy():
     """p = 0 must not make 0 * -inf = NaN of a certain frame."""
     log_probs = torch.full((1, 3, 4), float("-inf"))
     log_probs[..., 1] = 0.0
-    evidence = read_exit(1, log_probs, torch.tensor([3]))[0]
+    [(evidence, _)] = read_frames(1, log_probs, torch.tensor([3]))
     assert evidence.entropy == 0.0
     assert evidence.tokens == (1,)
 
 
 def test_no_frames_is_evidence_of_nothing():
-    evidence = read_exit(1, torch.randn(1, 3, 4).log_softmax(-1), torch.tensor([0]))[0]
+    [(evidence, _)] = read_frames(1, torch.randn(1, 3, 4), torch.tensor([0]))
     assert evidence.frames == 0
     assert np.isnan(evidence.entropy)
     assert not EntropyPolicy(float("inf")).should_stop([evidence])

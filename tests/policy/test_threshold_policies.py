@@ -25,7 +25,7 @@ LAYERS = (2, 4, 6, 8)
 LEARNED = LearnedPolicy(
     0.0,
     weights={name: 0.1 for name in FEATURES},
-    biases=dict.fromkeys(LAYERS[:-1], 0.2),
+    intercepts=dict.fromkeys(LAYERS[:-1], 0.2),
     returns={2: 0.5, 4: 0.25, 6: 0.0},
 )
 POLICIES_WITH_A_THRESHOLD = [EntropyPolicy(0.0), ConfidencePolicy(0.0), PatiencePolicy(0.0), PosteriorPolicy(0.0, nbest=3), LEARNED]
@@ -121,9 +121,10 @@ def test_posterior_is_the_papers_formula() -> None:
 def test_learned_is_its_formula() -> None:
     policy = LearnedPolicy(0.5, {"token_doubt": 2.0, "same_tokens": -0.3}, {2: 0.1, 4: 0.2, 6: 0.3}, {2: 1.0, 4: 0.5, 6: 0.0})
     first, second = plain(2, token_confidence=0.75), plain(4, token_confidence=0.75)
-    assert policy.level([first]) == pytest.approx(0.1 + 2 * 0.25)
-    assert policy.level([first, second]) == pytest.approx((0.2 + 2 * 0.25 - 0.3) * 0.5)
-    assert policy.level([first, replace(second, token_confidence=1.0)]) == 0  # fewer than no errors are none
+    assert policy.level([first]) == pytest.approx(math.exp(0.1 + 2 * 0.25))
+    assert policy.level([first, second]) == pytest.approx(math.exp(0.2 + 2 * 0.25 - 0.3) * 0.5)
+    assert policy.level([first, replace(second, token_confidence=1.0)]) > 0  # however sure: the deepest exit stays in reach
+    assert math.isfinite(replace(policy, weights={"token_doubt": 1e9}).level([first]))
     assert math.isnan(policy.level([plain(8)]))
 
 
@@ -162,12 +163,12 @@ def test_features_are_numbers_where_the_evidence_is(seed: int) -> None:
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ({"weights": {"luck": 1}, "biases": {2: 1}, "returns": {2: 1}}, "unknown feature 'luck'"),
-        ({"weights": {}, "biases": {2: 1}, "returns": {4: 1}}, "different exit layers"),
-        ({"weights": {}, "biases": {2: 1}, "returns": {2: -1}}, "a return is below 0"),
-        ({"weights": 3, "biases": {2: 1}, "returns": {2: 1}}, "weights must be a table of numbers"),
-        ({"weights": {"doubt": "much"}, "biases": {2: 1}, "returns": {2: 1}}, r"weights\[doubt\] must be of type float"),
-        ({"weights": {}, "biases": {"two": 1}, "returns": {2: 1}}, "a key of biases must be of type int, not 'two'"),
+        ({"weights": {"luck": 1}, "intercepts": {2: 1}, "returns": {2: 1}}, "unknown feature 'luck'"),
+        ({"weights": {}, "intercepts": {2: 1}, "returns": {4: 1}}, "different exit layers"),
+        ({"weights": {}, "intercepts": {2: 1}, "returns": {2: -1}}, "a return is below 0"),
+        ({"weights": 3, "intercepts": {2: 1}, "returns": {2: 1}}, "weights must be a table of numbers"),
+        ({"weights": {"doubt": "much"}, "intercepts": {2: 1}, "returns": {2: 1}}, r"weights\[doubt\] must be of type float"),
+        ({"weights": {}, "intercepts": {"two": 1}, "returns": {2: 1}}, "a key of intercepts must be of type int, not 'two'"),
     ],
 )
 def test_a_broken_model_is_refused_in_one_line(conf: dict, message: str) -> None:
