@@ -48,6 +48,11 @@ def token_doubt(evidence: Sequence[ExitEvidence]) -> float:
     return 1.0 - (last.token_confidence if last.tokens else last.confidence)
 
 
+def least_token_doubt(evidence: Sequence[ExitEvidence]) -> float:
+    """The least :func:`token_doubt` of the exits so far: an exit below may have been sure already."""
+    return min(token_doubt([exit_]) for exit_ in evidence)
+
+
 def changed_frames(evidence: Sequence[ExitEvidence]) -> float:
     """Share of the frames whose label changed since the exit before; 0 at the first."""
     return evidence[-1].changed_share if len(evidence) > 1 else 0.0
@@ -94,6 +99,7 @@ FEATURES: dict[str, Callable[[Sequence[ExitEvidence]], float]] = {
         frame_doubt,
         doubt,
         token_doubt,
+        least_token_doubt,
         changed_frames,
         changed_tokens,
         same_tokens,
