@@ -53,13 +53,14 @@ score_sets() {
     log "stage 13: ${asr_exp}/RESULTS.md, ${asr_exp}/exits.csv, ${asr_exp}/curve.png"
 }
 
-# The command line for RESULTS.md, from the project's root. Which stages ran last has no effect on the numbers.
+# The command line for RESULTS.md, from the project's root. Which stages ran last has no effect on the numbers; the note
+# stands in a line of its own.
 shown_command() {
     local here
     here=$(pwd -P)
     if [ -n "${command}" ] && [[ ${here} == "${MAIN_ROOT}"/* ]]; then printf 'cd %s && ' "${here#"${MAIN_ROOT}"/}"; fi
     # run.sh quotes every word; the simple ones need no quotes.
-    sed -E -e "s/'([A-Za-z0-9_.,=\/+:-]+)'/\1/g" -e 's/ --(stage|stop_stage)[ =][0-9]+//g' -e "s/ ''$//;s/ *$//" <<<"${command}"
+    sed -E -e "s/ '--note(' '|=)[^']*'//g" -e "s/'([A-Za-z0-9_.,=\/+:-]+)'/\1/g" -e 's/ --(stage|stop_stage)[ =][0-9]+//g' -e "s/ ''$//;s/ *$//" <<<"${command}"
 }
 
 copy_results() {
