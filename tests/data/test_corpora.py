@@ -100,7 +100,7 @@ def test_missing_corpus_says_where_and_what_to_set(name: str, tmp_path: Path) ->
 
 def test_mini_is_read_as_it_was_made(mini_root: Path) -> None:
     corpus = open_corpus("mini", mini_root)
-    assert {name: len(list(corpus.utterances(name))) for name in corpus.sets} == {"train": 10, "dev": 4, "test": 4}
+    assert {name: len(list(corpus.utterances(name))) for name in corpus.sets} == {"train": 10, "dev": 8, "test": 16}
     first = next(iter(corpus.utterances("train")))
     assert (first.utt_id, first.speaker) == ("101-1011-0000", "101-1011")
     assert first.text == first.text.upper() and first.audio.is_file()
@@ -123,7 +123,7 @@ def test_librispeech_finds_its_parts(librispeech_root: Path) -> None:
 
 def test_librispeech_joins_parts(librispeech_root: Path) -> None:
     corpus = open_corpus("librispeech", librispeech_root, ["train-clean-5", "dev=dev-clean+dev_other"])
-    assert {name: len(list(corpus.utterances(name))) for name in corpus.sets} == {"train_clean_5": 10, "dev": 8}
+    assert {name: len(list(corpus.utterances(name))) for name in corpus.sets} == {"train_clean_5": 10, "dev": 24}
 
 
 def test_the_parts_to_download_are_those_that_are_read() -> None:
@@ -139,7 +139,7 @@ def test_an_incomplete_set_is_told(librispeech_root: Path, tmp_path: Path) -> No
     corpus = open_corpus("librispeech", librispeech_root, ["train_clean_5", "dev", "mine=train-clean-5+somewhere"])
     assert [corpus.distributed(name) for name in corpus.sets] == [1519, 5567, None]
     made = prepare_set(corpus, "dev", tmp_path / "dev")
-    assert "8 utterances; warning: the published set has 5567" in made.describe(tmp_path)
+    assert "24 utterances; warning: the published set has 5567" in made.describe(tmp_path)
     assert "warning" not in replace(made, distributed=8).describe(tmp_path)
     held = open_corpus("librispeech", librispeech_root, ["train_clean_5"], {"hold_out": "2"})
     assert {held.distributed(name) for name in held.sets} == {None}
@@ -231,4 +231,4 @@ def test_impossible_hold_outs_are_refused(four_readers: Path, parts: list[str], 
 def test_espnets_joined_sets_are_known(librispeech_root: Path) -> None:
     corpus = open_corpus("librispeech", librispeech_root, ["dev", "train_960"])
     assert corpus.sets["train_960"] == ("train-clean-100", "train-clean-360", "train-other-500")
-    assert len(list(corpus.utterances("dev"))) == 8
+    assert len(list(corpus.utterances("dev"))) == 24
