@@ -161,19 +161,27 @@ def write_scp(path: str | Path, table: dict[str, str]) -> None:
             stream.write(f"{key} {table[key]}".rstrip() + "\n")
 
 
-def read_yaml(path: str | Path, remedy: str) -> Any:
-    """Reads plain YAML; no tag of it builds anything. What it holds is for the caller to check.
+def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False) -> dict[str, Any]:
+    """Reads a table of settings from plain YAML; no tag of it builds anything. Its keys are for the caller to check.
 
     Args:
         path: the file.
-        remedy: what to do when there is no such file.
+        remedy: what to do when there is no such file, or something else in it.
+        allow_empty: an empty file is an empty table.
 
     Raises:
-        UserError: the file is missing, not UTF-8 or not plain YAML.
+        UserError: the file is missing or unreadable, not UTF-8, not plain YAML or no table.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not plain YAML: {error}") from None
+    if content is None and allow_empty:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be 'key: value' lines; {remedy}")
+    return content

@@ -69,9 +69,7 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    config = read_yaml(path, "see conf/decode_*.yaml") or {}
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a table of settings; see conf/decode_*.yaml")
+    config = read_yaml(path, "see conf/decode_*.yaml", allow_empty=True)
     for key in config:
         if key not in DEFAULTS:
             raise UsageError(f"{path}: unknown key {key!r}; known keys are {', '.join(DEFAULTS)}")

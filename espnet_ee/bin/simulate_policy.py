@@ -16,12 +16,11 @@ from typing import TextIO
 import numpy as np
 
 from espnet_ee.errors import UsageError, run
-from espnet_ee.files import atomic_write
+from espnet_ee.files import atomic_write, read_yaml
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.registry import build_policy
 from espnet_ee.score.calibrate import plain_policy
 from espnet_ee.score.grid import Grid, Outcome, candidate_thresholds, exits_of, levels, outcome, read_grid, sweep
-from espnet_ee.score.runs import read_mapping
 
 COLUMNS = ("policy", "threshold", "wer", "errors", "words", "depth", "macs_per_second", "rtf")
 
@@ -93,7 +92,7 @@ def _replay_name(grid: Grid, word: str, count: int) -> Iterator[list[str]]:
 
 def _replay_config(grid: Grid, word: str, count: int) -> Iterator[list[str]]:
     path, thresholds = _numbers(word)
-    conf = read_mapping(Path(path))
+    conf = read_yaml(path, "see conf/decode_*.yaml")
     policy = build_policy(str(conf.get("policy")), conf.get("policy_conf") or {})
     if isinstance(policy, ThresholdPolicy):
         yield from _replay(grid, policy, thresholds or [policy.threshold], count)

@@ -19,6 +19,7 @@ from espnet_ee.data.kaldi_ark import write_ark
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
 from espnet_ee.errors import UserError
+from espnet_ee.files import read_yaml
 
 if TYPE_CHECKING:
     from espnet2.asr.frontend.default import DefaultFrontend
@@ -110,7 +111,7 @@ def read_frontend_conf(path: Path | None) -> dict[str, Any]:
 
     parameters = inspect.signature(DefaultFrontend.__init__).parameters
     defaults = {name: value.default for name, value in parameters.items() if name not in ("self", "apply_stft")}
-    given = _read_mapping(path) if path else {}
+    given = _read_options(path) if path else {}
     for key in given:
         if key not in defaults:
             raise UserError(f"{path}: DefaultFrontend has no option {key!r}; it has {' '.join(defaults)}")
@@ -122,18 +123,16 @@ def read_frontend_conf(path: Path | None) -> dict[str, Any]:
     return conf
 
 
-def _read_mapping(path: Path) -> Mapping[str, Any]:
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    if isinstance(given, dict) and "frontend" in given:
+def _read_options(path: Path) -> Mapping[str, Any]:
+    remedy = "give options of DefaultFrontend"
+    given = read_yaml(path, remedy, allow_empty=True)
+    if "frontend" in given:
         if given["frontend"] != "default":
             raise UserError(f"{path}: frontend: {given['frontend']!r} cannot be extracted; only 'default' can")
-        given = given.get("frontend_conf")
-    if given is not None and not isinstance(given, dict):
-        raise UserError(f"{path}: must be 'option: value' lines of DefaultFrontend")
-    return given or {}
+        given = given.get("frontend_conf") or {}
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: frontend_conf must be 'key: value' lines; {remedy}")
+    return given
 
 
 def frame_shift(data_dir: str | Path) -> float:

@@ -12,7 +12,8 @@ import torch
 from espnet_ee.policy.evidence import ExitEvidence
 
 Path = np.ndarray  # (T,) the best token of every real frame
-Frames = tuple[Path, np.ndarray, np.ndarray]  # best token, its probability, entropy of every real frame: (T,) each
+# Of every real frame, (T,) each: best token, its probability, the logarithm of that, entropy.
+Frames = tuple[Path, np.ndarray, np.ndarray, np.ndarray]
 _TAIL = 0.1
 
 
@@ -40,11 +41,12 @@ def read_frames(
     # What follows is paid at every exit of every utterance: see "deciding" in tools/bench_encoder.py.
     reduced = (_reduce if logits.device.type == "cpu" else _reduce_on_device)(logits, olens.tolist())
     readings = []
-    for row, (labels, sure, entropy) in enumerate(reduced):
+    for row, numbers in enumerate(reduced):
+        labels = numbers[0]
         frames = len(labels)
         before = previous[row] if previous else None
         changed = math.nan if before is None or not frames else np.count_nonzero(labels != before) / frames
-        statistics = _statistics(labels, sure, entropy, blank, logits.size(-1)) if frames else _NOTHING
+        statistics = _statistics(numbers, blank, logits.size(-1)) if frames else _NOTHING
         readings.append((ExitEvidence(layer=layer, frames=frames, changed_share=changed, **statistics), labels))
     return readings
 
@@ -66,23 +68,26 @@ def _reduce(logits: torch.Tensor, olens: Sequence[int]) -> Iterator[Frames]:
         if math.isnan(np.add.reduce(mean)):
             # A token without any probability adds 0 to the entropy, not 0 * -inf: rare, so looked for afterwards.
             mean = np.vecdot(p, np.maximum(z, np.finfo(z.dtype).min))
-        yield labels, sure, highest - mean - np.log(sure)
+        log_sure = np.log(sure)
+        yield labels, sure, log_sure, highest - mean - log_sure
 
 
 def _reduce_on_device(logits: torch.Tensor, olens: Sequence[int]) -> Iterator[Frames]:
-    """Reduces (B, T, V) where it lies: only three numbers per frame are copied, once for the batch."""
+    """Reduces (B, T, V) where it lies: only four numbers per frame are copied, once for the batch."""
     probabilities = logits.softmax(dim=-1)
     highest, path = logits.max(dim=-1)
     sure = probabilities.gather(-1, path.unsqueeze(-1)).squeeze(-1)
     mean = (probabilities * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(dim=-1)
-    rows = (path.cpu().numpy(), sure.cpu().numpy(), (highest - mean - sure.log()).cpu().numpy())
+    log_sure = sure.log()
+    reduced = [values.cpu().numpy() for values in (path, sure, log_sure, highest - mean - log_sure)]
     for row, frames in enumerate(olens):
-        labels, sure_row, entropy_row = (values[row, :frames] for values in rows)
-        yield labels, sure_row, entropy_row
+        labels, sure_row, log_row, entropy = (values[row, :frames] for values in reduced)
+        yield labels, sure_row, log_row, entropy
 
 
-def _statistics(labels: Path, sure: np.ndarray, entropy: np.ndarray, blank: int, vocabulary: int) -> dict[str, Any]:
-    """The statistics of one utterance of a frame or more; see :data:`Frames`."""
+def _statistics(reduced: Frames, blank: int, vocabulary: int) -> dict[str, Any]:
+    """The statistics of one utterance of a frame or more."""
+    labels, sure, log_sure, entropy = reduced
     # On so few numbers a call costs more than its work: ufuncs' own reductions are several times cheaper than mean() and max().
     frames, total = len(labels), np.add.reduce
     starts = np.concatenate((_FIRST, (labels[1:] != labels[:-1]).nonzero()[0] + 1))
@@ -95,7 +100,7 @@ def _statistics(labels: Path, sure: np.ndarray, entropy: np.ndarray, blank: int,
         "entropy": float(total(entropy)) / (frames * vocabulary),
         "confidence": float(total(sure)) / frames,
         "blank_share": 1.0 - count / frames,
-        "score": float(total(np.log(sure))),
+        "score": float(total(log_sure)),
         "entropy_tail": float(total(np.partition(entropy, frames - tail)[-tail:])) / (tail * vocabulary),
         "spoken_confidence": float(total(sure[spoken])) / count if count else math.nan,
         "token_confidence": float(np.minimum.reduce(np.maximum.reduceat(sure, starts)[spoken_runs])) if count else math.nan,

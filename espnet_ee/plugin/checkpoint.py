@@ -108,7 +108,7 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
     """
     config = read_yaml(path, "train the model first (stage 11)")
     for key in ("token_list", "encoder", "encoder_conf", "model"):
-        if not isinstance(config, dict) or key not in config:
+        if key not in config:
             raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
     if isinstance(config["token_list"], str):  # espnet2 writes the tokens, espnet3 the name of their file
         config["token_list"] = [line.rstrip() for line in read_lines(config["token_list"])]

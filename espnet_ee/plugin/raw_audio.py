@@ -21,7 +21,7 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
     Raises:
         UserError: a file is missing or no mapping, or the model takes audio already, or other features.
     """
-    trained, computed = _read(config, "train the model first"), _read(frontend, "it lies beside the features (stage 3)")
+    trained, computed = read_yaml(config, "train the model first"), read_yaml(frontend, "it lies beside the features (stage 3)")
     if trained.get("input_size") is None:
         raise UserError(f"{config}: input_size is not set: this model takes audio already; nothing is to be done")
     mels = computed.get("frontend_conf", {}).get("n_mels")
@@ -30,10 +30,3 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
     changed = {**trained, "input_size": None, "frontend": "default", "frontend_conf": computed["frontend_conf"]}
     with atomic_write(out) as stream:
         yaml.safe_dump(changed, stream, sort_keys=False)
-
-
-def _read(path: Path, remedy: str) -> dict:
-    content = read_yaml(path, remedy)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must be 'key: value' lines")
-    return content

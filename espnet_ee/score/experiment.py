@@ -12,7 +12,7 @@ from typing import Any
 
 import espnet_ee
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_scp
+from espnet_ee.files import read_scp, read_yaml
 from espnet_ee.policy.table import read_table
 from espnet_ee.score.curve import draw_curve, read_exits, write_exits
 from espnet_ee.score.replay import (
@@ -24,7 +24,7 @@ from espnet_ee.score.replay import (
     oracle_points,
 )
 from espnet_ee.score.report import Report, describe_check, write_report
-from espnet_ee.score.runs import OnlineRun, load_online_run, load_scored_set, read_mapping, write_errors
+from espnet_ee.score.runs import OnlineRun, load_online_run, load_scored_set, write_errors
 from espnet_ee.score.training import read_epochs, training_table
 
 
@@ -116,7 +116,7 @@ def _separate_points(options: ScoreOptions) -> list[OperatingPoint]:
 
 def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
     """Returns the environment block; versions are those of the decoding, not of this command."""
-    conf = read_mapping(decode_yaml)
+    conf = read_yaml(decode_yaml, "run stage 12")
     versions: Mapping[str, Any] = conf.get("versions") or {}
     lines = {
         "date": options.date,
@@ -140,7 +140,7 @@ def _training_time(path: Path) -> str:
     """Returns what stage 11 noted of the training's wall clock, or nothing when it noted none."""
     if not path.exists():
         return ""
-    facts = read_mapping(path)
+    facts = read_yaml(path, "run stage 11")
     resumed = " since it was resumed" if facts.get("resumed") else ""
     machine = f"{facts['ngpu']} GPU" if facts.get("ngpu") else "CPU"
     return f"{float(facts.get('seconds', 0)) / 60:.1f} minutes{resumed} on {facts.get('threads', 'default')} thread(s), {machine}"

@@ -47,18 +47,6 @@ class OnlineRun:
         return not (self.other_exits or self.other_texts or self.other_macs)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping.
-
-    Raises:
-        UserError: the file is missing, not YAML or not a mapping.
-    """
-    content = read_yaml(path, "run the stage that makes it first")
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a mapping of key: value; run the stage that makes it again")
-    return content
-
-
 def read_timing(path: Path, exit_layers: tuple[int, ...]) -> Seconds:
     """Reads ``timing.tsv``: for each utterance the seconds to the text of every exit.
 
@@ -108,7 +96,7 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
     Raises:
         UserError: a file is missing or broken, or the utterances are not those of the reference.
     """
-    conf = read_mapping(folder / "decode.yaml")
+    conf = read_yaml(folder / "decode.yaml", "run stage 12")
     policy = _policy_of_run(conf, scored.table.exit_layers[-1])
     texts = read_scp(folder / "1best_recog" / "text", allow_empty=True)
     exits = _read_integers(folder / "utt2exit")

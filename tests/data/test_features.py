@@ -79,8 +79,8 @@ def test_compression_is_smaller_and_near(data_dir: Path, tmp_path: Path) -> None
     ("yaml_text", "message"),
     [
         ("n_mel: 80\n", "has no option 'n_mel'"),
-        ("- 1\n", "must be 'option: value' lines"),
-        ("{", "not readable as YAML"),
+        ("- 1\n", "must be 'key: value' lines"),
+        ("{", "not plain YAML"),
         ("frontend: s3prl\n", "'s3prl' cannot be extracted"),
         ("n_mels: many\n", "DefaultFrontend refuses these options"),
     ],

@@ -124,7 +124,7 @@ def test_garbage_is_refused(model, tmp_path):
     [
         ("encoder: [", "not plain YAML"),
         ("!!python/object/apply:os.mkdir [pwned]", "not plain YAML"),
-        ("- a", "lacks the key"),
+        ("- a", "must be 'key: value' lines"),
         ("token_list: [a]", "lacks the key 'encoder'"),
     ],
 )

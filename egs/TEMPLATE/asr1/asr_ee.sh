@@ -187,10 +187,10 @@ from espnet_ee.files import read_yaml
 def main():
     config, conf = {}, {}
     for path in sys.argv[2:]:
-        config = read_yaml(path, "give another --asr_config") or {}
-        conf = config.get("frontend_conf") or {} if isinstance(config, dict) else None
+        config = read_yaml(path, "give another --asr_config", allow_empty=True)
+        conf = config.get("frontend_conf") or {}
         if not isinstance(conf, dict):
-            raise UserError(f"{path}: must be 'option: value' lines, and so must its frontend_conf")
+            raise UserError(f"{path}: its frontend_conf must be 'key: value' lines")
     conf = {**conf, "fs": int(sys.argv[1])}
     print(json.dumps({"frontend": config.get("frontend") or "default", "frontend_conf": conf}, sort_keys=True))
 
