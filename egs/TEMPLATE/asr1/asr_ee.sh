@@ -7,7 +7,7 @@ stage=1                    # first stage to run
 stop_stage=100             # last stage to run
 ngpu=0                     # number of GPUs for training, on each node; 0: CPU
 num_nodes=1                # nodes for training; more than 1: by ESPnet's launcher (backend slurm in cmd.sh)
-nj=4                       # parallel processes of the data stages
+nj=4                       # parallel processes of the data stages and of stage 10
 inference_nj=1             # decodings that run at once (more than 1 disturbs the measured times)
 python=""                  # interpreter with all dependencies; empty: the environment that tools/install.sh makes
 train_set=""               # name of the training set (a folder under datadir)
@@ -95,6 +95,7 @@ read -ra local_args <<<"${local_data_opts}"
 local_args+=(${forwarded_options[@]+"${forwarded_options[@]}"})
 set_commands
 data_run=(${data_words[@]+"${data_words[@]}"} "${python}" -m)
+stats_run=(${stats_words[@]+"${stats_words[@]}"} "${python}" -m espnet_ee -m espnet2.bin.asr_train)
 train_run=(${train_words[@]+"${train_words[@]}"} "${python}" -m espnet_ee -m espnet2.bin.asr_train)
 decode_run=(${decode_words[@]+"${decode_words[@]}"} "${python}" -m espnet_ee.bin.asr_inference)
 

@@ -4,7 +4,7 @@
 export cmd_backend="${cmd_backend:-local}"
 # What the jobs ask for, in words of sbatch and srun.
 export slurm_data_opts="${slurm_data_opts:-}"     # stages 2 to 5, such as "--cpus-per-task=8 --mem=8G" (with --nj 8)
-export slurm_train_opts="${slurm_train_opts:-}"   # stages 10 and 11; GPUs are added as --ngpu says
+export slurm_train_opts="${slurm_train_opts:-}"   # stages 10 and 11; to 11 GPUs are added as --ngpu says
 export slurm_decode_opts="${slurm_decode_opts:-}" # stage 12, such as "--partition=cpu --cpus-per-task=1"
 # Words put before the commands of the stages, for any other scheduler that starts a command, waits for it and hands back
 # its exit status. Empty: what the backend says.

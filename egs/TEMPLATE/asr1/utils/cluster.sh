@@ -2,11 +2,12 @@
 # The backends of cmd.sh; to be sourced by asr_ee.sh, whose option variables and functions it uses.
 # shellcheck disable=SC2154,SC2034  # the options and names are asr_ee.sh's
 
-# Sets data_words, train_words and decode_words (arrays): what is put before a command.
+# Sets data_words, stats_words, train_words and decode_words (arrays): what is put before a command.
 set_commands() {
     read -ra data_words <<<"${data_cmd}"
     read -ra train_words <<<"${train_cmd}"
     read -ra decode_words <<<"${decode_cmd}"
+    stats_words=(${train_words[@]+"${train_words[@]}"})
     # Within a task of a job array there is nothing to submit: see run_jobs.
     if [ -n "${ESPNET_EE_TASKS:-}" ]; then return 0; fi
     case ${cmd_backend} in
@@ -22,6 +23,7 @@ set_commands() {
             if [ -z "${train_cmd}" ]; then
                 read -ra words <<<"${slurm_train_opts}"
                 train_words=(srun --nodes=1 --ntasks=1 ${words[@]+"${words[@]}"})
+                stats_words=("${train_words[@]}")
                 if [ "${ngpu}" -gt 0 ]; then train_words+=("--gres=gpu:${ngpu}"); fi
             fi
             ;;

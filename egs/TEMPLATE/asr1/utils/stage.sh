@@ -89,7 +89,11 @@ run_parallel() {
     shift 2
     if [ "${slots}" -le 1 ]; then
         # Not "|| return": that would switch the function's own "set -e" off.
-        for argument in "$@"; do "${function}" "${argument}"; done
+        for argument in "$@"; do
+            "${function}" "${argument}"
+            status=$?
+            [ "${status}" -eq 0 ] || return "${status}"
+        done
         return 0
     fi
     # Ctrl-C does not reach background jobs by itself.

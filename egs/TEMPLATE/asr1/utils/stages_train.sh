@@ -36,24 +36,56 @@ collect_statistics() {
         make_statistics
 }
 
+# Utterances that one process takes. The parts follow from the data alone, so that the sums are the same for every nj.
+stats_part=10000
+most_stats_parts=64
+
 make_statistics() {
-    local common_args temporary=${asr_stats_dir}.tmp vocabulary part scp=wav.scp
+    local common_args temporary=${asr_stats_dir}.tmp vocabulary set names=() inputs=() scp=wav.scp
     if [ "${feats_type}" = extracted ]; then scp=feats.scp; fi
     set_common_args
     rm -rf "${temporary}"
-    # Here the shape files only tell which utterances there are.
-    "${train_run[@]}" --collect_stats true "${common_args[@]}" \
-        --train_shape_file "${data_feats}/${train_set}/${scp}" --valid_shape_file "${data_feats}/${valid_set}/${scp}" \
-        --output_dir "${temporary}" ${extra_args[@]+"${extra_args[@]}"} --ngpu 0 || return
+    split_statistics || return
+    run_parallel "${nj}" collect_part "${names[@]}" || return
+    for set in "${names[@]}"; do inputs+=(--input_dir "${temporary}/${set}"); done
+    "${python}" -m espnet2.bin.aggregate_stats_dirs "${inputs[@]}" --output_dir "${temporary}" || return
     vocabulary=$(wc -l <"${token_list}") || return
-    for part in train valid; do
+    for set in train valid; do
         # As in ESPnet: the sampler counts elements, so a text's shape is length,vocabulary.
-        awk -v size="$((vocabulary))" '{ print $0 "," size }' "${temporary}/${part}/text_shape" \
-            >"${temporary}/${part}/text_shape.${token_type}" || return
+        awk -v size="$((vocabulary))" '{ print $0 "," size }' "${temporary}/${set}/text_shape" \
+            >"${temporary}/${set}/text_shape.${token_type}" || return
     done
     [ -s "${temporary}/train/feats_stats.npz" ] || return
-    rm -rf "${asr_stats_dir}"
+    rm -rf "${names[@]/#/${temporary}/}" "${asr_stats_dir}"
     mv "${temporary}" "${asr_stats_dir}"
+}
+
+# Makes a folder for each part, with the utterances of both sets that are its; sets names (an array).
+split_statistics() {
+    local train=${data_feats}/${train_set}/${scp} valid=${data_feats}/${valid_set}/${scp} count least parts
+    count=$(wc -l <"${train}") least=$(wc -l <"${valid}")
+    parts=$(((count + stats_part - 1) / stats_part))
+    if [ "${parts}" -gt "${most_stats_parts}" ]; then parts=${most_stats_parts}; fi
+    # ESPnet takes no part without an utterance.
+    if [ "${parts}" -gt "${least}" ]; then parts=$((least)); fi
+    readarray -t names < <(seq -f 'part%02g' "${parts}")
+    mkdir -p "${names[@]/#/${temporary}/}"
+    awk -v out="${temporary}" -v count="${count}" -v least="${least}" -v parts="${parts}" '
+        { size = FILENAME == ARGV[1] ? count : least
+          printf "%s\n", $0 > sprintf("%s/part%02d/%s.scp", out, int((FNR - 1) * parts / size) + 1, FILENAME == ARGV[1] ? "train" : "valid") }
+    ' "${train}" "${valid}"
+}
+
+# Statistics of one part. Here the shape files only tell which utterances there are.
+collect_part() {
+    local folder=${temporary}/$1
+    if ! "${stats_run[@]}" --collect_stats true "${common_args[@]}" \
+        --train_shape_file "${folder}/train.scp" --valid_shape_file "${folder}/valid.scp" \
+        --output_dir "${folder}" ${extra_args[@]+"${extra_args[@]}"} --ngpu 0 >"${folder}/log" 2>&1; then
+        # One after the other: of several parts the lines would mix.
+        cat "${folder}/log"
+        return 1
+    fi
 }
 
 # Stage 11.

@@ -1,0 +1,84 @@
+"""Stage 10 in parts: what they are depends on the data alone, and together they are the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/stage.sh
+. {template}/utils/stages_train.sh
+python=${{ESPNET_EE_PYTHON}} stats_run=("${{ESPNET_EE_PYTHON}}" fake.py)
+data_feats=. train_set=train valid_set=valid feats_type=raw token_type=char token_list=tokens.txt ngpu=0 fs=16000 asr_config=
+expdir=exp asr_stats_dir=stats extra_args=() nj=$1 stats_part=$2
+if ! make_statistics; then echo failed; fi
+"""
+
+# Stands for ESPnet's asr_train: an utterance's shape and sum are its number.
+FAKE = """import pathlib, sys, numpy
+out = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+for name in ("train", "valid"):
+    keys = [line.split()[0] for line in open(sys.argv[sys.argv.index(f"--{name}_shape_file") + 1])]
+    print("reads", name, *keys)
+    if not keys:
+        sys.exit("ESPnet takes no empty set")
+    if pathlib.Path("broken").exists() and "u04" in keys:
+        sys.exit("u04 is broken")
+    (out / name).mkdir()
+    for kind in ("speech", "text"):
+        (out / name / f"{kind}_shape").write_text("".join(f"{key} {int(key[1:])}\\n" for key in keys))
+    numpy.savez(out / name / "feats_stats.npz", count=len(keys), sum=numpy.array([sum(int(key[1:]) for key in keys)]))
+    (out / name / "batch_keys").write_text("speech\\ntext\\n")
+    (out / name / "stats_keys").write_text("feats\\n")
+"""
+
+
+@pytest.fixture
+def statistics(bash, template, tmp_path: Path):
+    """Runs stage 10 with so many processes and utterances a part; returns what it said and the shapes and sum it found."""
+    (tmp_path / "fake.py").write_text(FAKE, encoding="utf-8")
+    (tmp_path / "tokens.txt").write_text("<blank>\nA\nB\n", encoding="utf-8")
+    for name, count in (("train", 11), ("valid", 4)):
+        (tmp_path / name).mkdir()
+        lines = "".join(f"u{number:02d} some.wav\n" for number in range(1, count + 1))
+        (tmp_path / name / "wav.scp").write_text(lines, encoding="utf-8")
+
+    def call(nj: int, part: int):
+        result = bash(str(nj), str(part), text=SCRIPT.format(template=template))
+        made = tmp_path / "stats"
+        files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
+        return result.stdout, files
+
+    return call
+
+
+@pytest.mark.parametrize("nj", [1, 3])
+@pytest.mark.parametrize("part", [3, 10000])
+def test_parts_add_up(statistics, nj: int, part: int, tmp_path: Path):
+    said, files = statistics(nj, part)
+    assert "failed" not in said
+    for name, count in (("train", 11), ("valid", 4)):
+        with np.load(tmp_path / "stats" / name / "feats_stats.npz") as stats:
+            assert (int(stats["count"]), int(stats["sum"][0])) == (count, count * (count + 1) // 2)
+        for kind, end in (("speech_shape", ""), ("text_shape.char", ",3")):
+            expected = [f"u{number:02d} {number}{end}" for number in range(1, count + 1)]
+            assert files[f"{name}/{kind}"].decode().splitlines() == expected
+    assert sorted({path.split("/")[0] for path in files}) == ["train", "valid"]
+    assert not (tmp_path / "stats.tmp").exists()
+
+
+def test_no_more_parts_than_the_development_set_has_utterances(statistics):
+    """A part without an utterance would fail; see FAKE."""
+    said, files = statistics(2, 1)
+    assert "failed" not in said and files
+
+
+@pytest.mark.parametrize("nj", [1, 3])
+def test_a_part_that_fails_fails_the_stage(statistics, nj: int, tmp_path: Path):
+    (tmp_path / "broken").touch()
+    said, files = statistics(nj, 3)
+    assert "u04 is broken" in said and said.endswith("failed\n")
+    assert not files
