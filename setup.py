@@ -36,7 +36,7 @@ RECIPE = [
     "matplotlib>=3.7",
     "editdistance",
     "kaldiio>=2.18",
-    "scipy>=1.10",
+    "scipy>=1.12",
     "soundfile>=0.12",
 ]
 NBEST = ["flashlight-text>=0.0.7"]  # the beam search of the policy "posterior"

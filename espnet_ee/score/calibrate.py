@@ -11,7 +11,7 @@ from espnet_ee.errors import UsageError
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.confidence import ConfidencePolicy
 from espnet_ee.policy.entropy import EntropyPolicy
-from espnet_ee.policy.fit import Samples, cross_fit, fit_learned, folds, make_samples
+from espnet_ee.policy.fit import Samples, cross_fitted_levels, fit_learned, make_samples
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.patience import PatiencePolicy
 from espnet_ee.policy.posterior import PosteriorPolicy
@@ -101,16 +101,24 @@ class Calibrated:
 def calibrate(family: Family, target: Target, final_wer: float) -> Calibrated:
     """Chooses the threshold that meets the target, or comes nearest to it.
 
+    Of hundreds of thresholds the least that meets a bound on the error rate is one whose errors were few by luck. So the
+    error rate has to meet the bound also as isotonic regression smooths it, which never lets it rise with compute: calibrated on
+    80 utterances for a loss of 5 and 10 %, ``learned`` lost 6.2 and 11.2 % on others, without that 7.2 and 12.8 % (the mini
+    corpus's generator, 60 repeats).
+
     Args:
         family: the policy at its thresholds.
         target: what to meet.
         final_wer: error rate of the final exit on the development set, in per cent.
     """
+    from scipy.optimize import isotonic_regression  # half a second to import, and rarely needed
+
     found = list(family.outcomes)
     if target.kind == "wer_loss":
-        limit = final_wer * (1 + target.value / 100)
+        limit = final_wer * (1 + target.value / 100) + 1e-9
         order = sorted(range(len(found)), key=lambda i: found[i].macs_per_second)
-        meeting = [i for i in order if found[i].wer <= limit + 1e-9]
+        smooth = isotonic_regression([found[i].wer for i in order], increasing=False).x
+        meeting = [i for i, wer in zip(order, smooth, strict=True) if max(wer, found[i].wer) <= limit]
         best = meeting[0] if meeting else min(order, key=lambda i: found[i].wer)
     else:
         cost = COSTS[target.kind]
@@ -173,9 +181,7 @@ def _learned_family(dev: Grid, features: Sequence[str]) -> Family:
     # Every utterance is judged by a model that has not seen it; the policy that is kept has seen all of them.
     samples = samples_of(dev, features)
     level = np.full(dev.errors.shape, np.nan)
-    fold = folds(len(dev.utterances))
-    for number, policy in enumerate(cross_fit(samples, features)):
-        level[fold == number] = levels(dev, policy)[fold == number]
+    level[:, :-1] = cross_fitted_levels(samples)
     return _threshold_family(dev, fit_learned(samples, features), level)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.features import FEATURES
-from espnet_ee.policy.fit import choose_ridge, cross_fitted_error
+from espnet_ee.policy.fit import cross_fitted_error
 from espnet_ee.score.bootstrap import Difference, Interval, depth_interval, difference, draws, macs_interval, wer_interval
 from espnet_ee.score.calibrate import Calibrated, Family, Target, at_cost, calibrate, make_families, samples_of
 from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, outcome, sweep
@@ -172,8 +172,7 @@ def what_carried(dev: Grid, features: Sequence[str]) -> list[tuple[str, float, f
     def rate(names: Sequence[str]) -> float:
         if not names:
             return float("nan")
-        samples = samples_of(dev, names)
-        return 100 * cross_fitted_error(samples, choose_ridge(samples)) / max(1, int(dev.words.sum()))
+        return 100 * cross_fitted_error(samples_of(dev, names)) / max(1, int(dev.words.sum()))
 
     chosen = rate(features)
     lines = [("all chosen", chosen, chosen)]
