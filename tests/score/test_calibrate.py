@@ -17,7 +17,7 @@ from espnet_ee.files import write_scp
 from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, returns
+from espnet_ee.policy.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.imported import NEEDED, read_imported
 from espnet_ee.policy.registry import build_policy
@@ -167,6 +167,35 @@ def test_returns_are_slopes_of_what_mixing_exits_can_reach() -> None:
     # The second exit is above the line from the first to the third, the last is no better than the third.
     assert returns(layers, np.array([40, 38, 4, 5])) == pytest.approx([18 / 2 / 40, 18 / 2 / 22, 0])
     assert returns(layers, np.zeros(4)).tolist() == [0, 0, 0]
+
+
+def test_returns_that_chance_may_have_made_are_drawn_to_their_mean() -> None:
+    random, layers = np.random.default_rng(0), np.array([2, 4, 6, 8])
+    few = random.poisson((0.6, 0.3, 0.2, 0.2), (100, 4))
+    few[:, 3] = random.permutation(few[:, 2])
+    few[0, 3] += 1  # by one error the last exit is the worse one
+    seen, likely = returns(layers, few.sum(axis=0)), likely_returns(layers, few)
+    assert seen[2] == 0 < likely[2] < likely[1] < likely[0]
+    assert likely[0] / likely[1] < seen[0] / seen[1]
+    # What every resample says stays: nobody saves anything after the second exit.
+    same = np.tile([4, 2, 2, 3], (100, 1))
+    assert likely_returns(layers, same) == pytest.approx([np.sqrt(0.25 * 0.25 / 3), 0, 0])
+    assert likely_returns(layers, few).tolist() == likely.tolist()
+
+
+def test_few_errors_leave_the_say_to_the_first_feature_alone() -> None:
+    """Two features that tell the same: with many errors they share the slope, with few the first takes more of it."""
+    random = np.random.default_rng(0)
+    features = np.repeat(random.normal(size=(3000, 1, 1)), 2, axis=2) + random.normal(size=(3000, 1, 2)) / 2
+
+    def first(utterances: int) -> float:
+        errors = random.poisson(100 * np.exp(-5 + features[:utterances].sum(axis=2) / 2))
+        one = Samples(np.array([2, 4]), features[:utterances], np.tile(errors, 2), np.full(utterances, 100))
+        weights = list(fit_learned(one, ("log_entropy", "doubt")).weights.values())
+        return weights[0] / sum(weights)
+
+    assert first(3000) == pytest.approx(0.5, abs=0.05)
+    assert first(15) > 0.7
 
 
 def test_the_fit_finds_the_rates_that_made_the_errors() -> None:
