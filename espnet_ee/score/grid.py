@@ -47,6 +47,22 @@ class Grid:
     macs_passed: np.ndarray
     clock: np.ndarray | None = None
 
+    def rows(self, chosen: np.ndarray) -> Grid:
+        """The set of some utterances alone, by number or by a mask (N,)."""
+        names = tuple(np.array(self.utterances)[chosen].tolist())
+        return Grid(
+            name=self.name,
+            table=EvidenceTable(self.table.exit_layers, {name: self.table.utterances[name] for name in names}),
+            utterances=names,
+            layers=self.layers,
+            errors=self.errors[chosen],
+            words=self.words[chosen],
+            seconds=self.seconds[chosen],
+            macs_alone=self.macs_alone[chosen],
+            macs_passed=self.macs_passed[chosen],
+            clock=None if self.clock is None else self.clock[chosen],
+        )
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -408,3 +410,41 @@ def test_a_model_with_one_exit_has_nothing_to_calibrate(tmp_path: Path, capsys) 
     )
     assert "one exit only (8); there is nothing to choose" in capsys.readouterr().out
     assert not out.exists()
+
+
+@pytest.fixture
+def bench_policy() -> ModuleType:
+    """The tool as a module."""
+    spec = importlib.util.spec_from_file_location("bench_policy", Path(__file__).parents[2] / "tools" / "bench_policy.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_of_policies_says_what_was_gained(bench_policy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, text = write(tmp_path / "dev", 200, 1)
+    arguments = ["--evidence", str(table), "--text", str(text), "--repeats", "3"]
+    bench_policy.main([*arguments, "--fit", "60", "100"])
+    said = capsys.readouterr().out
+    assert "200 utterances of 200 speakers, 3 repeats" in said
+    assert [line.split(",")[0] for line in said.splitlines() if line.startswith("fitted")] == ["fitted on 60", "fitted on 100"]
+    gained = [line.split() for line in said.splitlines() if line.startswith("learned - entropy")]
+    assert all(float(line[-3]) < 0 for line in gained), said
+    with pytest.raises(UsageError, match="leaves no speaker"):
+        bench_policy.main([*arguments, "--fit", "200"])
+
+
+def test_speakers_are_drawn_whole(bench_policy) -> None:
+    speakers = np.repeat(["a", "b", "c", "d"], [3, 5, 2, 4])
+    for seed in range(10):
+        mask = bench_policy.draw(speakers, 4, np.random.default_rng(seed))
+        assert mask.sum() >= 4 and set(speakers[mask]).isdisjoint(speakers[~mask])
+
+
+def test_a_part_of_a_set_is_that_part_of_everything(dev: Grid) -> None:
+    part = dev.rows(np.arange(120) % 3 == 1)
+    assert part.utterances == dev.utterances[1::3]
+    policy = EntropyPolicy(0.03)
+    whole = outcome(dev, exits_of(dev, policy), True)
+    assert outcome(part, exits_of(part, policy), True).errors.tolist() == whole.errors[1::3].tolist()
+    assert outcome(part, exits_of(part, policy), True).macs.tolist() == whole.macs[1::3].tolist()
