@@ -43,6 +43,13 @@ def test_python_commands_run(command: str) -> None:
     assert "exit_layers" in done.stdout
 
 
+@pytest.mark.parametrize("command", re.findall(r"`(python3 [^`]*--help)`", README))
+def test_help_within_the_text_is_there(command: str) -> None:
+    done = run([sys.executable, *command.split()[1:]])
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout
+
+
 @pytest.mark.parametrize("command", [line for line in commands() if not line.startswith("python3 ")])
 def test_scripts_take_the_options(command: str) -> None:
     """They are run whole by tests/recipes (on a smaller corpus) and by the CI; here: they start, and know their options."""
