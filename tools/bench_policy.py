@@ -19,8 +19,9 @@ import numpy as np
 
 from espnet_ee.errors import UsageError, run
 from espnet_ee.policy.fit import DEFAULT_FEATURES
-from espnet_ee.score.calibrate import at_cost, calibrate, make_families, parse_target
-from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, outcome, read_grid, sweep
+from espnet_ee.score.calibrate import Target, at_cost, calibrate, compared_depths, make_families
+from espnet_ee.score.grid import Grid, fixed_outcomes, read_grid
+from espnet_ee.score.study import curve_of
 
 NAMES = ("entropy", "learned")
 LOSSES = (1, 5, 10)
@@ -46,26 +47,19 @@ def draw(speakers: np.ndarray, count: int, random: np.random.Generator) -> np.nd
     return mask
 
 
-def curve(test: Grid, policies: Sequence) -> list[Outcome]:
-    """What a family gives at all its thresholds."""
-    return sweep(test, policies[0], [policy.threshold for policy in policies])
-
-
 def gains(dev: Grid, test: Grid) -> Gains:
     """Calibrates on one set, measures on the other."""
     families = make_families(dev, NAMES, DEFAULT_FEATURES)
-    entropy, learned = (curve(test, family.policies) for family in families)
+    entropy, learned = curves = [curve_of(test, family.policies) for family in families]
     fixed, final = fixed_outcomes(test), fixed_outcomes(dev)[-1].wer
-    depths = np.linspace(test.layers[0], test.layers[-1], 2 * len(test.layers) - 1)[1:-1]
-    costs = np.interp(depths, test.layers, [found.macs_per_second for found in fixed])
+    costs = np.interp(compared_depths(test.layers), test.layers, [found.macs_per_second for found in fixed])
     over_entropy, over_fixed = (
         [at_cost(learned, cost).wer - at_cost(other, cost).wer for cost in costs] for other in (entropy, fixed)
     )
     lost = []
-    for family in families:
-        chosen = [calibrate(family, parse_target(f"wer_loss={loss}"), final).policy for loss in LOSSES]
-        found = [outcome(test, exits_of(test, policy), True).wer for policy in chosen]
-        lost.append([100 * (wer / fixed[-1].wer - 1) for wer in found])
+    for family, curve in zip(families, curves, strict=True):
+        chosen = [calibrate(family, Target("wer_loss", loss), final).policy for loss in LOSSES]
+        lost.append([100 * (curve[family.policies.index(policy)].wer / fixed[-1].wer - 1) for policy in chosen])
     return over_entropy, over_fixed, lost
 
 
@@ -81,7 +75,6 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(words)
     grid = read_grid(arguments.evidence, arguments.text)
     speakers = np.array([name.partition("-")[0] for name in grid.utterances])
-    depths = np.linspace(grid.layers[0], grid.layers[-1], 2 * len(grid.layers) - 1)[1:-1]
     print(f"{arguments.evidence}: {len(speakers)} utterances of {len(set(speakers))} speakers, {arguments.repeats} repeats")
     for count in arguments.fit:
         random, found = np.random.default_rng(0), []
@@ -91,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 raise UsageError(f"--fit {count}: leaves no speaker to measure on; give less")
             found.append(gains(grid.rows(mask), grid.rows(~mask)))
         over_entropy, over_fixed, lost = (np.array(part) for part in zip(*found, strict=True))
-        print(f"\nfitted on {count}, compute of exit {'':<1}" + "".join(f"{depth:>7g}" for depth in depths) + "   mean")
+        print(f"\nfitted on {count}, compute of exit {'':<1}" + "".join(f"{depth:>7g}" for depth in compared_depths(grid.layers)) + "   mean")
         print(line("learned - entropy", over_entropy))
         print(line("learned - fixed", over_fixed))
         print(f"loss asked for %      {''.join(f'{loss:>7g}' for loss in LOSSES)}")

@@ -142,12 +142,12 @@ def frame_shift(data_dir: str | Path) -> float:
         UserError: the file is missing or does not tell.
     """
     where = Path(data_dir) / "frontend.yaml"
+    remedy = "extract the features again"
+    conf = read_yaml(where, remedy).get("frontend_conf")
     try:
-        conf = yaml.safe_load(where.read_text(encoding="utf-8"))["frontend_conf"]
         return conf["hop_length"] / conf["fs"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        raise UserError(f"{where}: does not tell fs and hop_length; extract the features again") from None
-
+    except (KeyError, TypeError):
+        raise UserError(f"{where}: does not tell fs and hop_length; {remedy}") from None
 
 
 @lru_cache(maxsize=1)

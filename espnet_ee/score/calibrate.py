@@ -111,10 +111,10 @@ def calibrate(family: Family, target: Target, final_wer: float) -> Calibrated:
         target: what to meet.
         final_wer: error rate of the final exit on the development set, in per cent.
     """
-    from scipy.optimize import isotonic_regression  # half a second to import, and rarely needed
-
     found = list(family.outcomes)
     if target.kind == "wer_loss":
+        from scipy.optimize import isotonic_regression  # half a second to import, and rarely needed
+
         limit = final_wer * (1 + target.value / 100) + 1e-9
         order = sorted(range(len(found)), key=lambda i: found[i].macs_per_second)
         smooth = isotonic_regression([found[i].wer for i in order], increasing=False).x
@@ -189,6 +189,11 @@ def samples_of(dev: Grid, features: Sequence[str]) -> Samples:
     """What the learned policy is fitted on."""
     evidence = [dev.table.utterances[utt].evidence for utt in dev.utterances]
     return make_samples(evidence, dev.errors, [int(layer) for layer in dev.layers], features)
+
+
+def compared_depths(layers: np.ndarray) -> np.ndarray:
+    """Where curves are compared (2K - 3,): at the exits between the first and the last of K, and midway between neighbours."""
+    return np.linspace(layers[0], layers[-1], 2 * len(layers) - 1)[1:-1]
 
 
 def at_cost(found: Sequence[Outcome], macs_per_second: float) -> Outcome:

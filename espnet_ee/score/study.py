@@ -120,7 +120,7 @@ def make_study(
 
 def _study_set(test: Grid, families: Sequence[Family], chosen: Sequence[tuple[Calibrated, Interval]]) -> SetStudy:
     drawn, fixed = draws(len(test.words)), fixed_outcomes(test)
-    curves = {family.name: _curve(test, thinned(family.policies, CURVE_POINTS)) for family in families}
+    curves = {family.name: curve_of(test, thinned(family.policies, CURVE_POINTS)) for family in families}
     errors = test.errors
     no_worse = (errors <= errors[:, -1:]).argmax(axis=1)
     oracles = {
@@ -131,7 +131,7 @@ def _study_set(test: Grid, families: Sequence[Family], chosen: Sequence[tuple[Ca
     return SetStudy(test, fixed, curves, oracles, measured, drawn)
 
 
-def _curve(test: Grid, policies: Sequence[ExitPolicy]) -> list[Outcome]:
+def curve_of(test: Grid, policies: Sequence[ExitPolicy]) -> list[Outcome]:
     """What each policy of a family gives; of a threshold policy all but the threshold is computed once."""
     first = policies[0]
     if isinstance(first, ThresholdPolicy):

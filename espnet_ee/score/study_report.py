@@ -14,7 +14,7 @@ import yaml
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.score.bootstrap import difference
-from espnet_ee.score.calibrate import Calibrated, at_cost
+from espnet_ee.score.calibrate import Calibrated, at_cost, compared_depths
 from espnet_ee.score.grid import Outcome
 from espnet_ee.score.report import markdown
 from espnet_ee.score.runs import describe_policy
@@ -140,10 +140,9 @@ def _calibrated(one: SetStudy, points: Sequence[Measured]) -> list[str]:
 def _compared(one: SetStudy) -> list[str]:
     """Every policy's curve at the compute of depths between the exits, against the fixed line and against entropy."""
     layers, costs = one.grid.layers, [found.macs_per_second for found in one.fixed]
-    depths = np.linspace(layers[0], layers[-1], 2 * len(layers) - 1)[1:-1]
     names = [name for name in one.curves if name != "fixed"]
     rows = []
-    for depth in depths:
+    for depth in compared_depths(layers):
         cost = float(np.interp(depth, layers, costs))
         fixed = at_cost(one.fixed, cost)
         row = [f"{cost / 1e6:.4g}", f"{depth:g}", f"{fixed.wer:.2f}"]

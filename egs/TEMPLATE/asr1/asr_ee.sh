@@ -95,8 +95,9 @@ read -ra local_args <<<"${local_data_opts}"
 local_args+=(${forwarded_options[@]+"${forwarded_options[@]}"})
 set_commands
 data_run=(${data_words[@]+"${data_words[@]}"} "${python}" -m)
-stats_run=(${stats_words[@]+"${stats_words[@]}"} "${python}" -m espnet_ee -m espnet2.bin.asr_train)
-train_run=(${train_words[@]+"${train_words[@]}"} "${python}" -m espnet_ee -m espnet2.bin.asr_train)
+asr_train=("${python}" -m espnet_ee -m espnet2.bin.asr_train)
+stats_run=(${train_words[@]+"${train_words[@]}"} "${asr_train[@]}")
+train_run=(${train_words[@]+"${train_words[@]}"} ${gpu_words[@]+"${gpu_words[@]}"} "${asr_train[@]}")
 decode_run=(${decode_words[@]+"${decode_words[@]}"} "${python}" -m espnet_ee.bin.asr_inference)
 
 # Names that follow from the options.

@@ -2,12 +2,12 @@
 # The backends of cmd.sh; to be sourced by asr_ee.sh, whose option variables and functions it uses.
 # shellcheck disable=SC2154,SC2034  # the options and names are asr_ee.sh's
 
-# Sets data_words, stats_words, train_words and decode_words (arrays): what is put before a command.
+# Sets data_words, train_words and decode_words (arrays): what is put before a command; gpu_words: what stage 11 adds.
 set_commands() {
     read -ra data_words <<<"${data_cmd}"
     read -ra train_words <<<"${train_cmd}"
     read -ra decode_words <<<"${decode_cmd}"
-    stats_words=(${train_words[@]+"${train_words[@]}"})
+    gpu_words=()
     # Within a task of a job array there is nothing to submit: see run_jobs.
     if [ -n "${ESPNET_EE_TASKS:-}" ]; then return 0; fi
     case ${cmd_backend} in
@@ -23,8 +23,7 @@ set_commands() {
             if [ -z "${train_cmd}" ]; then
                 read -ra words <<<"${slurm_train_opts}"
                 train_words=(srun --nodes=1 --ntasks=1 ${words[@]+"${words[@]}"})
-                stats_words=("${train_words[@]}")
-                if [ "${ngpu}" -gt 0 ]; then train_words+=("--gres=gpu:${ngpu}"); fi
+                if [ "${ngpu}" -gt 0 ]; then gpu_words=("--gres=gpu:${ngpu}"); fi
             fi
             ;;
         *) usage_error "cmd.sh: the backend '${cmd_backend}' is none of: local slurm" ;;
@@ -68,5 +67,5 @@ run_jobs() {
 # Sets launch_words (an array): ESPnet's launcher, for a training on several nodes; its log goes to $1.
 set_launcher() {
     launch_words=("${python}" -m espnet2.bin.launch --cmd utils/slurm.pl --log "$1" --ngpu "${ngpu}" --num_nodes "${num_nodes}"
-        --init_file_prefix "${asr_exp}/.dist_init_" -- "${python}" -m espnet_ee -m espnet2.bin.asr_train)
+        --init_file_prefix "${asr_exp}/.dist_init_" -- "${asr_train[@]}")
 }

@@ -88,7 +88,7 @@ run_parallel() {
     local slots=$1 function=$2 argument running=0 status=0
     shift 2
     if [ "${slots}" -le 1 ]; then
-        # Not "|| return": that would switch the function's own "set -e" off.
+        # Not "|| return": that would switch the function's own "set -e" off. Where a caller has done so, the status tells.
         for argument in "$@"; do
             "${function}" "${argument}"
             status=$?
