@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import logging
 from types import ModuleType
 from typing import Any
 
+import torch
 from espnet2.tasks.asr import ASRTask
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
@@ -29,6 +32,22 @@ class EarlyExitASRTask(ASRTask):
                 "encoder_interctc_layer*.txt is not; the other exits are read by espnet_ee.bin.asr_inference"
             )
         return model, trained
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """As in ESPnet, which leaves its process group to the interpreter's end; here it is left while all is alive.
+
+        A thread of gloo that lets go of its last tensor during that end takes the interpreter's lock and is torn down with
+        it: "terminate called without an active exception", after a training that had succeeded.
+        """
+        if torch.distributed.is_available():
+            # Left to DistributedDataParallel, this import would come after the group: a default of its functions for good.
+            importlib.import_module("torch.distributed.nn.functional")
+        super().main_worker(args)
+        # Not after an error: then the others may still wait for this process within a collective.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gc.collect()  # the wrapped model, which holds the group, too
+            torch.distributed.destroy_process_group()
 
 
 def adopt(command: ModuleType) -> None:
