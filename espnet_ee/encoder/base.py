@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -50,14 +51,14 @@ class EncoderState:
     Attributes:
         xs: hidden states (B, T, D).
         pos_emb: relative positional embedding (1, 2T-1, D), or None where positions are added to xs.
-        masks: True on real frames (B, 1, T).
+        masks: True on real frames (B, 1, T), or None where every frame is real: then no block needs to mask.
         olens: real frames per utterance (B,).
         layer: number of blocks already computed.
     """
 
     xs: torch.Tensor
     pos_emb: torch.Tensor | None
-    masks: torch.Tensor
+    masks: torch.Tensor | None
     olens: torch.Tensor
     layer: int = 0
 
@@ -71,19 +72,15 @@ class EncoderState:
         """
         rows = torch.as_tensor(indices, device=self.xs.device, dtype=torch.long)
         olens = self.olens[rows]
-        frames, longest = self.xs.size(1), int(olens.max())
-        cut = frames - longest
+        lengths = olens.tolist()
+        longest = max(lengths)
+        cut = self.xs.size(1) - longest
         pos_emb = self.pos_emb
         if pos_emb is not None and cut:
             # The embedding runs from distance T-1 to -(T-1): a shorter batch needs the middle.
             pos_emb = pos_emb[:, cut : pos_emb.size(1) - cut]
-        return replace(
-            self,
-            xs=self.xs[rows, :longest],
-            pos_emb=pos_emb,
-            masks=self.masks[rows, :, :longest],
-            olens=olens,
-        )
+        masks = None if self.masks is None or min(lengths) == longest else self.masks[rows, :, :longest]
+        return replace(self, xs=self.xs[rows, :longest], pos_emb=pos_emb, masks=masks, olens=olens)
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,8 @@ class EarlyExitEncoder:
         xs, pos_emb = xs if isinstance(xs, tuple) else (xs, None)
         # ESPnet 202511 counts frames on the padded length; ours come from each utterance's own.
         olens = strided_lengths(ilens, convolutions).clamp(min=0, max=xs.size(1))
-        masks = ~make_pad_mask(olens, maxlen=xs.size(1))[:, None, :].to(xs.device)
+        padded = int(olens.min()) < xs.size(1)
+        masks = ~make_pad_mask(olens, maxlen=xs.size(1))[:, None, :].to(xs.device) if padded else None
         return EncoderState(xs, pos_emb, masks, olens)
 
     def front_shape(self) -> dict[str, Any]:
@@ -197,7 +195,7 @@ class EarlyExitEncoder:
         layer = next(exit_layer for exit_layer in self.exit_layers if exit_layer > state.layer)
         xs = state.xs if state.pos_emb is None else (state.xs, state.pos_emb)
         masks = state.masks
-        for block in self.encoders[state.layer : layer]:
+        for block in islice(self.encoders, state.layer, layer):  # a slice would make a new module every time
             xs, masks = block(xs, masks)
         hidden = xs if state.pos_emb is None else xs[0]
         state = replace(state, xs=hidden, layer=layer)

@@ -1,5 +1,7 @@
 """The encoder computes what was asked for, no more, and the same as the stock encoder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
@@ -84,6 +86,23 @@ def test_selecting_rows_changes_nothing_for_them(backbone, data):
     for place, row in enumerate(rows):
         frames = int(kept.olens[place])
         torch.testing.assert_close(kept.hs[place, :frames], whole.hs[row, :frames], atol=1e-5, rtol=1e-4)
+
+
+@every_backbone
+def test_where_nothing_is_padded_there_is_no_mask_and_nothing_changes(backbone):
+    encoder = tiny.encoder([1, 2, 4], backbone=backbone)
+    with torch.no_grad():
+        full = encoder.start(*features(64, 64))
+        masked = replace(full, masks=torch.ones(2, 1, full.xs.size(1), dtype=torch.bool))
+        assert full.masks is None
+        while full.layer < 4:
+            ours, stock = encoder.advance(full), encoder.advance(masked)
+            assert torch.equal(ours.hs, stock.hs)
+            full, masked = ours.state, stock.state
+        padded = encoder.start(*features(64, 50, 64))
+    assert padded.masks.sum(dim=-1).flatten().tolist() == padded.olens.tolist()
+    assert padded.select([0, 1]).masks.shape == (2, 1, int(padded.olens[0]))
+    assert padded.select([0, 2]).masks is None and padded.select([1]).masks is None
 
 
 ABSOLUTE = {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"}
