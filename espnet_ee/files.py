@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import yaml
 
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 
 
 @contextmanager
@@ -60,6 +60,26 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
                 old.rename(path)
             raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_other_folder(out: Path, marks: tuple[str, ...]) -> None:
+    """Raises UserError if ``out`` exists and replacing it would destroy something that is not ours.
+
+    Args:
+        out: the folder to be replaced.
+        marks: names one of which is in every folder of the kind that may be replaced.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not any((out / mark).exists() for mark in marks)):
+        raise UserError(f"{out}: exists and was not made by this command; give another name or delete it")
+
+
+def refuse_overlap(source: str | Path, out: str | Path) -> None:
+    """Raises UsageError if ``out`` and ``source`` are one folder, or one lies in the other: both would change."""
+    old, new = Path(source).resolve(), Path(out).resolve()
+    if old == new or new in old.parents or old in new.parents:
+        raise UsageError(f"{out}: is to be replaced but holds {source}, or lies in it; give another folder")
 
 
 @contextmanager

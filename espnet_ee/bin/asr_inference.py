@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--asr_train_config", type=Path, required=True, help="the training's config.yaml")
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
     parser.add_argument("--data_dir", type=Path, required=True, help="Kaldi data directory (wav.scp or feats.scp)")
-    parser.add_argument("--output_dir", type=Path, required=True, help="replaced as a whole")
+    parser.add_argument("--output_dir", type=Path, required=True, help="new, or an earlier decoding, which is replaced as a whole")
     parser.add_argument("--config", type=Path, help="YAML with policy, policy_conf, combine, batch_size, num_threads")
     parser.add_argument("--policy", help="exit policy (default: fixed, at the final exit)")
     parser.add_argument("--policy_conf", nargs="*", metavar="KEY=VALUE", help="the policy's settings")
@@ -51,7 +51,7 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Settings of the run: defaults, then ``--config``, then the command line.
 
     Raises:
-        UserError: the YAML file is missing or holds an unknown key.
+        UserError: the YAML file is missing or holds an unknown key or a value of another kind.
     """
     settings = dict(DEFAULTS)
     if arguments.config:
@@ -59,7 +59,8 @@ def read_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.policy:
         settings.update(policy=arguments.policy, policy_conf={})
     if arguments.policy_conf:
-        settings["policy_conf"] = dict(_pair(text) for text in arguments.policy_conf)
+        given = dict(_pair(text) for text in arguments.policy_conf)
+        settings["policy_conf"] = {**settings["policy_conf"], **given}
     for name in ("batch_size", "num_threads"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
@@ -73,6 +74,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key in config:
         if key not in DEFAULTS:
             raise UsageError(f"{path}: unknown key {key!r}; known keys are {', '.join(DEFAULTS)}")
+    for key in ("policy_conf", "combine"):  # an empty value is an empty table
+        if config.get(key) is None:
+            config.pop(key, None)
+        elif not isinstance(config[key], dict):
+            raise UserError(f"{path}: {key} must be 'key: value' lines, not {config[key]!r}")
     return config
 
 
@@ -98,21 +104,26 @@ def main() -> None:
     if arguments.nbest and (arguments.nbest < 2 or not arguments.all_exits):
         raise UsageError(f"--nbest {arguments.nbest}: give 2 or more, with --all_exits true")
     if arguments.all_exits:
+        if arguments.policy or arguments.policy_conf:
+            raise UsageError("--all_exits true reads every exit, whatever a policy says; give no --policy with it")
         settings.update(policy="fixed", policy_conf={})
     # After the cheap checks: ESPnet takes seconds to import.
     import torch
 
     from espnet_ee.data.inputs import read_inputs
+    from espnet_ee.decode.combine import read_weights
     from espnet_ee.decode.recognizer import EarlyExitRecognizer
-    from espnet_ee.decode.results import decode, write_decoding
+    from espnet_ee.decode.results import check_output_dir, decode, write_decoding
     from espnet_ee.plugin.checkpoint import load_model, read_train_config, sampling_rate
     from espnet_ee.plugin.compat import espnet_version
 
+    check_output_dir(arguments.output_dir)
+    combine = read_weights(settings["combine"])
     torch.set_num_threads(settings["num_threads"])
     inputs = read_inputs(arguments.data_dir, sampling_rate(read_train_config(arguments.asr_train_config)))
     model = load_model(arguments.asr_train_config, arguments.asr_model_file, arguments.device)
     policy = make_policy(settings, model.encoder.exit_layers[-1])
-    recognizer = EarlyExitRecognizer(model, policy, arguments.all_exits, arguments.nbest, settings["combine"])
+    recognizer = EarlyExitRecognizer(model, policy, arguments.all_exits, arguments.nbest, combine)
     decoding = decode(recognizer, inputs, settings["batch_size"], _show_progress)
     facts = {
         **settings,

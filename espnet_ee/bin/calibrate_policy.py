@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = options.test_text or [None] * len(options.test_evidence)
     if len(texts) != len(options.test_evidence):
         raise UsageError("--test_text: give one file for each of --test_evidence, or none")
-    targets = [parse_target(word) for word in dict.fromkeys(options.targets.split())]
-    names = list(dict.fromkeys(options.policies.split()))
-    if not targets or not names:
-        raise UsageError("--policies and --targets: name at least one of each")
+    targets = list(dict.fromkeys(parse_target(word) for word in options.targets.split()))
+    names, features = (list(dict.fromkeys(words.split())) for words in (options.policies, options.features))
+    if not targets or not names or not features:
+        raise UsageError("--policies, --targets and --features: name at least one of each")
     refuse_same_table(options.dev_evidence, options.test_evidence, options.allow_same == "true")
     dev = read_grid(options.dev_evidence, options.dev_text)
     if len(dev.layers) == 1:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{options.dev_evidence}: the model has one exit only ({dev.layers[0]}); there is nothing to choose")
         return
     tests = [read_grid(path, text) for path, text in zip(options.test_evidence, texts, strict=True)]
-    study = make_study(dev, tests, names, targets, options.features.split())
+    study = make_study(dev, tests, names, targets, features)
     given = sys.argv[1:] if arguments is None else arguments
     command = options.command or shlex.join(["python3", "-m", "espnet_ee.bin.calibrate_policy", *given])
     write(options.output_dir, study, command)
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write(folder: Path, study: Study, command: str) -> None:
     """Writes the study's files and says where the calibrated policies stand."""
+    if study.sets:  # drawn first: without the package that draws nothing is written
+        draw_study(folder / "policies.png", study.sets[0])
     for one in study.chosen:
         with atomic_write(folder / policy_file(one.policy, one.target.tag)) as stream:
             stream.write(decode_config(one, study.dev.name))
@@ -75,7 +77,6 @@ def write(folder: Path, study: Study, command: str) -> None:
         print(f"{one.policy.name}, {one.target}: {said}{one.expected.wer:.2f} % WER at mean exit layer {one.expected.depth:.2f}")
     if study.sets:
         write_csv(folder / "policies.csv", study)
-        draw_study(folder / "policies.png", study.sets[0])
         write_report(folder / "POLICIES.md", study, "policies.png", command)
 
 

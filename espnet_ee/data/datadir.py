@@ -14,8 +14,8 @@ from pathlib import Path
 
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, parse_segment
-from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_scp, write_scp
+from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_dir, atomic_write, read_scp, refuse_other_folder, write_scp
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml")
@@ -235,23 +235,3 @@ def _check_draft(draft: DataDirDraft) -> None:
                 raise UserError(f"{draft.final / name}:{number}: nothing follows the key {key!r}; mend the source")
     _check_complete(data, draft.notes.get("feats_type", "").strip() or None)
     _check_tables(data)
-
-
-def refuse_other_folder(out: Path, marks: tuple[str, ...]) -> None:
-    """Raises UserError if ``out`` exists and replacing it would destroy something that is not ours.
-
-    Args:
-        out: the folder to be replaced.
-        marks: names one of which is in every folder of the kind that may be replaced.
-    """
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not any((out / mark).exists() for mark in marks)):
-        raise UserError(f"{out}: exists and was not made by this command; give another name or delete it")
-
-
-def refuse_overlap(source: str | Path, out: str | Path) -> None:
-    """Raises UsageError if ``out`` and ``source`` are one folder, or one lies in the other: both would change."""
-    old, new = Path(source).resolve(), Path(out).resolve()
-    if old == new or new in old.parents or old in new.parents:
-        raise UsageError(f"{out}: is to be replaced but holds {source}, or lies in it; give another folder")

@@ -14,12 +14,12 @@ import yaml
 
 from espnet_ee.data.audio import read_audio
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_overlap
+from espnet_ee.data.datadir import new_data_dir, read_data_dir
 from espnet_ee.data.kaldi_ark import write_ark
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_yaml
+from espnet_ee.files import read_yaml, refuse_overlap
 
 if TYPE_CHECKING:
     from espnet2.asr.frontend.default import DefaultFrontend

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, resample, write_flac
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_overlap
+from espnet_ee.data.datadir import new_data_dir, read_data_dir
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import refuse_overlap
 
 
 @dataclass(frozen=True)

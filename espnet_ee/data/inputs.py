@@ -15,6 +15,7 @@ from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_scp
 
+
 @dataclass(frozen=True)
 class Input:
     """One utterance to decode.
@@ -71,5 +72,7 @@ def _features(folder: Path) -> list[Input]:
     for utt_id in read_scp(folder / "feats.scp"):
         if utt_id not in frames:
             raise UserError(f"{folder}/utt2num_frames: lacks {utt_id}; run stage 3 again")
+        if not frames[utt_id].isdecimal() or int(frames[utt_id]) == 0:
+            raise UserError(f"{folder}/utt2num_frames: {utt_id} has {frames[utt_id]!r} frames; run stage 3 again")
         inputs.append(Input(utt_id, int(frames[utt_id]) * shift, partial(features.__getitem__, utt_id)))
     return inputs

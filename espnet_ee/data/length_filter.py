@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ee.data.audio import clip_samples
-from espnet_ee.data.datadir import DataDir, new_data_dir, read_data_dir, refuse_overlap
+from espnet_ee.data.datadir import DataDir, new_data_dir, read_data_dir
 from espnet_ee.data.features import frame_shift
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import refuse_overlap
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, stretch, write_flac
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import DataDir, Table, new_data_dir, read_data_dir, refuse_other_folder, refuse_overlap
+from espnet_ee.data.datadir import DataDir, Table, new_data_dir, read_data_dir
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir
+from espnet_ee.files import atomic_dir, refuse_other_folder, refuse_overlap
 
 MARK = ".speed_perturbed"
 """A file in every folder of perturbed audio: only such a folder is ever replaced."""

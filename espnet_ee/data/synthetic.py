@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.data.audio import to_int16, write_flac
-from espnet_ee.data.datadir import refuse_other_folder
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.synthetic_random import Random
 from espnet_ee.data.synthetic_text import make_sentence, pronounce
 from espnet_ee.data.synthetic_voice import RATE, Voice, make_voice, speak
 from espnet_ee.errors import UsageError
-from espnet_ee.files import atomic_dir, atomic_write, write_scp
+from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_scp
 
 SPEAKERS: dict[str, tuple[int, ...]] = {
     "train": tuple(range(101, 111)),

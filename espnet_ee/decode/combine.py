@@ -6,7 +6,9 @@ and exit. It changes the text only; the policy still sees every exit's own evide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -29,6 +31,23 @@ def check_weights(weights: Weights, exit_layers: Sequence[int]) -> None:
                 f"combine: exit {layer} needs weights of exits {' '.join(map(str, passed))}, has {have}; "
                 "fit them for this model (python -m espnet_ee.bin.fit_combine)"
             )
+
+
+def read_weights(given: Any) -> Weights:
+    """Checks what a configuration holds under ``combine``, before any model is known.
+
+    Raises:
+        UserError: it is not a table of tables of finite numbers by exit layer.
+    """
+    for layer, weights in (given.items() if isinstance(given, Mapping) else [(None, None)]):
+        numbers = weights.items() if isinstance(weights, Mapping) else [(None, None)]
+        for number in (layer, *(of for of, _ in numbers)):
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise UserError("combine: must be weights by exit and exit passed, as fit_combine writes them")
+        for of, weight in numbers:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+                raise UserError(f"combine: the weight of exit {of} at exit {layer} is {weight!r}; give a finite number")
+    return given
 
 
 def combined(log_probs: Sequence[torch.Tensor], weights: Sequence[float] | torch.Tensor) -> torch.Tensor:

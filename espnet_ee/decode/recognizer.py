@@ -64,7 +64,8 @@ class EarlyExitRecognizer:
         nbest: makes an N-best of this size at every exit read (for evidence tables); 0: only if the policy needs one.
 
     Raises:
-        UserError: the policy does not fit the model's exits, or it needs an N-best and flashlight-text is missing.
+        UserError: the model's exits cannot be read one by one (a preencoder, a postencoder, no CTC head), the policy does not
+            fit them, or it needs an N-best and flashlight-text is missing.
 
     Example:
         >>> recognizer = EarlyExitRecognizer.from_files(config, checkpoint, EntropyPolicy(0.01))  # doctest: +SKIP
@@ -80,6 +81,7 @@ class EarlyExitRecognizer:
         nbest: int = 0,
         combine: Weights | None = None,
     ) -> None:
+        check_readable(model)
         self.model = model.eval()
         self.encoder = model.encoder
         if combine:
@@ -153,9 +155,16 @@ class EarlyExitRecognizer:
 
         One utterance at a time: the STFT's last frames would otherwise see the batch's padding.
         """
-        samples = torch.tensor(speech, dtype=torch.float32, device=self.device)[None]
-        if samples.size(1) == 0:
+        if self.model.frontend is not None and speech.ndim != 1:
+            raise UserError("the model takes audio, not extracted features; give a data directory with wav.scp and no feats.scp")
+        if self.model.frontend is None and (speech.ndim != 2 or speech.shape[1] != self.encoder.input_size):
+            raise UserError(
+                f"the model takes extracted features of {self.encoder.input_size} dimensions, not an array of {speech.shape}; "
+                "give a data directory of stage 3 with the training's feats_type and frontend"
+            )
+        if len(speech) == 0:
             raise UserError("an utterance without samples cannot be recognised; drop it from the data")
+        samples = torch.tensor(speech, dtype=torch.float32, device=self.device)[None]
         if samples.dim() == 2:
             # The STFT reflects half a window at both ends: shorter audio cannot be reflected.
             samples = torch.nn.functional.pad(samples, (0, max(0, self._least_samples() - samples.size(1))))
@@ -211,6 +220,19 @@ class EarlyExitRecognizer:
     def token_strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Token numbers as strings."""
         return tuple(self.model.token_list[token] for token in tokens)
+
+
+def check_readable(model: torch.nn.Module) -> None:
+    """Refuses a model with parts that would be passed over: only frontend, normalisation, encoder and heads are computed.
+
+    Raises:
+        UserError: names the part.
+    """
+    for part in ("preencoder", "postencoder"):
+        if getattr(model, part, None) is not None:
+            raise UserError(f"the model has a {part}, through which no exit can be read; train one with {part}: null")
+    if getattr(model, "ctc", None) is None:
+        raise UserError("the model has no CTC head (ctc_weight: 0.0), so its exits cannot be read; train one with CTC")
 
 
 class _Run:

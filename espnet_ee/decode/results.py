@@ -14,8 +14,11 @@ import yaml
 from espnet_ee.data.inputs import Input
 from espnet_ee.decode.recognizer import EarlyExitRecognizer, Recognition
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, write_scp
+from espnet_ee.files import atomic_dir, refuse_other_folder, write_scp
 from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
+
+
+_SUMMARY = "decode.yaml"
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,31 @@ def decode(
         inputs: utterances, in any order: results do not depend on it.
         batch_size: utterances recognised together; neighbours in length share a batch.
         progress: called after each batch with the number done and the total.
+
+    Raises:
+        UserError: there is no utterance, or one cannot be recognised; it is named.
     """
+    if not inputs:
+        raise UserError("there is no utterance to recognise; see the data directory")
     results: dict[str, Recognition] = {}
     spent = 0.0
     for batch in _batches(inputs, batch_size):
         loaded = [_load(item) for item in batch]
         started = time.perf_counter()
-        recognised = recognizer.recognize(loaded)
+        recognised = _recognise(recognizer, batch, loaded)
         spent += time.perf_counter() - started
         results.update((item.utt_id, result) for item, result in zip(batch, recognised, strict=True))
         progress(len(results), len(inputs))
     order = sorted(results)
     seconds = {item.utt_id: item.seconds for item in inputs}
     return Decoding({key: results[key] for key in order}, {key: seconds[key] for key in order}, spent)
+
+
+def _recognise(recognizer: EarlyExitRecognizer, batch: Sequence[Input], loaded: Sequence[np.ndarray]) -> list[Recognition]:
+    try:
+        return recognizer.recognize(loaded)
+    except UserError as error:
+        raise UserError(f"{', '.join(item.utt_id for item in batch)}: {error}") from None
 
 
 def _load(item: Input) -> np.ndarray:
@@ -86,7 +101,11 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], 
         decoding: from :func:`decode`.
         facts: what ``decode.yaml`` holds besides counts and times (policy, versions, ...).
         every_exit: whether every exit was read.
+
+    Raises:
+        UserError: another folder stands there; see :func:`check_output_dir`.
     """
+    check_output_dir(path)
     results = decoding.results
     with atomic_dir(path) as folder:
         best = folder / "1best_recog"
@@ -107,7 +126,12 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], 
             "decode_seconds": round(decoding.decode_seconds, 3),
             "rtf": round(decoding.rtf, 5),
         }
-        (folder / "decode.yaml").write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
+        (folder / _SUMMARY).write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
+
+
+def check_output_dir(path: str | Path) -> None:
+    """Raises UserError if a folder that is no earlier decoding would be replaced: data, or a whole experiment."""
+    refuse_other_folder(Path(path), (_SUMMARY,))
 
 
 def _table(decoding: Decoding) -> EvidenceTable:

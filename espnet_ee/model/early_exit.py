@@ -50,6 +50,9 @@ class EarlyExitASRModel(ESPnetASRModel):
             raise UsageError("model_conf: early_exit trains CTC heads only; set ctc_weight: 1.0")
         if ctc.ctc_type != "builtin":
             raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
+        for part in ("preencoder", "postencoder"):
+            if stock.get(part) is not None:
+                raise UsageError(f"{part}: early_exit reads its exits off the encoder alone; remove it")
         report_cer = stock.get("report_cer", True)
         # The stock calculator decodes padding; ours replaces it.
         stock.update(report_cer=False, report_wer=False)

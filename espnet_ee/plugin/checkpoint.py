@@ -16,7 +16,7 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from typeguard import TypeCheckError
 
 from espnet_ee.encoder.stock import TESTED
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_lines, read_yaml
 from espnet_ee.plugin.compat import rename_keys
 from espnet_ee.plugin.register import ENCODERS
@@ -64,7 +64,19 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
     check_encoder(config, train_config)
     model = build_model(config, train_config)
     model.load_state_dict(fit_state(model, read_tensors(Path(model_file)), model_file))
-    return model.to(device).eval()
+    return move(model, device).eval()
+
+
+def move(model: ESPnetASRModel, device: str) -> ESPnetASRModel:
+    """Moves a model to a torch device.
+
+    Raises:
+        UsageError: torch knows no such device, or cannot use it here.
+    """
+    try:
+        return model.to(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device}: {str(error).splitlines()[0]}; cpu always works") from None
 
 
 def build_model(config: dict[str, Any], path: str | Path) -> ESPnetASRModel:

@@ -20,9 +20,9 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_yaml
+from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder
 from espnet_ee.plugin.archive import open_archive, write_archive
-from espnet_ee.plugin.checkpoint import build_model, fit_state, load_model, read_tensors, read_train_config
+from espnet_ee.plugin.checkpoint import build_model, fit_state, load_model, move, read_tensors, read_train_config
 from espnet_ee.plugin.model_card import Card, write_card
 from espnet_ee.plugin.stock import NEEDED_FILES, copy_needed_files, from_interctc
 from espnet_ee.plugin.untrusted import check_config, check_sizes, read_untrusted_yaml
@@ -66,7 +66,7 @@ def pack_model(
     Args:
         train_config: ``config.yaml`` of the training.
         model_file: its parameters.
-        outpath: a folder to make or replace, or an archive when it ends in ``.zip``.
+        outpath: a new folder or an earlier package, which is replaced, or an archive when it ends in ``.zip``.
         card: what the model card tells besides what follows from the model.
         policies: decoding configurations (``policy``, ``policy_conf``); their file names become their names.
         exits_csv: scores of stage 13, for the card.
@@ -75,6 +75,8 @@ def pack_model(
         ``outpath``.
     """
     outpath = Path(outpath)
+    if outpath.suffix != SUFFIX:
+        refuse_other_folder(outpath, ("policies.yaml",))
     config = from_interctc(read_train_config(train_config), train_config)
     model = load_model(train_config, model_file)
     chosen = {Path(path).stem: _read_policy(Path(path)) for path in policies}
@@ -141,7 +143,7 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
         if not isinstance(policy, dict) or not isinstance(policy.get("policy_conf", {}), dict):
             raise UserError(f"{folder / 'policies.yaml'}: {name}: no policy")
         policies[name] = build_policy(str(policy.get("policy")), policy.get("policy_conf", {}))
-    return Package(model.to(device).eval(), policies)
+    return Package(move(model, device).eval(), policies)
 
 
 def located(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

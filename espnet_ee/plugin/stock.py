@@ -17,7 +17,7 @@ from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet_ee.encoder.base import REPLACED
 from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write
+from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 
 PREFIX = "early_exit_"
 # Files that a config.yaml names and a model cannot do without: (section, key).
@@ -70,22 +70,23 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
         train_config: ``config.yaml`` of the early-exit training.
         model_file: its parameters.
         exit_layer: the exit's block, 1-based.
-        output_dir: replaced as a whole: ``config.yaml``, ``model.pth``.
+        output_dir: new, or an earlier export, which is replaced as a whole: ``config.yaml``, ``model.pth``.
 
     Returns:
         The folder. ``espnet2.bin.asr_inference.Speech2Text`` loads its two files, from the same working folder.
 
     Raises:
-        UserError: the model has no such exit, or the exit no stock form.
+        UserError: the model has no such exit, or the exit no stock form; or ``output_dir`` is something else than an export.
     """
     from espnet_ee.plugin.checkpoint import check_keys, load_model, read_train_config
 
+    output_dir = Path(output_dir)
+    refuse_other_folder(output_dir, ("model.pth",))
     config = from_interctc(read_train_config(train_config), train_config)
     model = load_model(train_config, model_file)
     layers = model.encoder.exit_layers
     if exit_layer not in layers:
         raise UsageError(f"exit_layer {exit_layer}: no exit there; the exits are {', '.join(map(str, layers))}")
-    output_dir = Path(output_dir)
     with atomic_dir(output_dir) as folder:
         exported = copy_needed_files(stock_config(config, exit_layer), folder, output_dir)
         # Built by the stock task from the very file that a stranger will read, so that no key is missing or left over.

@@ -69,6 +69,8 @@ def make_samples(
     for name in names:
         if name not in FEATURES:
             raise UserError(f"feature {name!r} is unknown; known are {', '.join(FEATURES)}")
+    if len(set(names)) != len(names) or not names:
+        raise UserError(f"features {' '.join(names) or 'none'}: name at least one, each once")
     if len(evidence) < 2 or len(layers) < 2:
         raise UserError(f"{len(evidence)} utterances with {len(layers)} exits: too few to fit the learned policy on")
     values = [
@@ -95,6 +97,8 @@ def _solve(samples: Samples, at_exit: np.ndarray) -> tuple[np.ndarray, np.ndarra
     exits, groups = at_exit.shape
     x = samples.features.reshape(-1, samples.features.shape[-1])
     known = np.isfinite(x).all(axis=1)
+    if not known.any():
+        raise UserError("too few utterances have all of the features to fit the learned policy on; choose other features")
     x, errors, frames = x[known], samples.errors[:, :-1].ravel()[known], np.repeat(samples.frames, exits)[known]
     center, scale = x.mean(axis=0), x.std(axis=0) + 1e-12
     design = np.concatenate([(x - center) / scale, np.tile(at_exit, (len(samples.frames), 1))[known]], axis=1)

@@ -23,14 +23,14 @@ An empty cell is a missing one. The words of the hypothesis stand for its tokens
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from espnet_ee.errors import UserError
+from espnet_ee.files import read_lines
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance
+from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, read_seconds
 
 NEEDED = ("utt_id", "exit_layer", "reference", "hypothesis", "entropy")
 _NUMBERS = (
@@ -48,8 +48,8 @@ _KNOWN = (*NEEDED, *_NUMBERS, "posterior", "audio_seconds", "encoder_macs", "hea
 def is_imported(path: str | Path) -> bool:
     """Says whether a table is of the import format: it holds its references, ours never does."""
     try:
-        with Path(path).open(encoding="utf-8") as stream:
-            return "reference" in stream.readline().rstrip("\r\n").split("\t")
+        with Path(path).open("rb") as stream:  # what is not UTF-8 is said when it is read
+            return b"reference" in stream.readline().rstrip(b"\r\n").split(b"\t")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; decode with --all_exits true first") from None
 
@@ -67,18 +67,17 @@ def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
     references: dict[str, str] = {}
     seconds: dict[str, float] = {}
     words: dict[str, int] = {}
-    with Path(path).open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        _check_columns(path, tuple(reader.fieldnames or ()))
-        for number, cell in enumerate(reader, 2):
-            where = f"{path}:{number}"
-            try:
-                if references.setdefault(cell["utt_id"], cell["reference"]) != cell["reference"]:
-                    raise UserError(f"{where}: another reference of {cell['utt_id']} than above; keep one")
-                seconds[cell["utt_id"]] = float(cell.get("audio_seconds") or 1.0)
-                found.setdefault(cell["utt_id"], []).append(_row(cell, words))
-            except (ValueError, TypeError, AttributeError) as error:
-                raise UserError(f"{where}: {error}; see espnet_ee/policy/imported.py for the format") from None
+    for where, cell in _cells(path):
+        utt = cell["utt_id"]
+        try:
+            if references.setdefault(utt, cell["reference"]) != cell["reference"]:
+                raise UserError(f"{where}: another reference of {utt} than above; keep one")
+            length = cell.get("audio_seconds")
+            if length and seconds.setdefault(utt, read_seconds(length)) != float(length):
+                raise UserError(f"{where}: other audio_seconds of {utt} than above; keep one")
+            found.setdefault(utt, []).append(_row(cell, words))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; see espnet_ee/policy/imported.py for the format") from None
     if not found:
         raise UserError(f"{path}: no row below the header")
     rows = {utt: tuple(sorted(found[utt], key=lambda row: row.evidence.layer)) for utt in sorted(found)}
@@ -86,7 +85,19 @@ def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
     for utt, exits in rows.items():
         if tuple(row.evidence.layer for row in exits) != layers or len(set(layers)) != len(layers):
             raise UserError(f"{path}: {utt} does not have one row for each of the exits {layers}")
-    return EvidenceTable(layers, {utt: Utterance(seconds[utt], rows[utt]) for utt in rows}), references
+    return EvidenceTable(layers, {utt: Utterance(seconds.get(utt, 1.0), rows[utt]) for utt in rows}), references
+
+
+def _cells(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields file and line of every row, and its cells by column; the header is checked."""
+    lines = read_lines(path)
+    columns = lines[0].split("\t") if lines else []
+    _check_columns(path, tuple(columns))
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise UserError(f"{path}:{number}: {len(cells)} fields, the header has {len(columns)}; a text may hold no tab")
+        yield f"{path}:{number}", dict(zip(columns, cells, strict=True))
 
 
 def _check_columns(path: str | Path, columns: tuple[str, ...]) -> None:
@@ -96,6 +107,8 @@ def _check_columns(path: str | Path, columns: tuple[str, ...]) -> None:
     for name in columns:
         if name not in _KNOWN:
             raise UserError(f"{path}:1: unknown column {name!r}; known are {', '.join(_KNOWN)}")
+        if columns.count(name) > 1:
+            raise UserError(f"{path}:1: the column {name!r} is there twice; keep one")
 
 
 def _row(cell: Mapping[str, str], words: dict[str, int]) -> EvidenceRow:

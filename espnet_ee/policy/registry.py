@@ -39,8 +39,10 @@ def build_policy(name: str, conf: Mapping[str, Any]) -> ExitPolicy:
     >>> build_policy("entropy", {"threshold": "1e-3"})
     EntropyPolicy(threshold=0.001)
     """
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         raise UserError(f"policy {name!r} is unknown; choose one of: {', '.join(sorted(POLICIES))}")
+    if not isinstance(conf, Mapping):
+        raise UserError(f"policy {name}: policy_conf must be 'key: value' lines, not {conf!r}")
     policy_class = POLICIES[name]
     known = [field.name for field in fields(policy_class)]  # type: ignore[arg-type]
     required = [field.name for field in fields(policy_class) if field.default is MISSING]  # type: ignore[arg-type]
@@ -70,6 +72,6 @@ def _convert(name: str, key: str, value: Any, wanted: type) -> Any:
     if fits and (wanted is bool) == isinstance(value, bool):
         try:
             return wanted(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     raise UserError(f"policy {name}: {key} must be of type {wanted.__name__}, not {value!r}")

@@ -183,9 +183,21 @@ def _parse(line: str, columns: Sequence[str], where: str) -> tuple[str, float, E
             **{name: float(cell[name]) for name in _EXTRA if cell.get(name)},
         )
         row = EvidenceRow(evidence, _unescape(cell["hypothesis"]), int(cell["encoder_macs"]), int(cell["head_macs"]))
-        return cell["utt_id"], float(cell["audio_seconds"]), row
+        return cell["utt_id"], read_seconds(cell["audio_seconds"]), row
     except ValueError as error:
         raise UserError(f"{where}: {error}; decode again") from None
+
+
+def read_seconds(text: str) -> float:
+    """The length of an utterance.
+
+    Raises:
+        ValueError: it is no number above 0.
+    """
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"an utterance of {text} seconds; its length must be above 0")
+    return seconds
 
 
 def _unescape(text: str) -> str:

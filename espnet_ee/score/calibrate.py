@@ -34,12 +34,12 @@ class Target:
     @property
     def tag(self) -> str:
         """A name for files."""
-        return f"{self.kind}{self.value:g}".replace("+", "")
+        return f"{self.kind}{self.value:.12g}".replace("+", "")
 
     def __str__(self) -> str:
         said = {
             "wer_loss": f"at most {self.value:g} % relative WER above the final exit",
-            "macs_per_second": f"at most {self.value / 1e6:g} MMACs per second",
+            "macs_per_second": f"at most {self.value / 1e6:.12g} MMACs per second",
             "mean_layer": f"at most mean exit layer {self.value:g}",
         }
         return said[self.kind]
@@ -163,12 +163,16 @@ def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:
     if name == PosteriorPolicy.name:
         return PosteriorPolicy(0.0, nbest=nbest_size(grid))
     known = ", ".join(policy_class.name for policy_class in (*plain, PosteriorPolicy))
-    raise UsageError(f"policy {name!r} is not known by its name alone; choose among fixed, {known}")
+    raise UsageError(f"policy {name!r} is not known by its name alone; choose among fixed, {known} (and learned where it is fitted)")
 
 
 def nbest_size(grid: Grid) -> int:
-    """Size of the N-best lists of a table; 2, the least there is, when it has none."""
-    return max(2, *(len(row.evidence.nbest_scores) for row in next(iter(grid.table.utterances.values())).rows))
+    """Size of the N-best lists of a table; 2, the least there is, when it has none.
+
+    The longest list's: short utterances have fewer hypotheses than were asked for.
+    """
+    rows = (row for utterance in grid.table.utterances.values() for row in utterance.rows)
+    return max(2, *(len(row.evidence.nbest_scores) for row in rows))
 
 
 def _threshold_family(dev: Grid, policy: ThresholdPolicy, level: np.ndarray) -> Family:

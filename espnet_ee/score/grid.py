@@ -118,9 +118,11 @@ def make_grid(
     """Counts the word errors of every exit.
 
     Raises:
-        UserError: table and references do not hold the same utterances.
+        UserError: table and references do not hold the same utterances, or no reference has a word.
     """
     check_same_utterances(references, table.utterances, f"set {name}")
+    if not any(references[utt].split() for utt in table.utterances):
+        raise UserError(f"set {name}: no reference has a word, so there is no error rate; see its text file")
     names = tuple(sorted(table.utterances))
     rows = [table.utterances[utt].rows for utt in names]
     wanted = {utt: references[utt] for utt in names}
@@ -164,15 +166,21 @@ def read_grid(evidence: Path, text: Path | None, name: str = "") -> Grid:
 def levels(grid: Grid, policy: ThresholdPolicy) -> np.ndarray:
     """The numbers the policy compares with its threshold (N, K); they do not depend on the threshold."""
     policy.check(grid.table.exit_layers)
-    if policy.needs_nbest and not next(iter(grid.table.utterances.values())).evidence[0].nbest_scores:
-        raise UserError(f"policy {policy.name}: needs N-best scores, which the evidence table lacks; decode with --nbest")
     found = np.full(grid.errors.shape, np.nan)
     for row, utt in enumerate(grid.utterances):
         evidence = grid.table.utterances[utt].evidence
         # The last exit always stops: its level decides nothing.
         for index in range(len(evidence) - 1):
             found[row, index] = policy.level(evidence[: index + 1])
+    if not np.isfinite(found).any() and _says_something(grid):
+        remedy = "decode with --all_exits true --nbest N" if policy.needs_nbest else "decode with --all_exits true again"
+        raise UserError(f"policy {policy.name}: the evidence table of set {grid.name} lacks what it reads; {remedy}")
     return found
+
+
+def _says_something(grid: Grid) -> bool:
+    """Whether an exit below the last speaks a token; where all are silent, there may rightly be nothing to go by."""
+    return any(exit_.tokens for utterance in grid.table.utterances.values() for exit_ in utterance.evidence[:-1])
 
 
 def exits_at(policy: ThresholdPolicy, level: np.ndarray, threshold: float) -> np.ndarray:
@@ -210,11 +218,11 @@ def candidate_thresholds(policy: ThresholdPolicy, level: np.ndarray, count: int 
     Args:
         policy: says in which direction the threshold works.
         level: from :func:`levels`, of a development set.
-        count: at most so many; more levels than that are thinned to quantiles.
+        count: at most so many between the levels, which are thinned to quantiles; the two beyond come on top.
     """
     values = np.unique(level[:, :-1][np.isfinite(level[:, :-1])])
-    if not len(values):
-        return [np.inf]
+    if not len(values):  # nothing to go by: nobody stops early
+        return [policy.least if deeper_is_lower(policy) else np.inf]
     # Of counts (patience) the numbers themselves; of measurements the middles, which noise moves least.
     middle = values if (values == values.round()).all() else (values[1:] + values[:-1]) / 2
     if len(middle) > count:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_overlap, validate_data_dir
+from espnet_ee.data.datadir import new_data_dir, read_data_dir, validate_data_dir
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import refuse_overlap
 
 
 def test_valid_directory_is_returned(data_dir: Path) -> None:

@@ -349,7 +349,8 @@ def test_an_imported_table_is_replayed(tmp_path: Path, capsys: pytest.CaptureFix
     ("columns", "message"),
     [
         (tuple(name for name in NEEDED if name != "entropy"), "the column 'entropy' is missing"),
-        ((*NEEDED[:-1], "entropy", "posterior", "posterior"), None),
+        ((*NEEDED, "posterior", "posterior"), "the column 'posterior' is there twice"),
+        ((*NEEDED, "posterior"), None),
     ],
 )
 def test_a_broken_import_is_named(tmp_path: Path, columns: tuple[str, ...], message: str | None) -> None:
