@@ -8,6 +8,7 @@ MACs per second of audio, and the measured real-time factor where the times are 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,11 @@ import numpy as np
 from espnet_ee.errors import UsageError, run
 from espnet_ee.files import atomic_write, read_yaml
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
+from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
 from espnet_ee.score.calibrate import plain_policy
 from espnet_ee.score.grid import Grid, Outcome, candidate_thresholds, exits_of, levels, outcome, read_grid, sweep
+from espnet_ee.score.runs import policy_of_run
 
 COLUMNS = ("policy", "threshold", "wer", "errors", "words", "depth", "macs_per_second", "rtf")
 
@@ -74,30 +77,40 @@ def _print(lines: Sequence[Sequence[str]], stream: TextIO) -> None:
 
 
 def _numbers(word: str) -> tuple[str, list[float]]:
-    name, _, numbers = word.partition("=")
+    """What stands before the last equals sign, and the numbers after it."""
+    name, _, numbers = word.rpartition("=") if "=" in word else (word, "", "")
     try:
-        return name, [float(number) for number in numbers.split(",") if number]
+        found = [float(number) for number in numbers.split(",") if number]
     except ValueError:
-        raise UsageError(f"{word!r}: the thresholds are not numbers, separated by commas") from None
+        found = [math.nan]
+    if any(map(math.isnan, found)):
+        raise UsageError(f"{word!r}: the thresholds are not numbers, separated by commas")
+    return name, found
 
 
 def _replay_name(grid: Grid, word: str, count: int) -> Iterator[list[str]]:
     name, thresholds = _numbers(word)
-    if name == "fixed":
-        for layer in thresholds or grid.layers:
-            yield _replay_once(grid, build_policy(name, {"exit_layer": int(layer)}), f"{layer:g}")
-        return
-    yield from _replay(grid, plain_policy(grid, name), thresholds, count)
+    if name == FixedExitPolicy.name:
+        yield from _replay_fixed(grid, thresholds or grid.layers.tolist())
+    else:
+        yield from _replay(grid, plain_policy(grid, name), thresholds, count)
 
 
 def _replay_config(grid: Grid, word: str, count: int) -> Iterator[list[str]]:
-    path, thresholds = _numbers(word)
-    conf = read_yaml(path, "see conf/decode_*.yaml")
-    policy = build_policy(str(conf.get("policy")), conf.get("policy_conf") or {})
-    if isinstance(policy, ThresholdPolicy):
+    path, thresholds = (word, []) if Path(word).is_file() else _numbers(word)
+    policy = policy_of_run(read_yaml(path, "see conf/decode_*.yaml"), grid.table.exit_layers[-1])
+    if isinstance(policy, FixedExitPolicy):
+        yield from _replay_fixed(grid, thresholds or [policy.exit_layer])
+    elif isinstance(policy, ThresholdPolicy):
         yield from _replay(grid, policy, thresholds or [policy.threshold], count)
     else:
         yield _replay_once(grid, policy, "")
+
+
+def _replay_fixed(grid: Grid, layers: Sequence[float]) -> Iterator[list[str]]:
+    for layer in layers:
+        # As text: 4.7 is no layer, and must not pass for 4.
+        yield _replay_once(grid, build_policy(FixedExitPolicy.name, {"exit_layer": f"{layer:g}"}), f"{layer:g}")
 
 
 def _replay(grid: Grid, policy: ThresholdPolicy, thresholds: Sequence[float], count: int) -> Iterator[list[str]]:

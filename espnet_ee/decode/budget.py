@@ -7,6 +7,7 @@ was spent, so that an error of the calibration, or the chance of single utteranc
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,11 +37,14 @@ def schedule(steps: Sequence[tuple[float, float]]) -> Budget:
         steps: (seconds of audio from which it holds, MACs per second of audio), times rising from 0.
 
     Raises:
-        UserError: no step, or the times do not rise from 0.
+        UserError: no step, the times do not rise from 0, or a budget is not above 0.
     """
     times = [time for time, _ in steps]
-    if not times or times[0] != 0 or any(a >= b for a, b in zip(times, times[1:], strict=False)):
+    if not times or times[0] != 0 or not all(a < b for a, b in zip(times, times[1:], strict=False)):
         raise UserError(f"budget: the steps' times are {times}; they must rise from 0")
+    for _, budget in steps:
+        if not 0 < budget < math.inf:
+            raise UserError(f"budget: {budget} MACs per second; give a number above 0")
     return lambda now: steps[bisect.bisect_right(times, now) - 1][1]
 
 
@@ -54,7 +58,7 @@ class BudgetController:
         horizon: seconds of audio over which a debt is paid back or savings are used up.
 
     Raises:
-        UserError: the curve has no point.
+        UserError: the curve has no point, or the horizon is not above 0.
 
     With a recogniser: ``recognizer.use(controller.next_policy())`` before an utterance, ``controller.spend(seconds,
     result.macs)`` after it.
@@ -73,6 +77,8 @@ class BudgetController:
     def __init__(self, curve: Sequence[CurvePoint], budget: Budget, horizon: float = 20.0) -> None:
         if not curve:
             raise UserError("budget: the curve has no point; calibrate a policy first")
+        if not 0 < horizon < math.inf:
+            raise UserError(f"budget: the horizon is {horizon} seconds; give a number above 0")
         self.curve = sorted(curve, key=lambda point: point.macs_per_second)
         self.budget, self.horizon = budget, horizon
         self.seconds = self.spent = self.allowed = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jiwer
@@ -50,6 +51,8 @@ class EarlyExitASRModel(ESPnetASRModel):
             raise UsageError("model_conf: early_exit trains CTC heads only; set ctc_weight: 1.0")
         if ctc.ctc_type != "builtin":
             raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
+        if not ctc.reduce or not ctc.ctc_loss.zero_infinity:
+            raise UsageError("ctc_conf: early_exit sums the batch and sets infinite losses to 0; remove reduce and zero_infinity")
         for part in ("preencoder", "postencoder"):
             if stock.get(part) is not None:
                 raise UsageError(f"{part}: early_exit reads its exits off the encoder alone; remove it")
@@ -126,6 +129,10 @@ class EarlyExitASRModel(ESPnetASRModel):
             olens: (B,).
             text: labels (B, U).
             text_lengths: (B,).
+
+        Returns:
+            The same keys for every batch (processes that share a batch average key by key); NaN, which ESPnet leaves out of
+            its means, where no reference has a word.
         """
         reference = [
             tokens_to_text([self.token_list[i] for i in row[:length]])
@@ -133,14 +140,12 @@ class EarlyExitASRModel(ESPnetASRModel):
         ]
         best = log_probs.argmax(dim=-1).tolist()
         spoken = [i for i, words in enumerate(reference) if words]  # jiwer has no rate for an empty reference
-        if not spoken:
-            return {}
         cers = {}
         for layer, paths in zip(self.encoder.exit_layers, best, strict=True):
             hypothesis = [
                 tokens_to_text([self.token_list[i] for i in collapse(path[:length], self.blank_id)])
                 for path, length in zip(paths, olens.tolist(), strict=True)
             ]
-            rate = jiwer.cer([reference[i] for i in spoken], [hypothesis[i] for i in spoken])
+            rate = jiwer.cer([reference[i] for i in spoken], [hypothesis[i] for i in spoken]) if spoken else math.nan
             cers[f"cer_exit{layer:02d}"] = log_probs.new_tensor(rate)
         return cers

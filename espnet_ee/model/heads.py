@@ -42,6 +42,6 @@ def make_heads(kind: str, layers: Sequence[int], ctc: CTC) -> torch.nn.ModuleDic
     Raises:
         UsageError: unknown kind.
     """
-    if kind not in HEADS:
+    if not isinstance(kind, str) or kind not in HEADS:
         raise UsageError(f"model_conf: exit_heads {kind!r} is not one of {', '.join(sorted(HEADS))}")
     return torch.nn.ModuleDict(HEADS[kind](layers, ctc))

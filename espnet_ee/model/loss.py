@@ -5,6 +5,7 @@ Source: arXiv 2309.09546, eq. (1): L = sum over exits m of w_m * L_m, every w_m 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,19 +21,20 @@ def exit_weights(weights: str | Sequence[float], exits: int) -> tuple[float, ...
         exits: number of exits.
 
     Raises:
-        UsageError: another word, or a list of the wrong length, negative or all zero.
+        UsageError: another word, or a list of the wrong length, with something not finite, negative or all zero.
     """
     if weights == "sum":
         return (1.0,) * exits
     if weights == "mean":
         return (1.0 / exits,) * exits
-    if isinstance(weights, str):
+    numbers = isinstance(weights, (list, tuple)) and all(type(weight) in (int, float) for weight in weights)
+    if not numbers:
         raise UsageError(f"model_conf: exit_weights {weights!r} is not sum, mean or a list of numbers")
     values = tuple(float(weight) for weight in weights)
     if len(values) != exits:
         raise UsageError(f"model_conf: exit_weights has {len(values)} numbers for {exits} exits")
-    if min(values) < 0 or max(values) == 0:
-        raise UsageError(f"model_conf: exit_weights {list(values)} must not be negative nor all zero")
+    if not all(0 <= value < math.inf for value in values) or max(values) == 0:
+        raise UsageError(f"model_conf: exit_weights {list(values)} must be finite, and not negative nor all zero")
     return values
 
 
@@ -43,6 +45,8 @@ def frames_needed(text: torch.Tensor, text_lengths: torch.Tensor) -> torch.Tenso
         text: labels (B, L), padded.
         text_lengths: (B,).
     """
+    if not text.size(1):  # a batch of utterances without a word
+        return text_lengths
     repeats = (text[:, 1:] == text[:, :-1]).cumsum(dim=1)
     zero = torch.zeros_like(repeats[:, :1]) if repeats.size(1) else torch.zeros_like(text[:, :1])
     repeats = torch.cat([zero, repeats], dim=1)

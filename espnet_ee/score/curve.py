@@ -75,6 +75,8 @@ def read_exits(path: str | Path) -> list[OperatingPoint]:
             rows = list(csv.DictReader(stream))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the scoring stage first") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; run the scoring stage again") from None
     points = []
     for number, row in enumerate(rows, 2):
         try:

@@ -117,7 +117,7 @@ def _separate_points(options: ScoreOptions) -> list[OperatingPoint]:
 def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
     """Returns the environment block; versions are those of the decoding, not of this command."""
     conf = read_yaml(decode_yaml, "run stage 12")
-    versions: Mapping[str, Any] = conf.get("versions") or {}
+    versions = conf.get("versions") if isinstance(conf.get("versions"), Mapping) else {}
     lines = {
         "date": options.date,
         "python version": str(versions.get("python", platform.python_version())),

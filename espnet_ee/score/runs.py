@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_write, read_scp, read_yaml
+from espnet_ee.files import atomic_write, read_lines, read_scp, read_yaml
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
@@ -54,17 +55,18 @@ def read_timing(path: Path, exit_layers: tuple[int, ...]) -> Seconds:
         UserError: a line is broken, or an utterance lacks an exit.
     """
     found: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         parts = line.split("\t")
         if tuple(parts) == TIMING_COLUMNS or not line:
             continue
         try:
             utt, layer, seconds = parts[0], int(parts[1]), float(parts[2])
+            right = 0 <= seconds < math.inf and layer not in found.setdefault(utt, {})
         except (IndexError, ValueError):
-            raise UserError(
-                f"{path}:{number}: not utt_id, exit_layer, seconds; decode with --all_exits true again"
-            ) from None
-        found.setdefault(utt, {})[layer] = seconds
+            right = False
+        if not right:
+            raise UserError(f"{path}:{number}: not utt_id, exit_layer, seconds, each exit once; decode with --all_exits true again")
+        found[utt][layer] = seconds
     for utt, exits in found.items():
         if tuple(sorted(exits)) != exit_layers:
             raise UserError(f"{path}: {utt} has times for exits {sorted(exits)}, expected {exit_layers}; decode again")
@@ -97,7 +99,9 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         UserError: a file is missing or broken, or the utterances are not those of the reference.
     """
     conf = read_yaml(folder / "decode.yaml", "run stage 12")
-    policy = _policy_of_run(conf, scored.table.exit_layers[-1])
+    policy = policy_of_run(conf, scored.table.exit_layers[-1])
+    # Exits that are combined are read, whether the policy asks for them or not.
+    every_exit = policy.needs_every_exit or bool(conf.get("combine"))
     texts = read_scp(folder / "1best_recog" / "text", allow_empty=True)
     exits = _read_integers(folder / "utt2exit")
     macs = _read_integers(folder / "utt2macs")
@@ -105,7 +109,7 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         check_same_utterances(references, table, str(folder / path))
     choices = choose_exits(scored.table, policy)
     expected = {
-        utt: (scored.table.exit_layers[i], rows[i].hypothesis.strip(), macs_of_stop(rows, i, policy.needs_every_exit))
+        utt: (scored.table.exit_layers[i], rows[i].hypothesis.strip(), macs_of_stop(rows, i, every_exit))
         for utt, i in choices.items()
         for rows in [scored.table.utterances[utt].rows]
     }
@@ -114,7 +118,7 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         "online",
         tag,
         choices,
-        needs_every_exit=policy.needs_every_exit,
+        needs_every_exit=every_exit,
         threshold=getattr(policy, "threshold", None),
     )
     return OnlineRun(
@@ -142,8 +146,20 @@ def describe_policy(policy: ExitPolicy) -> str:
     return " ".join([policy.name, *settings])
 
 
-def _policy_of_run(conf: Mapping[str, Any], final_exit: int) -> ExitPolicy:
-    settings = dict(conf.get("policy_conf") or {})
+def policy_of_run(conf: Mapping[str, Any], final_exit: int) -> ExitPolicy:
+    """The policy of a decoding configuration, or of the decode.yaml of a run.
+
+    Args:
+        conf: with ``policy`` and ``policy_conf``.
+        final_exit: where ``fixed`` without an exit stops.
+
+    Raises:
+        UserError: there is no such policy, or its settings do not fit it.
+    """
+    settings = conf.get("policy_conf") or {}
+    if not isinstance(settings, Mapping):
+        raise UserError(f"policy_conf must be 'key: value' lines, not {settings!r}")
+    settings = dict(settings)
     if conf.get("policy") == FixedExitPolicy.name:
         settings.setdefault("exit_layer", final_exit)  # as the decoder reads it
     return build_policy(str(conf.get("policy")), settings)
