@@ -114,3 +114,12 @@ def test_a_broken_schedule_is_refused(steps: list[tuple[float, float]]) -> None:
 def test_an_empty_curve_is_refused() -> None:
     with pytest.raises(UserError, match="calibrate a policy first"):
         BudgetController([], schedule([(0.0, 1.0)]))
+
+
+@pytest.mark.parametrize("wrong", [0.0, -20.0, float("nan"), float("inf")])
+def test_horizons_and_budgets_are_above_zero(wrong: float) -> None:
+    points = [CurvePoint(1e6, FixedExitPolicy(2))]
+    with pytest.raises(UserError, match="horizon"):
+        BudgetController(points, schedule([(0.0, 1e6)]), horizon=wrong)
+    with pytest.raises(UserError, match="MACs per second"):
+        schedule([(0.0, wrong)])

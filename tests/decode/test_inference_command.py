@@ -178,3 +178,50 @@ def test_extracted_features_give_the_text_of_the_audio(monkeypatch, experiment, 
     assert (tmp_path / "c/1best_recog/text").read_bytes() == (tmp_path / "b/1best_recog/text").read_bytes()
     with pytest.raises(UserError, match="takes audio already"):
         write_raw_audio_config(tmp_path / "raw.yaml", tmp_path / "feats/frontend.yaml", tmp_path / "x.yaml")
+
+
+def test_only_an_earlier_decoding_is_replaced(monkeypatch, experiment, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "wav.scp").write_text((experiment[3] / "wav.scp").read_text())
+    with pytest.raises(UserError, match="exists and was not made by this command"):
+        decode(monkeypatch, experiment, data, data=data)
+    assert (data / "wav.scp").exists()
+    decode(monkeypatch, experiment, tmp_path / "out", data=data)
+    decode(monkeypatch, experiment, tmp_path / "out", "--policy_conf", "exit_layer=1", data=data)
+    assert set(read_scp(tmp_path / "out/utt2exit").values()) == {"1"}
+
+
+def test_one_setting_on_the_command_line_leaves_the_files_others(monkeypatch, experiment, tmp_path):
+    config = tmp_path / "decode.yaml"
+    config.write_text("policy: posterior\npolicy_conf: {threshold: 0.5, nbest: 4}\n")
+    monkeypatch.setattr(sys, "argv", ["asr_inference", "--asr_train_config", "c", "--asr_model_file", "m", "--data_dir", "d",
+                                      "--output_dir", "o", "--config", str(config), "--policy_conf", "threshold=0.3"])  # fmt: skip
+    assert asr_inference.read_settings(asr_inference.parse_arguments())["policy_conf"] == {"threshold": "0.3", "nbest": 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "error", "message"),
+    [
+        ("policy_conf: 0.003", (), UserError, "policy_conf must be 'key: value' lines"),
+        ("policy: [entropy]", (), UserError, "is unknown"),
+        ("combine: 3", (), UserError, "combine must be 'key: value' lines"),
+        ("combine: {1: 0.5}", (), UserError, "combine: must be weights by exit"),
+        ("combine: {1: {1: .nan}}", (), UserError, "combine: the weight of exit 1 at exit 1 is nan"),
+        ("combine: {1: {1: a}}", (), UserError, "is 'a'; give a finite number"),
+        ("policy_conf:", ("--all_exits", "true", "--policy", "entropy"), UsageError, "give no --policy"),
+        ("policy_conf:", ("--device", "cuda:99"), UsageError, "device cuda:99"),
+    ],
+)
+def test_wrong_settings_are_one_line(monkeypatch, experiment, tmp_path, content, options, error, message):
+    (tmp_path / "decode.yaml").write_text(content)
+    with pytest.raises(error, match=message):
+        decode(monkeypatch, experiment, tmp_path / "out", "--config", tmp_path / "decode.yaml", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_utterance_is_said(monkeypatch, experiment, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/wav.scp").write_text("")
+    with pytest.raises(UserError, match="no utterance"):
+        decode(monkeypatch, experiment, tmp_path / "out", "--all_exits", "true", data=tmp_path / "data")

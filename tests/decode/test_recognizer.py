@@ -177,3 +177,35 @@ def test_no_frames_is_evidence_of_nothing():
     assert evidence.frames == 0
     assert np.isnan(evidence.entropy)
     assert not EntropyPolicy(float("inf")).should_stop([evidence])
+
+
+def test_features_for_a_model_of_audio_and_the_reverse_are_refused(model):
+    recognizer = EarlyExitRecognizer(model, FixedExitPolicy(4))
+    with pytest.raises(UserError, match="the model takes audio"):
+        recognizer.recognize([np.zeros((400, 80), np.float32)])
+    extracted = EarlyExitRecognizer(tiny.model(frontend=None, input_size=80), FixedExitPolicy(4))
+    assert extracted.recognize([np.zeros((400, 80), np.float32)])[0].exit_layer == 4
+    for given in (np.zeros(16000, np.float32), np.zeros((400, 40), np.float32)):
+        with pytest.raises(UserError, match="features of 80 dimensions"):
+            extracted.recognize([given])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 80, "dropout": 0.0}}, "preencoder"),
+        ({"model_conf": {"ctc_weight": 0.0}, "decoder": "transformer"}, "no CTC head"),
+    ],
+)
+def test_a_model_whose_exits_cannot_be_read_is_refused(changes, message):
+    stock = {"model": "espnet", "model_conf": {"ctc_weight": 1.0}}
+    with pytest.raises(UserError, match=message):
+        EarlyExitRecognizer(tiny.model(**{**stock, **changes}), FixedExitPolicy(4))
+
+
+def test_the_entropy_of_a_certain_exit_is_not_negative():
+    logits = torch.tensor([100.0, 80.0, 80.0]).repeat(1, 7, 1) + torch.arange(7)[None, :, None] * 3.3
+    [(evidence, _)] = read_frames(2, logits, torch.tensor([7]))
+    assert evidence.entropy >= 0 and not EntropyPolicy(0.0).should_stop([evidence])
+    [(broken, _)] = read_frames(2, logits * float("nan"), torch.tensor([7]))
+    assert np.isnan(broken.entropy)

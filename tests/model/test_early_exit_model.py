@@ -108,7 +108,9 @@ def test_batched_ctc_equals_one_call_per_exit():
         )
 
 
-@pytest.mark.parametrize("weights", ["some", [1, 1], [1, -1, 1], [0, 0, 0]])
+@pytest.mark.parametrize(
+    "weights", ["some", [1, 1], [1, -1, 1], [0, 0, 0], [1, float("nan"), 1], [1, 1, float("inf")], list("abc"), 5, None, {"a": 1}]
+)
 def test_bad_weights_are_refused(weights):
     with pytest.raises(UsageError, match="exit_weights"):
         exit_weights(weights, 3)
@@ -119,6 +121,10 @@ def test_bad_weights_are_refused(weights):
     [
         ({"model_conf": {"ctc_weight": 0.3}}, "ctc_weight: 1.0"),
         ({"model_conf": {"ctc_weight": 1.0, "exit_heads": "none"}}, "exit_heads"),
+        ({"model_conf": {"ctc_weight": 1.0, "exit_heads": ["shared"]}}, "exit_heads"),
+        ({"ctc_conf": {"zero_infinity": False}}, "ctc_conf: .*zero_infinity"),
+        ({"ctc_conf": {"reduce": False}}, "ctc_conf: .*reduce"),
+        ({"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 80}}, "preencoder: "),
         ({"model_conf": {"ctc_weight": 1.0, "exit_head": "shared"}}, "model_conf: unknown key 'exit_head'"),
         ({"encoder": "conformer", "encoder_conf": {"num_blocks": 1}}, "early_exit_\\* encoder"),
     ],
@@ -174,3 +180,13 @@ def test_shared_head_under_the_stock_model_is_stock_interctc(backbone, exit_norm
     assert {"loss_interctc_layer1", "loss_interctc_layer2"} <= stats.keys() == our_stats.keys()
     assert gradients.keys() == our_gradients.keys()
     assert all(torch.equal(gradients[name], our_gradients[name]) for name in gradients)
+
+
+def test_a_batch_without_a_word_has_a_loss_and_the_same_statistics():
+    model = tiny.model().eval()
+    speech, lengths = torch.randn(2, 16000), torch.tensor([16000, 12000])
+    _, spoken, _ = model(speech, lengths, torch.tensor([[2, 3], [4, 4]]), torch.tensor([2, 2]))
+    loss, silent, _ = model(speech, lengths, torch.zeros(2, 0, dtype=torch.long), torch.tensor([0, 0]))
+    assert math.isfinite(loss.item()) and float(silent["ctc_too_short"]) == 0
+    assert list(silent) == list(spoken)
+    assert all(math.isnan(float(value)) == name.startswith("cer") for name, value in silent.items())

@@ -449,3 +449,104 @@ def test_a_part_of_a_set_is_that_part_of_everything(dev: Grid) -> None:
     whole = outcome(dev, exits_of(dev, policy), True)
     assert outcome(part, exits_of(part, policy), True).errors.tolist() == whole.errors[1::3].tolist()
     assert outcome(part, exits_of(part, policy), True).macs.tolist() == whole.macs[1::3].tolist()
+
+
+def without(grid: Grid, **evidence: object) -> Grid:
+    """The set with other evidence at every exit."""
+    utterances = {
+        utt: replace(one, rows=tuple(replace(row, evidence=replace(row.evidence, **evidence)) for row in one.rows))
+        for utt, one in grid.table.utterances.items()
+    }
+    return replace(grid, table=EvidenceTable(grid.table.exit_layers, utterances))
+
+
+@pytest.mark.parametrize("name", ["entropy", "confidence", "posterior"])
+def test_evidence_that_a_table_lacks_is_no_threshold(dev: Grid, name: str) -> None:
+    lacking = without(dev, entropy=float("nan"), spoken_confidence=float("nan"), nbest_scores=())
+    with pytest.raises(UserError, match=f"policy {name}: the evidence table of set dev lacks what it reads"):
+        make_families(lacking, [name], DEFAULT_FEATURES)
+    # Where every exit is silent there is rightly no confidence in what it spoke: then nobody stops early.
+    [family] = make_families(without(lacking, tokens=()), [name], DEFAULT_FEATURES)
+    assert [found.depth for found in family.outcomes] == [LAYERS[-1]]
+
+
+def test_the_size_of_the_nbest_does_not_hang_on_the_first_utterance(dev: Grid) -> None:
+    first, *others = dev.table.utterances
+    short = without(dev.rows(np.arange(1)), nbest_scores=(-1.0,)).table.utterances
+    table = EvidenceTable(LAYERS, {**without(dev, nbest_scores=(-1.0, -2.0, -3.0)).table.utterances, **short})
+    assert list(table.utterances)[0] == first and others
+    [family] = make_families(replace(dev, table=table), ["posterior"], DEFAULT_FEATURES)
+    assert {policy.nbest for policy in family.policies} == {3}
+
+
+def test_features_are_named_once(dev: Grid) -> None:
+    with pytest.raises(UserError, match="each once"):
+        samples_of(dev, ["log_entropy", "log_entropy"])
+
+
+def test_too_little_evidence_to_fit_on_is_said(dev: Grid) -> None:
+    utterances = without(dev, entropy=float("nan")).table.utterances
+    first = dev.utterances[0]
+    scarce = replace(dev, table=EvidenceTable(LAYERS, {**utterances, first: dev.table.utterances[first]}))
+    with pytest.raises(UserError, match="too few utterances have all of the features"):
+        make_families(scarce, ["learned"], DEFAULT_FEATURES)
+
+
+def test_references_without_a_word_have_no_error_rate() -> None:
+    table, references = make_set(5, 1)
+    with pytest.raises(UserError, match="no reference has a word"):
+        make_grid("empty", table, dict.fromkeys(references, ""))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\thyp\t", "\thyp\ttab\t", ":2: 7 fields, the header has 6"),
+        ("\t2.5\n", "\t0\n", ":2: an utterance of 0 seconds"),
+        ("\t2.5\n", "\tnan\n", ":2: an utterance of nan seconds"),
+        ("u 4", "u\t4", "fields"),
+    ],
+)
+def test_a_wrong_row_of_an_import_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = "utt_id\texit_layer\treference\thypothesis\tentropy\taudio_seconds\n"
+    text += "u\t2\tref\thyp\t0.1\t2.5\nu\t4\tref u 4\thyp\t0.1\t\n".replace("ref u 4", "ref")
+    path = tmp_path / "theirs.tsv"
+    path.write_text(text)
+    table, _ = read_imported(path)
+    assert table.utterances["u"].audio_seconds == 2.5  # an empty cell says nothing
+    lines = text.splitlines(keepends=True)
+    path.write_text(lines[0] + lines[2] + lines[1])
+    assert read_imported(path)[0] == table
+    path.write_text(text.replace("\t\n", "\t3\n"))
+    with pytest.raises(UserError, match=":3: other audio_seconds of u"):
+        read_imported(path)
+    path.write_text(text.replace(old, new, 1) if old in text else text.replace("u\t4", "u\t4\t"))
+    with pytest.raises(UserError, match=message):
+        read_imported(path)
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(UserError):
+        read_imported(path)
+
+
+def test_thresholds_of_the_command_line_are_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, text = write(tmp_path / "dev", 5, 1)
+    replay = ["--evidence", str(table), "--text", str(text)]
+    for word in ("fixed=4.7", "fixed=inf"):
+        with pytest.raises(UserError, match="exit_layer must be of type int"):
+            simulate_policy.main([*replay, "--policy", word])
+    for word in ("fixed=nan", "entropy=nan"):
+        with pytest.raises(UsageError, match="not numbers"):
+            simulate_policy.main([*replay, "--policy", word])
+    config = tmp_path / "lr=0.1" / "decode.yaml"
+    config.parent.mkdir()
+    config.write_text("policy: fixed\n")
+    capsys.readouterr()
+    simulate_policy.main([*replay, "--config", str(config), "--config", f"{config}=2,6"])
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines(), delimiter="\t"))
+    assert [float(row["depth"]) for row in rows] == [8, 2, 6]
+
+
+def test_targets_that_are_near_have_files_of_their_own() -> None:
+    near = [parse_target(f"macs_per_second={value}") for value in ("1234561", "1234564")]
+    assert len({target.tag for target in near}) == 2
+    assert parse_target("wer_loss=1") == parse_target("wer_loss=1.0")
