@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -62,15 +62,19 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def refuse_other_folder(out: Path, marks: tuple[str, ...]) -> None:
+def refuse_other_folder(out: Path, marks: tuple[str, ...], inputs: Sequence[str | Path] = ()) -> None:
     """Raises UserError if ``out`` exists and replacing it would destroy something that is not ours.
 
     Args:
         out: the folder to be replaced.
         marks: names one of which is in every folder of the kind that may be replaced.
+        inputs: files that are read; none may lie in ``out``.
     """
     if not out.exists():
         return
+    for path in inputs:
+        if out.resolve() in Path(path).resolve().parents:
+            raise UserError(f"{out}: is to be replaced but holds {path}; give another folder")
     if not out.is_dir() or (any(out.iterdir()) and not any((out / mark).exists() for mark in marks)):
         raise UserError(f"{out}: exists and was not made by this command; give another name or delete it")
 

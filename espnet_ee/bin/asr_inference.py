@@ -16,8 +16,7 @@ from typing import Any
 from espnet_ee import __version__
 from espnet_ee.errors import UsageError, UserError, run
 from espnet_ee.files import read_yaml
-from espnet_ee.policy.base import ExitPolicy
-from espnet_ee.policy.registry import build_policy
+from espnet_ee.policy.registry import policy_of
 
 DEFAULTS = {"policy": "fixed", "policy_conf": {}, "combine": {}, "batch_size": 1, "num_threads": 1}
 
@@ -89,14 +88,6 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def make_policy(settings: dict[str, Any], final_exit: int) -> ExitPolicy:
-    """The policy of the run; ``fixed`` without an exit means the final one."""
-    conf = dict(settings["policy_conf"])
-    if settings["policy"] == "fixed":
-        conf.setdefault("exit_layer", final_exit)
-    return build_policy(settings["policy"], conf)
-
-
 def main() -> None:
     """Parses, loads, decodes, writes."""
     arguments = parse_arguments()
@@ -122,7 +113,7 @@ def main() -> None:
     torch.set_num_threads(settings["num_threads"])
     inputs = read_inputs(arguments.data_dir, sampling_rate(read_train_config(arguments.asr_train_config)))
     model = load_model(arguments.asr_train_config, arguments.asr_model_file, arguments.device)
-    policy = make_policy(settings, model.encoder.exit_layers[-1])
+    policy = policy_of(settings, model.encoder.exit_layers[-1])
     recognizer = EarlyExitRecognizer(model, policy, arguments.all_exits, arguments.nbest, combine)
     decoding = decode(recognizer, inputs, settings["batch_size"], _show_progress)
     facts = {

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from espnet_ee.errors import UsageError, run
 from espnet_ee.files import atomic_write
+from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.fit import DEFAULT_FEATURES
 from espnet_ee.score.calibrate import parse_target
 from espnet_ee.score.grid import read_grid
 from espnet_ee.score.study import Study, make_study, refuse_same_table
 from espnet_ee.score.study_curve import draw_study
-from espnet_ee.score.study_report import decode_config, policy_file, write_csv, write_report
+from espnet_ee.score.study_report import CALIBRATED, decode_config, policy_file, write_csv, write_report
 
 TARGETS = "wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6"
 
@@ -36,7 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_text", type=Path, nargs="*", default=[], help="their references, in the same order")
     parser.add_argument("--policies", default="entropy confidence patience learned", help="separated by spaces")
     parser.add_argument("--targets", default=TARGETS, help=f"separated by spaces (default: {TARGETS})")
-    parser.add_argument("--features", default=" ".join(DEFAULT_FEATURES), help="what the learned policy reads")
+    parser.add_argument("--features", default=" ".join(DEFAULT_FEATURES), help=f"what the learned policy reads, of: {' '.join(FEATURES)} (default: {' '.join(DEFAULT_FEATURES)})")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--allow_same", choices=("true", "false"), default="false", help="true: report on the dev table")
     parser.add_argument("--command", default="", help="command line to report (default: this one)")
@@ -70,6 +71,7 @@ def write(folder: Path, study: Study, command: str) -> None:
     """Writes the study's files and says where the calibrated policies stand."""
     if study.sets:  # drawn first: without the package that draws nothing is written
         draw_study(folder / "policies.png", study.sets[0])
+    remove_others(folder, {policy_file(one.policy, one.target.tag) for one in study.chosen})
     for one in study.chosen:
         with atomic_write(folder / policy_file(one.policy, one.target.tag)) as stream:
             stream.write(decode_config(one, study.dev.name))
@@ -78,6 +80,13 @@ def write(folder: Path, study: Study, command: str) -> None:
     if study.sets:
         write_csv(folder / "policies.csv", study)
         write_report(folder / "POLICIES.md", study, "policies.png", command)
+
+
+def remove_others(folder: Path, kept: set[str]) -> None:
+    """Removes what an earlier calibration wrote: it may be of another model, and would be packed with this one."""
+    for path in folder.glob("decode_*.yaml"):
+        if path.name not in kept and path.read_text(encoding="utf-8").startswith(CALIBRATED):
+            path.unlink()
 
 
 if __name__ == "__main__":

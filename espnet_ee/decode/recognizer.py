@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from espnet_ee.decode.beam import NBestSearch
-from espnet_ee.decode.combine import Weights, check_weights, combined
+from espnet_ee.decode.combine import Weights, check_weights, combined, read_weights
 from espnet_ee.decode.greedy import Path as TokenPath
 from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.base import ExitOutput
 from espnet_ee.errors import UserError
+from espnet_ee.files import read_yaml
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.registry import policy_of
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
 from espnet_ee.text import collapse, tokens_to_text
 
@@ -107,12 +109,29 @@ class EarlyExitRecognizer:
 
     @classmethod
     def from_files(
-        cls, train_config: str | Path, model_file: str | Path, policy: ExitPolicy, device: str = "cpu"
+        cls,
+        train_config: str | Path,
+        model_file: str | Path,
+        policy: ExitPolicy | str | Path | None = None,
+        device: str = "cpu",
     ) -> EarlyExitRecognizer:
-        """Loads ``config.yaml`` and a checkpoint; see :func:`espnet_ee.plugin.checkpoint.load_model`."""
+        """Loads ``config.yaml`` and a checkpoint; see :func:`espnet_ee.plugin.checkpoint.load_model`.
+
+        Args:
+            train_config: ``exp/.../config.yaml``.
+            model_file: ``exp/.../*.pth``.
+            policy: a policy, the file of a decoding configuration (its policy, and its weights of combined exits), such as
+                stage 14 writes, or none for the final exit.
+            device: torch device.
+        """
         from espnet_ee.plugin.checkpoint import load_model  # imports all of ESPnet's ASR task
 
-        return cls(load_model(train_config, model_file, device), policy)
+        if isinstance(policy, ExitPolicy):
+            return cls(load_model(train_config, model_file, device), policy)
+        conf = {"policy": "fixed"} if policy is None else read_yaml(policy, "give a decoding configuration, such as stage 14 writes")
+        combine = read_weights(conf.get("combine") or {})
+        model = load_model(train_config, model_file, device)
+        return cls(model, policy_of(conf, model.encoder.exit_layers[-1]), combine=combine)
 
     @classmethod
     def from_pretrained(
@@ -129,7 +148,9 @@ class EarlyExitRecognizer:
 
         with open_package(source) as folder:
             package = load_package(folder, device)
-        return cls(package.model, policy if isinstance(policy, ExitPolicy) else package.policy(policy))
+        if isinstance(policy, ExitPolicy):
+            return cls(package.model, policy)
+        return cls(package.model, package.policy(policy), combine=package.weights(policy))
 
     @torch.inference_mode()
     def recognize(self, batch: Sequence[np.ndarray]) -> list[Recognition]:

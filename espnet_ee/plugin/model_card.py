@@ -125,6 +125,7 @@ def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[Operat
     lines = []
     for name, policy in policies.items():
         described = describe_policy(build_policy(policy["policy"], policy["policy_conf"]))
+        described += ", the exits passed combined" if policy.get("combine") else ""
         scored = [point for point in points if point.kind == "online" and point.name == name]
         rates = "".join(f"; {p.set}: WER {p.wer:.2f} %, mean exit {p.depth:.2f}" for p in scored)
         lines.append(f"- `{name}`: {described}{rates}")
@@ -141,6 +142,6 @@ def _usage(card: Card) -> list[str]:
         "print(result.text, result.exit_layer, result.macs)",
         "```",
         "",
-        "Without espnet_ee: `python -m espnet_ee.bin.export_stock --asr_train_config config.yaml --asr_model_file model.pth",
+        "For people without espnet_ee: `python -m espnet_ee.bin.export_stock --asr_train_config config.yaml --asr_model_file model.pth",
         "--exit_layer K --output_dir DIR` (run in this folder) writes one exit as a plain ESPnet model.",
     ]

@@ -19,7 +19,8 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_ee.errors import UserError
+from espnet_ee.decode.combine import Weights, check_weights, read_weights
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder
 from espnet_ee.plugin.archive import open_archive, write_archive
 from espnet_ee.plugin.checkpoint import build_model, fit_state, load_model, move, read_tensors, read_train_config
@@ -28,7 +29,7 @@ from espnet_ee.plugin.stock import NEEDED_FILES, copy_needed_files, from_interct
 from espnet_ee.plugin.untrusted import check_config, check_sizes, read_untrusted_yaml
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.policy.registry import build_policy
+from espnet_ee.policy.registry import build_policy, policy_of
 
 SUFFIX = ".zip"
 # Of a training's configuration: where its data were and where it wrote. Nobody else needs to know.
@@ -39,10 +40,17 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Package:
-    """A loaded package: the model in evaluation mode, and its policies in the order they were packed."""
+    """A loaded package: the model in evaluation mode, and by name, in the order they were packed, its policies.
+
+    Attributes:
+        model: in evaluation mode.
+        policies: by name, in the order they were packed.
+        combine: the weights of combined exits of those that have any.
+    """
 
     model: ESPnetASRModel
     policies: dict[str, ExitPolicy]
+    combine: dict[str, Weights]
 
     def policy(self, name: str | None = None) -> ExitPolicy:
         """The policy of that name; without a name the first one, or the final exit where there is none."""
@@ -51,6 +59,10 @@ class Package:
         if name is not None:
             return self.policies[name]
         return next(iter(self.policies.values()), FixedExitPolicy(self.model.encoder.exit_layers[-1]))
+
+    def weights(self, name: str | None = None) -> Weights:
+        """The weights with which the policy of that name (or the first) combines exits; none where it does not."""
+        return self.combine.get(name or next(iter(self.policies), ""), {})
 
 
 def pack_model(
@@ -76,10 +88,13 @@ def pack_model(
     """
     outpath = Path(outpath)
     if outpath.suffix != SUFFIX:
-        refuse_other_folder(outpath, ("policies.yaml",))
+        refuse_other_folder(outpath, ("policies.yaml",), (train_config, model_file, *policies))
     config = from_interctc(read_train_config(train_config), train_config)
     model = load_model(train_config, model_file)
-    chosen = {Path(path).stem: _read_policy(Path(path)) for path in policies}
+    final = model.encoder.exit_layers[-1]
+    chosen = {Path(path).stem: _read_policy(Path(path), final) for path in policies}
+    if len(chosen) < len(policies):
+        raise UsageError("policies: two files have one name, by which a user could not tell them apart; rename one")
     with tempfile.TemporaryDirectory() as scratch, atomic_dir(Path(scratch) / "package") as made:
         _write_package(made, config, model, chosen, card, exits_csv)
         load_package(made)
@@ -113,15 +128,16 @@ def _write_package(
     write_card(folder / "README.md", card, packed, model, policies, exits_csv)
 
 
-def _read_policy(path: Path) -> dict[str, Any]:
-    """Policy and settings of a decoding configuration, checked."""
+def _read_policy(path: Path, final_exit: int) -> dict[str, Any]:
+    """Policy and settings of a decoding configuration, checked; weights of combined exits where it has any."""
     content = read_yaml(path, "see conf/decode_*.yaml")
     try:
-        policy = {"policy": content["policy"], "policy_conf": dict(content["policy_conf"])}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: not a decoding configuration with policy and policy_conf") from None
-    build_policy(policy["policy"], policy["policy_conf"])
-    return policy
+        policy = policy_of(content, final_exit)
+        combine = read_weights(content.get("combine") or {})
+    except UserError as error:
+        raise UserError(f"{path}: not a decoding configuration: {error}") from None
+    given = {"exit_layer": final_exit} if policy == FixedExitPolicy(final_exit) else dict(content["policy_conf"])
+    return {"policy": policy.name, "policy_conf": given, **({"combine": combine} if combine else {})}
 
 
 def load_package(folder: str | Path, device: str = "cpu") -> Package:
@@ -138,12 +154,15 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
     model = build_model(located(config, folder), folder / "config.yaml")
     model.load_state_dict(fit_state(model, state, folder / "model.pth"))
     described = read_untrusted_yaml(folder / "policies.yaml") if (folder / "policies.yaml").exists() else {}
-    policies = {}
+    policies, combine = {}, {}
     for name, policy in described.items():
         if not isinstance(policy, dict) or not isinstance(policy.get("policy_conf", {}), dict):
             raise UserError(f"{folder / 'policies.yaml'}: {name}: no policy")
         policies[name] = build_policy(str(policy.get("policy")), policy.get("policy_conf", {}))
-    return Package(move(model, device).eval(), policies)
+        if policy.get("combine"):
+            combine[name] = read_weights(policy["combine"])
+            check_weights(combine[name], model.encoder.exit_layers)
+    return Package(move(model, device).eval(), policies, combine)
 
 
 def located(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

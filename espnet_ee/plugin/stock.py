@@ -81,7 +81,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
     from espnet_ee.plugin.checkpoint import check_keys, load_model, read_train_config
 
     output_dir = Path(output_dir)
-    refuse_other_folder(output_dir, ("model.pth",))
+    refuse_other_folder(output_dir, ("model.pth",), (train_config, model_file))
     config = from_interctc(read_train_config(train_config), train_config)
     model = load_model(train_config, model_file)
     layers = model.encoder.exit_layers

@@ -18,7 +18,8 @@ A TSV file with a header and one row for each utterance and exit, in any order. 
 ``changed_share``   as in our own tables (:class:`espnet_ee.policy.evidence.ExitEvidence`)
 ==================  =====================================================================================
 
-An empty cell is a missing one. The words of the hypothesis stand for its tokens.
+The policy ``confidence`` reads ``spoken_confidence``; ``learned`` reads what its features are made of (with the default ones
+``token_confidence``). An empty cell is a missing one. The words of the hypothesis stand for its tokens.
 """
 
 from __future__ import annotations

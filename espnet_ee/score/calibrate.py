@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 
 import numpy as np
 
 from espnet_ee.errors import UsageError
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
-from espnet_ee.policy.confidence import ConfidencePolicy
-from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fit import Samples, cross_fitted_levels, fit_learned, make_samples
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.policy.patience import PatiencePolicy
-from espnet_ee.policy.posterior import PosteriorPolicy
+from espnet_ee.policy.registry import POLICIES
 from espnet_ee.score.grid import Grid, Outcome, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
 
 
@@ -156,14 +153,17 @@ def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:
     Raises:
         UsageError: the name is unknown or the policy needs more settings.
     """
-    plain = (EntropyPolicy, ConfidencePolicy, PatiencePolicy)
-    for policy_class in plain:
-        if name == policy_class.name:
-            return policy_class(0.0)
-    if name == PosteriorPolicy.name:
-        return PosteriorPolicy(0.0, nbest=nbest_size(grid))
-    known = ", ".join(policy_class.name for policy_class in (*plain, PosteriorPolicy))
+    plain = {key: policy_class for key, policy_class in POLICIES.items() if _needs_a_threshold_alone(policy_class)}
+    if name in plain:
+        has_nbest = any(field.name == "nbest" for field in fields(plain[name]))
+        return plain[name](0.0, **({"nbest": nbest_size(grid)} if has_nbest else {}))
+    known = ", ".join(plain)
     raise UsageError(f"policy {name!r} is not known by its name alone; choose among fixed, {known} (and learned where it is fitted)")
+
+
+def _needs_a_threshold_alone(policy_class: type[ExitPolicy]) -> bool:
+    required = [field.name for field in fields(policy_class) if field.default is MISSING]  # type: ignore[arg-type]
+    return issubclass(policy_class, ThresholdPolicy) and required == ["threshold"]
 
 
 def nbest_size(grid: Grid) -> int:

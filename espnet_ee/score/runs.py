@@ -11,8 +11,7 @@ from typing import Any
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write, read_lines, read_scp, read_yaml
 from espnet_ee.policy.base import ExitPolicy
-from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.policy.registry import build_policy
+from espnet_ee.policy.registry import policy_of
 from espnet_ee.policy.table import EvidenceTable, macs_of_stop, read_table
 from espnet_ee.score.replay import OperatingPoint, ScoredSet, Seconds, choose_exits, operating_point, score_set
 from espnet_ee.score.wer import add_counts, check_same_utterances, count_errors
@@ -32,6 +31,7 @@ class OnlineRun:
         other_texts: utterances whose text differs from their replay's.
         other_macs: utterances whose compute differs from their replay's.
         batch_size: how many utterances were decoded together.
+        combined: whether its exits were combined; then text and compute are not those of the kept exits, and are not compared.
     """
 
     point: OperatingPoint
@@ -41,6 +41,7 @@ class OnlineRun:
     other_texts: int
     other_macs: int
     batch_size: int | None
+    combined: bool = False
 
     @property
     def equals_replay(self) -> bool:
@@ -99,9 +100,8 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         UserError: a file is missing or broken, or the utterances are not those of the reference.
     """
     conf = read_yaml(folder / "decode.yaml", "run stage 12")
-    policy = policy_of_run(conf, scored.table.exit_layers[-1])
-    # Exits that are combined are read, whether the policy asks for them or not.
-    every_exit = policy.needs_every_exit or bool(conf.get("combine"))
+    policy = policy_of(conf, scored.table.exit_layers[-1])
+    combined = bool(conf.get("combine"))
     texts = read_scp(folder / "1best_recog" / "text", allow_empty=True)
     exits = _read_integers(folder / "utt2exit")
     macs = _read_integers(folder / "utt2macs")
@@ -109,7 +109,7 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         check_same_utterances(references, table, str(folder / path))
     choices = choose_exits(scored.table, policy)
     expected = {
-        utt: (scored.table.exit_layers[i], rows[i].hypothesis.strip(), macs_of_stop(rows, i, every_exit))
+        utt: (scored.table.exit_layers[i], rows[i].hypothesis.strip(), macs_of_stop(rows, i, policy.needs_every_exit))
         for utt, i in choices.items()
         for rows in [scored.table.utterances[utt].rows]
     }
@@ -118,7 +118,7 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         "online",
         tag,
         choices,
-        needs_every_exit=every_exit,
+        needs_every_exit=policy.needs_every_exit,
         threshold=getattr(policy, "threshold", None),
     )
     return OnlineRun(
@@ -134,9 +134,10 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         policy=describe_policy(policy),
         utterances=len(texts),
         other_exits=sum(exits[utt] != layer for utt, (layer, _, _) in expected.items()),
-        other_texts=sum(texts[utt] != text for utt, (_, text, _) in expected.items()),
-        other_macs=sum(macs[utt] != count for utt, (_, _, count) in expected.items()),
+        other_texts=0 if combined else sum(texts[utt] != text for utt, (_, text, _) in expected.items()),
+        other_macs=0 if combined else sum(macs[utt] != count for utt, (_, _, count) in expected.items()),
         batch_size=conf.get("batch_size"),
+        combined=combined,
     )
 
 
@@ -144,25 +145,6 @@ def describe_policy(policy: ExitPolicy) -> str:
     """Name and settings in one line; a fitted model's numbers stay in its file."""
     settings = [f"{key}={value}" for key, value in asdict(policy).items() if not isinstance(value, Mapping)]
     return " ".join([policy.name, *settings])
-
-
-def policy_of_run(conf: Mapping[str, Any], final_exit: int) -> ExitPolicy:
-    """The policy of a decoding configuration, or of the decode.yaml of a run.
-
-    Args:
-        conf: with ``policy`` and ``policy_conf``.
-        final_exit: where ``fixed`` without an exit stops.
-
-    Raises:
-        UserError: there is no such policy, or its settings do not fit it.
-    """
-    settings = conf.get("policy_conf") or {}
-    if not isinstance(settings, Mapping):
-        raise UserError(f"policy_conf must be 'key: value' lines, not {settings!r}")
-    settings = dict(settings)
-    if conf.get("policy") == FixedExitPolicy.name:
-        settings.setdefault("exit_layer", final_exit)  # as the decoder reads it
-    return build_policy(str(conf.get("policy")), settings)
 
 
 def _read_integers(path: Path) -> dict[str, int]:

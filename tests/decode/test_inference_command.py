@@ -10,9 +10,12 @@ from tests import tiny
 
 from espnet_ee.bin import asr_inference
 from espnet_ee.data.features import extract_features
+from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_scp
 from espnet_ee.plugin.raw_audio import write_raw_audio_config
+from espnet_ee.policy.entropy import EntropyPolicy
+from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.table import read_table
 
 FILES = ["1best_recog/score", "1best_recog/text", "1best_recog/token", "1best_recog/token_int", "decode.yaml",
@@ -225,3 +228,16 @@ def test_no_utterance_is_said(monkeypatch, experiment, tmp_path):
     (tmp_path / "data/wav.scp").write_text("")
     with pytest.raises(UserError, match="no utterance"):
         decode(monkeypatch, experiment, tmp_path / "out", "--all_exits", "true", data=tmp_path / "data")
+
+
+def test_from_python_a_decoding_configuration_is_enough(experiment, tmp_path):
+    _, config, checkpoint, _ = experiment
+    weights = {1: {1: 1.0}, 2: {1: 0.5, 2: 0.5}, 4: {1: 0.2, 2: 0.3, 4: 0.5}}
+    (tmp_path / "decode.yaml").write_text(yaml.safe_dump({"policy": "entropy", "policy_conf": {"threshold": 0.2}, "combine": weights}))
+    calibrated = EarlyExitRecognizer.from_files(config, checkpoint, tmp_path / "decode.yaml")
+    assert (calibrated.policy, calibrated.combine) == (EntropyPolicy(0.2), weights)
+    (tmp_path / "weights.yaml").write_text(yaml.safe_dump({"combine": weights}))  # as fit_combine writes them
+    assert EarlyExitRecognizer.from_files(config, checkpoint, str(tmp_path / "weights.yaml")).combine == weights
+    assert EarlyExitRecognizer.from_files(config, checkpoint).policy == FixedExitPolicy(4)
+    with pytest.raises(UserError, match="entropy: no such file; give a decoding configuration"):
+        EarlyExitRecognizer.from_files(config, checkpoint, "entropy")

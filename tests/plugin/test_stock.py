@@ -310,3 +310,16 @@ def test_heads_learn_alone_over_a_frozen_backbone(tmp_path, speech, keep_final):
     assert changed == heads | (set() if keep_final else {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"})
     if keep_final:
         assert torch.equal(final_exit(stock, speech[0]), final_exit(model, speech[0]))
+
+
+def test_an_export_replaces_nothing_but_an_export(tmp_path):
+    config, checkpoint = tiny.save(tmp_path, tiny.model(seed=2))
+    with pytest.raises(UserError, match=f"{tmp_path}: is to be replaced but holds {config}"):
+        export_stock(config, checkpoint, 2, tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("x")
+    with pytest.raises(UserError, match="exists and was not made by this command"):
+        export_stock(config, checkpoint, 2, tmp_path / "thesis")
+    assert (tmp_path / "thesis/chapter.tex").exists()
+    export_stock(config, checkpoint, 2, tmp_path / "out")
+    export_stock(config, checkpoint, 1, tmp_path / "out")

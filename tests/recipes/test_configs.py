@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_ee.bin.asr_inference import DEFAULTS, make_policy
+from espnet_ee.bin.asr_inference import DEFAULTS
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.registry import policy_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted([*ROOT.glob("conf/*.yaml"), *ROOT.glob("egs/*/*/conf/*.yaml")])
@@ -93,4 +94,4 @@ def test_models_are_chosen_by_what_the_model_reports(path: Path):
 def test_decoding_configurations_make_a_policy(path: Path):
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(config) <= set(DEFAULTS)
-    assert isinstance(make_policy({**DEFAULTS, **config}, final_exit=12), ExitPolicy)
+    assert isinstance(policy_of({**DEFAULTS, **config}, final_exit=12), ExitPolicy)

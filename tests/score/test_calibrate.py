@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import importlib.util
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.imported import NEEDED, read_imported
-from espnet_ee.policy.registry import build_policy
+from espnet_ee.policy.registry import POLICIES, build_policy
 from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, write_table
 from espnet_ee.score.bootstrap import draws, paired_interval, wer_interval
 from espnet_ee.score.calibrate import Family, at_cost, calibrate, make_families, parse_target, samples_of
@@ -550,3 +551,23 @@ def test_targets_that_are_near_have_files_of_their_own() -> None:
     near = [parse_target(f"macs_per_second={value}") for value in ("1234561", "1234564")]
     assert len({target.tag for target in near}) == 2
     assert parse_target("wer_loss=1") == parse_target("wer_loss=1.0")
+
+
+def test_policies_of_an_earlier_calibration_do_not_stay(tmp_path: Path) -> None:
+    table, text = write(tmp_path / "dev", 30, 1)
+    out = tmp_path / "policies"
+    calibration = ["--dev_evidence", str(table), "--dev_text", str(text), "--output_dir", str(out), "--policies", "entropy"]
+    calibrate_policy.main([*calibration, "--targets", "wer_loss=1 mean_layer=5"])
+    (out / "decode_mine.yaml").write_text("policy: fixed\n")
+    calibrate_policy.main([*calibration, "--targets", "mean_layer=5"])
+    assert sorted(path.name for path in out.glob("*.yaml")) == ["decode_entropy_mean_layer5.yaml", "decode_mine.yaml"]
+
+
+def test_a_new_policy_with_a_threshold_is_known_by_its_name(dev: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Own(EntropyPolicy):
+        name: ClassVar[str] = "own"
+
+    monkeypatch.setitem(POLICIES, "own", Own)
+    own, entropy = make_families(dev, ["own", "entropy"], DEFAULT_FEATURES)
+    assert [found.wer for found in own.outcomes] == [found.wer for found in entropy.outcomes]
