@@ -64,7 +64,11 @@ def test_scripts_take_the_options(command: str) -> None:
 def test_the_python_example_runs(tmp_path: Path) -> None:
     config, checkpoint = tiny.save(tmp_path, tiny.model())
     code = blocks("python")[0]
-    code = code.replace("exp/.../config.yaml", config).replace("exp/.../valid.loss.ave.pth", checkpoint)
+    (tmp_path / "decode.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
+    calibrated = "exp/.../policies/decode_learned_wer_loss1.yaml"
+    for name, file in ((calibrated, tmp_path / "decode.yaml"), ("exp/.../config.yaml", config), ("exp/.../valid.loss.ave.pth", checkpoint)):
+        assert name in code
+        code = code.replace(name, str(file))
     done = run([sys.executable, "-c", f"import numpy\nsamples = numpy.zeros(16000, 'float32')\n{code}"])
     assert done.returncode == 0, done.stderr
     assert re.search(r" (1|2|4) \d+\n$", done.stdout)

@@ -32,7 +32,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evidence", type=Path, required=True, help="evidence table with every exit")
     parser.add_argument("--text", type=Path, help="its references; none for a table of the import format")
-    parser.add_argument("--fit", type=int, nargs="+", default=[80, 160], help="utterances to calibrate on, at least")
+    parser.add_argument(
+        "--fit", type=int, nargs="+", help="utterances to calibrate on, at least (default: a quarter and a half of the table's)"
+    )
     parser.add_argument("--repeats", type=int, default=30, help="drawings of speakers")
     return parser.parse_args(words)
 
@@ -76,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> None:
     grid = read_grid(arguments.evidence, arguments.text)
     speakers = np.array([name.partition("-")[0] for name in grid.utterances])
     print(f"{arguments.evidence}: {len(speakers)} utterances of {len(set(speakers))} speakers, {arguments.repeats} repeats")
-    for count in arguments.fit:
+    for count in arguments.fit or (max(1, len(speakers) // 4), max(1, len(speakers) // 2)):
         random, found = np.random.default_rng(0), []
         for _ in range(arguments.repeats):
             mask = draw(speakers, count, random)

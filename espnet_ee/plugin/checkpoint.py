@@ -168,8 +168,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train the model first (stage 11)") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, MemoryError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: not a file of tensors only, refused: {first}") from None
+        # torch's own advice is to load the file all the same.
+        first = str(error).strip().split("\n")[0].split("This file can still be loaded")[0].strip()
+        advice = "give the parameters of an epoch or their average (*epoch.pth, *.ave.pth), not checkpoint.pth"
+        raise UserError(f"{path}: not a file of tensors only, refused: {first} {advice}") from None
     if isinstance(state, dict) and "pytorch-lightning_version" in state:  # espnet3 saves with Lightning
         state = state.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -65,7 +65,7 @@ def write_card(
     lines += ["Early-exit speech recognition: a CTC head after several blocks of one encoder, so that every utterance may stop"]
     lines += ["as soon as it is sure enough. Made with espnet_ee.", "", "## Exits", ""]
     lines += _exits(config, model, points)
-    lines += ["", "## Exit policies", "", *_policies(policies, points), "", "## Use", "", *_usage(card), ""]
+    lines += ["", "## Exit policies", "", *_policies(policies, points), "", "## Use", "", *_usage(card, config), ""]
     lines += ["## Training", "", f"- data: {card.training_data}", f"- encoder: `{config['encoder']}`, `{config['model']}`"]
     lines += [f"- command: `{_one_line(card.command)}`"] if card.command else []
     lines += [f"- licence: {card.licence}", f"- packed by espnet_ee {__version__} under ESPnet {espnet_version()}"]
@@ -132,13 +132,16 @@ def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[Operat
     return lines or ["None: every utterance is computed up to the last exit."]
 
 
-def _usage(card: Card) -> list[str]:
+def _usage(card: Card, config: Mapping[str, Any]) -> list[str]:
+    # A name that is none of the hub's is nowhere to be downloaded from.
+    source = card.name if "/" in card.name else "package"
+    given = f"float32 mono at {sampling_rate(config)} Hz" if config.get("frontend") else "extracted features (L, F)"
     return [
         "```python",
         "from espnet_ee.decode.recognizer import EarlyExitRecognizer",
         "",
-        f'recognizer = EarlyExitRecognizer.from_pretrained("{card.name}")  # or this folder, or its archive',
-        "result = recognizer.recognize([samples])[0]  # float32 mono at the model's rate",
+        f'recognizer = EarlyExitRecognizer.from_pretrained("{source}")  # or this folder, or its archive',
+        f"result = recognizer.recognize([samples])[0]  # {given}",
         "print(result.text, result.exit_layer, result.macs)",
         "```",
         "",

@@ -432,6 +432,9 @@ def test_the_benchmark_of_policies_says_what_was_gained(bench_policy, tmp_path: 
     assert [line.split(",")[0] for line in said.splitlines() if line.startswith("fitted")] == ["fitted on 60", "fitted on 100"]
     gained = [line.split() for line in said.splitlines() if line.startswith("learned - entropy")]
     assert all(float(line[-3]) < 0 for line in gained), said
+    bench_policy.main([*arguments, "--repeats", "1"])
+    said = capsys.readouterr().out
+    assert [line.split(",")[0] for line in said.splitlines() if line.startswith("fitted")] == ["fitted on 50", "fitted on 100"]
     with pytest.raises(UsageError, match="leaves no speaker"):
         bench_policy.main([*arguments, "--fit", "200"])
 
