@@ -9,6 +9,8 @@ import torch
 
 from espnet_ee.decode.combine import combined
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
+from espnet_ee.errors import UserError
+from espnet_ee.model.loss import frames_needed
 from espnet_ee.policy.fixed import FixedExitPolicy
 
 
@@ -69,10 +71,15 @@ def fit_on(
         model: with an early-exit encoder.
         speech: samples (N,) or features (L, F) of every utterance.
         labels: token numbers of every reference.
+
+    Raises:
+        UserError: every reference has more labels than its utterance has frames, so that nothing can be learned.
     """
     log_probs, olens = all_log_probs(model, speech)
     text = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in labels], batch_first=True)
     lengths = torch.tensor([len(row) for row in labels])
+    if (frames_needed(text, lengths) > olens).all():
+        raise UserError("every reference has more labels than its utterance has frames: are these the texts of this audio?")
     # clone(): what inference mode made cannot be part of a gradient.
     found = fit_weights(log_probs.clone(), olens.clone(), text, lengths, model.blank_id)
     layers = model.encoder.exit_layers

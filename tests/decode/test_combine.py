@@ -92,6 +92,8 @@ def test_fitted_weights_fit_the_model(model, speech) -> None:
     weights = fit_on(model, speech, [[3, 4], [5], [3, 3, 6], [4], [6, 5]])
     check_weights(weights, (1, 2, 4))
     EarlyExitRecognizer(model, FixedExitPolicy(2), combine=weights).recognize(speech[:1])
+    with pytest.raises(UserError, match="more labels than its utterance has frames"):
+        fit_on(model, speech[:1], [[3, 4] * 500])
 
 
 def test_combined_is_linear() -> None:
