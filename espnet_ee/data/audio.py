@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -68,7 +69,10 @@ def write_flac(path: str | Path, samples: np.ndarray, rate: int) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, samples, rate, subtype="PCM_16", format="FLAC")
+        # Written by Python, not by libsndfile, which says nothing when a full disk takes only a part of the file.
+        content = io.BytesIO()
+        soundfile.write(content, samples, rate, subtype="PCM_16", format="FLAC")
+        path.write_bytes(content.getvalue())
     except (OSError, soundfile.LibsndfileError) as error:
         raise UserError(f"{path}: cannot be written ({error}); check space and permissions") from None
 

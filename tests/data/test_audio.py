@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def test_unwritable_place_is_named(tmp_path: Path, tone: Tone) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"x\.flac: cannot be written"):
         write_flac(tmp_path / "file" / "x.flac", tone(9), RATE)
+
+
+def test_a_full_disk_is_an_error_and_no_short_file(
+    tmp_path: Path, tone: Tone, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with full_disk(92160), pytest.raises(UserError, match=r"x\.flac: cannot be written \(.*; check space"):
+        write_flac(tmp_path / "x.flac", tone(48000), RATE)
+
+
+def test_flac_bytes_are_those_of_libsndfile(tmp_path: Path, tone: Tone) -> None:
+    write_flac(tmp_path / "x.flac", tone(20000), RATE)
+    soundfile.write(tmp_path / "y.flac", tone(20000), RATE, subtype="PCM_16", format="FLAC")
+    assert (tmp_path / "x.flac").read_bytes() == (tmp_path / "y.flac").read_bytes()
 
 
 def test_other_depths_are_rounded_and_clipped(tmp_path: Path) -> None:
