@@ -178,6 +178,22 @@ def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
     return table
 
 
+def split_place(value: str, where: str) -> tuple[str, int]:
+    """Splits ``FILE:OFFSET`` of Kaldi's ``feats.scp``.
+
+    Kaldi's tools hand a file that begins or ends with ``|`` to a shell, so nothing with that sign passes.
+
+    Raises:
+        UserError: it is something else; the message begins with ``where``.
+    """
+    file, _, offset = value.rpartition(":")
+    if "|" in value:
+        raise UserError(f"{where}: commands are not run; write the features into an archive and give FILE:OFFSET")
+    if not file.strip() or not (offset.isascii() and offset.isdigit()):
+        raise UserError(f"{where}: {value!r} is not FILE:OFFSET of an archive; extract the features again")
+    return file, int(offset)
+
+
 def write_scp(path: str | Path, table: dict[str, str]) -> None:
     """Writes a Kaldi table sorted by key (in C locale order, as Kaldi's tools ask), atomically."""
     with atomic_write(path) as stream:

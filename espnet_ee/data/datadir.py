@@ -15,7 +15,7 @@ from pathlib import Path
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, parse_segment
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_scp, refuse_other_folder, write_scp
+from espnet_ee.files import atomic_dir, atomic_write, read_scp, refuse_other_folder, split_place, write_scp
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml")
@@ -169,6 +169,8 @@ def _check_lines(path: Path, table: Table) -> None:
             raise UserError(f"{path}:{number}: {value!r} is not a count above 0; run the stage that makes it again")
         if path.name == "wav.scp" and value.endswith("|"):
             raise UserError(f"{path}:{number}: commands are not run; write the audio into a file and give its path")
+        if path.name == "feats.scp":
+            split_place(value, f"{path}:{number}")
         odd = _ODD_BLANK.search(value) if path.name == "text" else None
         if odd:
             raise UserError(f"{path}:{number}: {odd[0]!a} between words is no blank to every tool; put blanks instead")

@@ -69,7 +69,7 @@ def _features(folder: Path) -> list[Input]:
     shift = frame_shift(folder)
     features = load_scp(folder / "feats.scp")
     inputs = []
-    for utt_id in read_scp(folder / "feats.scp"):
+    for utt_id in features:
         if utt_id not in frames:
             raise UserError(f"{folder}/utt2num_frames: lacks {utt_id}; run stage 3 again")
         if not frames[utt_id].isdecimal() or int(frames[utt_id]) == 0:

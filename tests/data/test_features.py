@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from espnet_ee.data.audio import read_audio
 from espnet_ee.data.datadir import validate_data_dir
 from espnet_ee.data.features import extract_features, read_frontend_conf
 from espnet_ee.data.kaldi_ark import load_scp, write_ark
+from espnet_ee.data.length_filter import filter_lengths
 from espnet_ee.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -97,6 +100,58 @@ def test_unfit_audio_is_named(count: int, rate: int, message: str, data_dir: Pat
     with pytest.raises(UserError, match=rf"a-2\.wav: .*{message}"):
         extract_features(data_dir, tmp_path / "dump")
     assert not (tmp_path / "dump").exists()
+
+
+@pytest.mark.parametrize("value", ["touch {0}; cat x |", "| touch {0}", "touch {0} |:5", "touch {0} |[0:2]:5", "{0}", ":5"])
+def test_commands_in_feats_scp_are_not_run(value: str, data_dir: Path, tmp_path: Path) -> None:
+    extract_features(data_dir, tmp_path / "dump")
+    scp = tmp_path / "dump" / "feats.scp"
+    scp.write_text("".join(f"{key} {value.format(tmp_path / 'pwned')}\n" for key in ("a-1", "a-2", "b-1")))
+    for read in (load_scp, lambda path: filter_lengths(path.parent, tmp_path / "out", 0, 9)):
+        with pytest.raises(UserError, match=r"feats\.scp:1: (commands are not run|.* is not FILE:OFFSET)"):
+            read(scp)
+    assert not (tmp_path / "pwned").exists() and not (tmp_path / "out").exists()
+
+
+def test_commands_in_the_path_of_feats_scp_are_not_run(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    extract_features(data_dir, tmp_path / "dump")
+    (tmp_path / "|touch pwned #").symlink_to("dump")
+    assert load_scp(Path("|touch pwned #") / "feats.scp")["a-1"].shape[1] == 80
+    assert not (tmp_path / "pwned").exists()
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, ("pwned",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read .*No such file"),
+        (b"", "there is no matrix"),
+        (b"garbage", "there is no matrix"),
+        (b"\0BFM \4\x63\0\0\0\4\x63\0\0\0", "cannot be read"),
+        (b"\0BFV \4\1\0\0\0abcd", "there is no matrix"),
+        (b" [ 1 2", "cannot be read"),
+        (b"PKL" + pickle.dumps(Payload()), "there is no matrix"),
+    ],
+)
+def test_a_broken_archive_is_named_and_nothing_unpickled(
+    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "x.ark").write_bytes(b"u " + content)
+    (tmp_path / "feats.scp").write_text("u x.ark:2\n")
+    with pytest.raises(UserError, match=rf"feats\.scp: u: x\.ark:2: {message}"):
+        load_scp(tmp_path / "feats.scp")["u"]
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_either_ark_library_writes_what_the_other_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
