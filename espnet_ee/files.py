@@ -132,8 +132,8 @@ def read_lines(path: str | Path) -> list[str]:
     """Reads a text file of a corpus or a data directory into its lines.
 
     Raises:
-        UserError: it is missing or not UTF-8, or has Windows' mark at its start or its line ends, which one tool takes
-            for a blank and the next for a part of the word.
+        UserError: it is missing or not UTF-8, holds NUL, or has Windows' mark at its start or its line ends, which one
+            tool takes for a blank and the next for a part of the word.
     """
     path = Path(path)
     try:
@@ -150,6 +150,8 @@ def read_lines(path: str | Path) -> list[str]:
     for number, text in enumerate(lines, 1):
         if "\r" in text:
             raise UserError(f"{path}:{number}: ends with a carriage return; convert the file (sed -i 's/\\r$//')")
+        if "\0" in text:
+            raise UserError(f"{path}:{number}: holds a NUL sign, so it is damaged or no text; make the file again")
     return lines
 
 

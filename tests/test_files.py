@@ -109,6 +109,7 @@ def test_scp_is_written_sorted_and_read_back(tmp_path: Path) -> None:
         (b"a 1\n\nb 2\n", r":2: empty line"),
         (b"a 1\nb 2\na 3\n", r":3: the key 'a' was given before"),
         (b"a 1\nb \xff\n", r":2: not UTF-8"),
+        (b"a 1\nb \0\n", r":2: holds a NUL sign"),
     ],
 )
 def test_scp_error_names_the_line(content: bytes, message: str, tmp_path: Path) -> None:

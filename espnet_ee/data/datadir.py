@@ -14,7 +14,7 @@ from pathlib import Path
 
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, parse_segment
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, read_scp, refuse_other_folder, split_place, write_scp
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
@@ -107,6 +107,18 @@ def _check_segments_end(data: DataDir) -> None:
         count, rate = lengths[clip.path]
         if clip.span is not None:
             clip.span.samples(rate, count, f"{data.path / 'segments'}:{number}: {utt_id}")
+
+
+def refuse_to_replace_files(data: DataDir, out: Path) -> None:
+    """Raises UsageError if a file that ``data`` names lies in ``out``, a folder that is to be replaced."""
+    if not out.exists():
+        return
+    folder = out.resolve()
+    for name in ("wav.scp", "feats.scp"):
+        for number, value in enumerate(data.tables.get(name, {}).values(), 1):
+            if folder in Path(_file_of(name, value)).resolve().parents:
+                where = f"{data.path / name}:{number}"
+                raise UsageError(f"{out}: is to be replaced but holds {value}, which {where} needs; give another folder")
 
 
 def make_spk2utt(utt2spk: Mapping[str, str]) -> Table:

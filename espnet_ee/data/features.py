@@ -14,7 +14,7 @@ import yaml
 
 from espnet_ee.data.audio import read_audio
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import new_data_dir, read_data_dir
+from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_to_replace_files
 from espnet_ee.data.kaldi_ark import write_ark
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
@@ -74,6 +74,7 @@ def extract_features(
     conf = read_frontend_conf(conf_file)
     feats_dim = build_frontend(yaml.safe_dump(conf)).output_size()
     data = read_data_dir(source, "raw")
+    refuse_to_replace_files(data, out)
     utterances = tuple(data.clips().items())
     with new_data_dir(out) as draft:
         (draft.folder / "data").mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, resample, write_flac
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import new_data_dir, read_data_dir
+from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_to_replace_files
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
 from espnet_ee.errors import UsageError, UserError
@@ -45,6 +45,7 @@ def format_audio(source: Path, out: Path, rate: int, nj: int = 1, max_skipped: f
     check_limit(max_skipped)
     refuse_overlap(source, out)
     data = read_data_dir(source, "raw")
+    refuse_to_replace_files(data, out)
     speakers = data.tables["utt2spk"]
     names = {utt_id: f"data/{speakers[utt_id]}/{utt_id}.flac" for utt_id in data.utt_ids}
     with new_data_dir(out) as draft:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ee.data.audio import clip_samples
-from espnet_ee.data.datadir import DataDir, new_data_dir, read_data_dir
+from espnet_ee.data.datadir import DataDir, new_data_dir, read_data_dir, refuse_to_replace_files
 from espnet_ee.data.features import frame_shift
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import refuse_overlap
@@ -52,6 +52,7 @@ def filter_lengths(
         )
     refuse_overlap(source, out)
     data = read_data_dir(source)
+    refuse_to_replace_files(data, out)
     survivors = choose_survivors(data, durations(data, rate), min_seconds, max_seconds)
     if not survivors.kept:
         raise UserError(f"{source}: {survivors}; widen --min_seconds and --max_seconds or check --fs")

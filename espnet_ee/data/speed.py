@@ -9,7 +9,7 @@ from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, stretch, write_flac
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import DataDir, Table, new_data_dir, read_data_dir
+from espnet_ee.data.datadir import DataDir, Table, new_data_dir, read_data_dir, refuse_to_replace_files
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
 from espnet_ee.errors import UsageError, UserError
@@ -65,7 +65,8 @@ def perturb_speed(
         How many utterances ``out`` has, and which of ``source`` were skipped.
 
     Raises:
-        UserError: the directory is broken, or more of its files than may be skipped, or ``audio_dir`` holds something else.
+        UserError: the directory is broken, or more of its files than may be skipped, or ``audio_dir`` holds something
+            else, or two utterances would get one id.
     """
     check_limit(max_skipped)
     refuse_overlap(source, out)
@@ -73,6 +74,9 @@ def perturb_speed(
     refuse_overlap(out, audio_dir)
     refuse_other_folder(audio_dir, (MARK,))
     data = read_data_dir(source, "raw")
+    for replaced in (out, audio_dir):
+        refuse_to_replace_files(data, replaced)
+    _check_ids(data, factors)
     # The audio must be in place before the directory that names it.
     with new_data_dir(out) as draft:
         with atomic_dir(audio_dir) as folder:
@@ -88,6 +92,17 @@ def perturb_speed(
 
 def _prefix(factor: str) -> str:
     return "" if Fraction(factor) == 1 else f"sp{factor}-"
+
+
+def _check_ids(data: DataDir, factors: Sequence[str]) -> None:
+    taken: set[str] = set()
+    for factor in factors:
+        for utt_id in data.utt_ids:
+            made = _prefix(factor) + utt_id
+            if made in taken:
+                where = data.where(data.source, utt_id)
+                raise UserError(f"{where}: {utt_id!r} at speed {factor} would be {made!r}, as another is; rename one")
+            taken.add(made)
 
 
 def _audio_name(data: DataDir, utt_id: str, clip: Clip, factor: str) -> str | None:

@@ -11,10 +11,12 @@ import soundfile
 
 from espnet_ee.data.audio import read_int16, stretch
 from espnet_ee.data.datadir import validate_data_dir
+from espnet_ee.data.features import extract_features
 from espnet_ee.data.format_audio import format_audio
+from espnet_ee.data.length_filter import filter_lengths
 from espnet_ee.data.speed import parse_factors, perturb_speed
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_scp
+from espnet_ee.files import read_scp, write_scp
 
 TreeBytes = Callable[[Path], dict[str, bytes]]
 
@@ -97,6 +99,41 @@ def test_perturbing_never_replaces_another_folder(data_dir: Path, tmp_path: Path
     with pytest.raises(UserError, match="home: exists"):
         perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "home")
     assert not (tmp_path / "sp").exists()
+
+
+def test_two_utterances_never_become_one(data_dir: Path, tmp_path: Path) -> None:
+    for name in ("wav.scp", "text", "utt2spk"):
+        write_scp(data_dir / name, {"sp0.9-a-1": read_scp(data_dir / name)["a-1"], **read_scp(data_dir / name)})
+    with pytest.raises(UserError, match=r"wav\.scp:4: 'sp0\.9-a-1' at speed 1\.0 would be 'sp0\.9-a-1', as another is"):
+        perturb_speed(data_dir, tmp_path / "sp", ["0.9", "1.0"], tmp_path / "audio")
+    assert not (tmp_path / "audio").exists()
+
+
+def test_perturbing_never_deletes_its_own_source(data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes) -> None:
+    perturb_speed(data_dir, tmp_path / "b", ["1.0", "0.9"], tmp_path / "audio")
+    before = tree_bytes(tmp_path)
+    with pytest.raises(UsageError, match=r"audio: is to be replaced but holds .*sp0\.9-a-1\.flac, which .*b/wav\.scp:4"):
+        perturb_speed(tmp_path / "b", tmp_path / "c", ["1.0", "1.2"], tmp_path / "audio")
+    assert tree_bytes(tmp_path) == before
+
+
+def test_no_command_replaces_a_folder_that_holds_its_source(
+    data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes
+) -> None:
+    dump, fewer = tmp_path / "dump", tmp_path / "fewer"
+    format_audio(data_dir, dump, 16000)
+    filter_lengths(dump, fewer, 0, 0.7)
+    before = tree_bytes(tmp_path)
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: format_audio(fewer, dump, 16000),
+        lambda: filter_lengths(fewer, dump, 0, 0.3),
+        lambda: extract_features(fewer, dump),
+        lambda: perturb_speed(fewer, dump, ["0.9"], tmp_path / "audio"),
+    )
+    for command in commands:
+        with pytest.raises(UsageError, match=r"dump: is to be replaced but holds .*fewer/wav\.scp:1 needs"):
+            command()
+    assert tree_bytes(tmp_path) == before
 
 
 @pytest.mark.parametrize("factors", ["", "x", "0", "-1", "9", "nan", "1/2", "0.9 0.90", "0.91234"])
