@@ -45,9 +45,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yields an empty folder beside ``path`` that takes ``path``'s place when the block succeeds.
 
-    An existing folder at ``path`` is replaced whole: nothing is ever appended to it.
+    An existing folder at ``path`` is replaced whole: nothing is ever appended to it. A link stays, and what it leads to
+    is replaced: people put large folders on another disk.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     with temporary_dir(path) as temporary:
         yield temporary
         old = temporary.with_suffix(".old")

@@ -61,6 +61,20 @@ def test_atomic_dir_keeps_the_old_one_when_interrupted(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["dir"]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_atomic_dir_follows_a_link(exists: bool, tmp_path: Path) -> None:
+    if exists:
+        (tmp_path / "disk" / "real").mkdir(parents=True)
+        (tmp_path / "disk" / "real" / "old").touch()
+    (tmp_path / "link").symlink_to("disk/real")
+    with atomic_dir(tmp_path / "link") as folder:
+        assert folder.parent == tmp_path / "disk"
+        (folder / "new").touch()
+    assert os.readlink(tmp_path / "link") == "disk/real"
+    assert os.listdir(tmp_path / "link") == ["new"]
+    assert {*os.listdir(tmp_path)} == {"disk", "link"} and os.listdir(tmp_path / "disk") == ["real"]
+
+
 HALF_WRITTEN = """
 import os, signal, sys
 from espnet_ee.files import atomic_dir

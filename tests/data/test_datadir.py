@@ -116,6 +116,14 @@ def test_writer_leaves_the_old_directory_when_it_fails(
     assert tree_bytes(tmp_path) == before
 
 
+def test_writer_follows_a_link_to_another_disk(tmp_path: Path, data_dir: Path) -> None:
+    (tmp_path / "out").symlink_to("disk")
+    for _ in range(2):
+        write(tmp_path / "out", data_dir)
+        assert (tmp_path / "out").is_symlink() and validate_data_dir(tmp_path / "disk").path == tmp_path / "disk"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_writer_refuses_empty_values(tmp_path: Path, data_dir: Path) -> None:
     speakers = {"a-1": "a", "a-2": "", "b-1": "b"}
     with pytest.raises(UserError, match="new/utt2spk:2: nothing follows"):
