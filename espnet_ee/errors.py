@@ -24,8 +24,17 @@ class UsageError(UserError):
     exit_status = 2
 
 
-_MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
-"""What the system says of a full disk, of permissions, and of a file where a folder should be (or the reverse)."""
+_MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+"""What the system says of a full disk, of permissions, and of paths: a file where a folder should be (or the reverse)."""
+
+
+def is_mendable(error: OSError) -> bool:
+    """Whether the system refused for want of space, permission or a right path: a file's content is not to blame."""
+    return error.errno in _MENDABLE
 
 
 def run(main: Callable[[], None]) -> None:
@@ -42,7 +51,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        if not is_mendable(error):
             raise
         place = f"{error.filename}: " if error.filename else ""
         _stop(f"{place}{error.strerror}; check space, permissions and the path", UserError.exit_status)

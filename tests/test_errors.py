@@ -27,6 +27,8 @@ def test_error_is_one_line_and_an_exit_status(
     [
         (PermissionError(13, "Permission denied", "/data/x"), "/data/x: Permission denied; check"),
         (OSError(28, "No space left on device"), "error: No space left on device; check"),
+        (OSError(27, "File too large", "/data/x"), "/data/x: File too large; check"),
+        (OSError(36, "File name too long", "/data/x"), "/data/x: File name too long; check"),
         (NotADirectoryError(20, "Not a directory", "/data/x"), "/data/x: Not a directory; check"),
     ],
 )

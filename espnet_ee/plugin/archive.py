@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UserError, is_mendable
 from espnet_ee.files import atomic_write
 
 MAX_BYTES = 8 << 30  # no speech model for small devices comes near
@@ -43,7 +43,9 @@ def open_archive(path: str | Path, folder: str | Path) -> None:
                 _write(archive, member, Path(folder) / member.filename, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and is_mendable(error):
+            raise
         raise UserError(f"{path}: not an archive that espnet_ee.bin.pack made: {error}") from None
 
 
@@ -52,6 +54,9 @@ def _check(members: list[zipfile.ZipInfo], path: str | Path) -> None:
         raise UserError(f"{path}: declares more than {MAX_FILES} files or {MAX_BYTES >> 30} GiB, refused")
     names = [member.filename for member in members]
     for member in members:
+        # zipfile unpacks the other methods without a bound: a block of one MiB may fill some GiB of memory.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{path}: member {member.filename!r} is compressed in another way than by deflate, refused")
         name, mode = member.filename, member.external_attr >> 16
         if name != os.path.basename(name) or "\\" in name or name.startswith(".") or not name.isprintable() or not name:
             raise UserError(f"{path}: member {name!r} is no plain file name, refused")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
+from humanfriendly import InvalidSize
 from typeguard import TypeCheckError
 
 from espnet_ee.encoder.stock import TESTED
@@ -36,9 +38,26 @@ _UNBUILDABLE = (
     RuntimeError,
     EOFError,
     MemoryError,
-    OverflowError,
+    ArithmeticError,
     zipfile.BadZipFile,
     TypeCheckError,
+    InvalidSize,
+)
+# How torch says that the bytes of a checkpoint are not as it wrote them.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    zipfile.BadZipFile,
+    MemoryError,
+    LookupError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
 )
 
 
@@ -88,7 +107,7 @@ def build_model(config: dict[str, Any], path: str | Path) -> ESPnetASRModel:
     """
     try:
         return EarlyExitASRTask.build_model(argparse.Namespace(**config))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error.filename}: no such file; run from the recipe's folder") from None
     except _UNBUILDABLE as error:
         raise UserError(f"{path}: no model can be built from it: {error or type(error).__name__}") from error
@@ -167,11 +186,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train the model first (stage 11)") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, MemoryError) as error:
+    except _UNREADABLE as error:
         # torch's own advice is to load the file all the same.
-        first = str(error).strip().split("\n")[0].split("This file can still be loaded")[0].strip()
+        said = (str(error).strip() or type(error).__name__).split("\n")[0].split("This file can still be loaded")[0].strip()
         advice = "give the parameters of an epoch or their average (*epoch.pth, *.ave.pth), not checkpoint.pth"
-        raise UserError(f"{path}: not a file of tensors only, refused: {first} {advice}") from None
     if isinstance(state, dict) and "pytorch-lightning_version" in state:  # espnet3 saves with Lightning
         state = state.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -84,10 +84,6 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         if key in config and config[key] not in allowed:
             choices = ", ".join(str(choice) for choice in allowed)
             raise UserError(f"{path}: {key} {config[key]!r} is not allowed in a package; it may be {choices}")
-    for section, key in NEEDED_FILES:
-        name = (config if section is None else config.get(section) or {}).get(key)
-        if name and (not isinstance(name, str) or name != os.path.basename(name) or name.startswith(".")):
-            raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
     tokens = config.get("token_list")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise UserError(f"{path}: token_list is no list of tokens")
@@ -95,6 +91,10 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         if not isinstance(config.get(section) or {}, dict):
             raise UserError(f"{path}: {section} is no table")
         _check_numbers(config.get(section), f"{path}: {section}")
+    for section, key in NEEDED_FILES:
+        name = (config if section is None else config.get(section) or {}).get(key)
+        if name and (not isinstance(name, str) or name != os.path.basename(name) or name.startswith(".")):
+            raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
     stock = (config["encoder_conf"] or {}).get("stock_encoder")
     if config["encoder"] == "early_exit_stock" and stock not in TESTED:
         raise UserError(f"{path}: stock_encoder {stock!r} is not allowed in a package; it may be {', '.join(TESTED)}")

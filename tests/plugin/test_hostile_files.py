@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import stat
+import struct
 import zipfile
 
 import numpy as np
@@ -146,6 +147,8 @@ def test_yaml_beyond_reason(package):
         ({"token_list": "/etc/passwd"}, "token_list is no list"),
         ({"normalize_conf": {"stats_file": "/etc/passwd"}}, "'/etc/passwd' is not a file beside it, refused"),
         ({"normalize_conf": {"stats_file": "../../x.npz"}}, "is not a file beside it, refused"),
+        ({"normalize_conf": 3}, "normalize_conf is no table"),
+        ({"normalize_conf": {"stats_file": ""}}, "config.yaml: .: no such file"),
         ({"bpemodel": "../x.model"}, "is not a file beside it, refused"),
     ],
     ids=str,
@@ -175,6 +178,22 @@ def test_gigantic_sizes_in_the_configuration(package, changes, message):
     refused(package, message)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frontend_conf": {"fs": 0}},
+        {"frontend_conf": {"fs": "x"}},
+        {"frontend_conf": {"n_fft": 0}},
+        {"encoder_conf": {"output_size": 0}},
+        {"encoder_conf": {"attention_heads": 0}},
+    ],
+    ids=str,
+)
+def test_sizes_that_nothing_can_be_built_with(package, changes):
+    change(package, input_size=None, frontend="default", **changes)
+    refused(package, "no model can be built from it: ")
+
+
 def test_a_tensor_larger_than_what_is_stored(package):
     state = torch.load(package / "model.pth", weights_only=True)
     state["ctc.ctc_lo.weight"] = torch.zeros(1).expand(10**6, 10**6)
@@ -193,6 +212,17 @@ def test_a_checkpoint_cut_off(package, kept):
     content = (package / "model.pth").read_bytes()
     (package / "model.pth").write_bytes(content[:kept])
     refused(package, "model.pth: not a file of tensors only")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), IndexError("x"), AssertionError(), TypeError("x"), struct.error("x")], ids=repr
+)
+def test_whatever_torch_says_of_a_damaged_checkpoint(package, monkeypatch, error):
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    refused(package, "model.pth: not a file of tensors only, refused: ('?x|AssertionError)")
 
 
 def spoiled_archive(path, member: zipfile.ZipInfo | str, content: bytes = b"x", copies: int = 1):
@@ -256,6 +286,38 @@ def test_what_is_no_archive(tmp_path, content):
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(UserError, match="a.zip: not an archive"), open_package(tmp_path / "a.zip"):
         pass
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_could_fill_memory_by_its_compression(tmp_path, method):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as made:
+        made.writestr("config.yaml", bytes(3000))
+    with pytest.raises(UserError, match="member 'config.yaml' is compressed in another way"), open_package(path):
+        pass
+
+
+def test_an_archive_with_spoiled_bytes(tmp_path):
+    path = spoiled_archive(tmp_path / "a.zip", "mödel.pth")
+    content = path.read_bytes()
+    (tmp_path / "name.zip").write_bytes(content.replace("ö".encode(), b"\xff\xff"))
+    end = content.rindex(b"PK\5\6")
+    (tmp_path / "place.zip").write_bytes(content[: end + 16] + b"\xff\xff\0\0" + content[end + 20 :])
+    for name in ("name.zip", "place.zip"):
+        with pytest.raises(UserError, match=f"{name}: not an archive"), open_package(tmp_path / name):
+            pass
+
+
+def test_a_full_disk_is_not_the_archives_fault(good, tmp_path):
+    write_archive(good, tmp_path / "a.zip")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        (tmp_path / "out").mkdir()
+        with pytest.raises(OSError, match="File too large"):
+            open_archive(tmp_path / "a.zip", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_archive_comes_back_as_it_was(good, tmp_path):
