@@ -8,10 +8,12 @@ checkpoint has.
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -22,11 +24,13 @@ from espnet_ee.plugin.register import ENCODERS, MODELS
 from espnet_ee.plugin.stock import NEEDED_FILES
 
 MAX_YAML_BYTES = 4 << 20
+MAX_STATISTICS_BYTES = 1 << 20  # two sums a feature
 MAX_DEPTH = 20
 # Positions, filters, kernels: sizes that leave no trace in a checkpoint. Sampling rates are the largest in use.
 MAX_NUMBER = 200_000
 MAX_WORD = 100  # kernel sizes come in words, too
-_LIMITS = {"n_fft": 16384, "n_mels": 1024, "num_blocks": 256}
+# The layers and masks of ESPnet's enhancement are built before a checkpoint is looked at, and are few wherever it is used.
+_LIMITS = {"n_fft": 16384, "n_mels": 1024, "num_blocks": 256, "wlayers": 16, "blayers": 16, "bnmask": 16}
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "encoder": tuple(ENCODERS),
     "model": (*MODELS, "espnet"),
@@ -95,10 +99,46 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         name = (config if section is None else config.get(section) or {}).get(key)
         if name and (not isinstance(name, str) or name != os.path.basename(name) or name.startswith(".")):
             raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
+    statistics = (config.get("normalize_conf") or {}).get("stats_file")
+    if statistics:
+        _check_statistics(path.with_name(statistics))
     stock = (config["encoder_conf"] or {}).get("stock_encoder")
     if config["encoder"] == "early_exit_stock" and stock not in TESTED:
         raise UserError(f"{path}: stock_encoder {stock!r} is not allowed in a package; it may be {', '.join(TESTED)}")
     _check_numbers(config.get("input_size"), f"{path}: input_size")
+
+
+def _check_statistics(path: Path) -> None:
+    """ESPnet loads statistics and computes with them before it looks at them: neither may fill memory."""
+    try:
+        _check_declared_size(path)
+        loaded = np.load(path)
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                count, total, squares = (loaded[name] for name in ("count", "sum", "sum_square"))
+            # Of other shapes numpy would compute every combination.
+            if count.size != 1 or total.ndim != 1 or total.shape != squares.shape:
+                raise UserError(f"{path}: is not a count and two sums of one length, refused")
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
+    except Exception as error:  # whatever numpy says of a damaged file
+        raise UserError(f"{path}: not a file of statistics: {error}") from None
+
+
+def _check_declared_size(path: Path) -> None:
+    """Zeros unpack to a thousand times their size, and all of them before numpy looks at any."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        size = max(size, sum(member.file_size for member in members))
+        # Of the other methods zipfile unpacks whole blocks, whatever size was declared.
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+            raise UserError(f"{path}: is not compressed as numpy does it, refused")
+    if size > MAX_STATISTICS_BYTES:
+        raise UserError(f"{path}: holds {size} bytes of statistics, more than {MAX_STATISTICS_BYTES}, refused")
 
 
 def _check_numbers(value: Any, where: str, limit: int = MAX_NUMBER) -> None:

@@ -90,7 +90,7 @@ def test_a_pickle_with_a_payload(package, write):
 
 def test_statistics_with_a_payload(package):
     np.savez(package / "feats_stats.npz", count=np.array([Payload(package.parent / "pwned")], object), sum=0, sum_square=0)
-    refused(package, "no model can be built from it: .*allow_pickle")
+    refused(package, "feats_stats.npz: not a file of statistics: .*allow_pickle")
 
 
 def test_statistics_of_a_gigantic_declared_size(package):
@@ -99,7 +99,33 @@ def test_statistics_of_a_gigantic_declared_size(package):
     with zipfile.ZipFile(package / "feats_stats.npz", "w") as made:
         for name in ("count.npy", "sum.npy", "sum_square.npy"):
             made.writestr(name, header.getvalue())
-    refused(package, "no model can be built from it")
+    refused(package, "feats_stats.npz: not a file of statistics")
+
+
+def test_statistics_that_unpack_to_much_more_than_themselves(package):
+    np.savez_compressed(package / "feats_stats.npz", count=9, sum=np.zeros(80), sum_square=np.zeros(200_000))
+    assert (package / "feats_stats.npz").stat().st_size < 10_000
+    refused(package, r"feats_stats.npz: holds 16\d{5} bytes of statistics, more than 1048576, refused")
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "squares"), [((), 30, (30, 1)), ((), (30, 30), (30, 30)), ((30, 1), 30, 30), ((), 30, 31)], ids=str
+)
+def test_statistics_of_shapes_that_multiply(package, count, total, squares):
+    np.savez(package / "feats_stats.npz", count=np.ones(count), sum=np.ones(total), sum_square=np.ones(squares))
+    refused(package, "feats_stats.npz: is not a count and two sums of one length, refused")
+
+
+def test_statistics_of_an_unbounded_compression(package):
+    with zipfile.ZipFile(package / "feats_stats.npz", "w", zipfile.ZIP_LZMA) as made:
+        made.writestr("count.npy", b"")
+    refused(package, "feats_stats.npz: is not compressed as numpy does it, refused")
+
+
+def test_statistics_with_a_spoiled_directory(package):
+    content = (package / "feats_stats.npz").read_bytes()
+    (package / "feats_stats.npz").write_bytes(content.replace(b"PK\1\2", b"PK\1\3"))
+    refused(package, "feats_stats.npz: not a file of statistics: ")
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "policies.yaml"])
@@ -169,6 +195,8 @@ def test_classes_and_files_that_a_package_may_not_name(package, changes, message
         ({"encoder_conf": {"exit_layers": [10**12]}}, "exit_layers 1000000000000 is beyond"),
         ({"frontend_conf": {"n_fft": 10**8}}, "n_fft 100000000 is beyond"),
         ({"frontend_conf": {"hop_length": float("nan")}}, "hop_length nan is beyond"),
+        ({"frontend_conf": {"frontend_conf": {"use_wpe": True, "wlayers": 200}}}, "frontend_conf: wlayers 200 is beyond 16"),
+        ({"frontend_conf": {"frontend_conf": {"use_beamformer": True, "bnmask": 200}}}, "bnmask 200 is beyond 16"),
         ({"input_size": 10**15}, "input_size 1000000000000000 is beyond"),
     ],
     ids=str,
