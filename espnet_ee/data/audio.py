@@ -13,6 +13,7 @@ import soundfile
 
 from espnet_ee.data.clip import Clip, Span
 from espnet_ee.errors import UserError
+from espnet_ee.files import is_file
 
 FULL_SCALE = 32768.0
 """16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
@@ -115,7 +116,7 @@ def _read(path: str | Path, dtype: str, span: Span | None) -> tuple[np.ndarray, 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{path}: no such audio file; unpack the corpus again or mend wav.scp")
     try:
         return soundfile.SoundFile(path)

@@ -11,6 +11,9 @@ from espnet_ee.errors import UserError
 OVERSHOOT_SECONDS = Decimal("0.5")
 """A segment may end so much after its recording does (Kaldi's tolerance); it is then cut at the recording's end."""
 
+MAX_SECONDS = Decimal(10**9)
+"""Thirty years: numbers far beyond cannot be counted in samples."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -59,7 +62,7 @@ def to_samples(seconds: Decimal, rate: int) -> int:
 
 
 def parse_seconds(text: str, where: str) -> Decimal:
-    """Reads a time of 0 s or more. Raises UserError for anything else."""
+    """Reads a time of 0 s or more, in reason. Raises UserError for anything else."""
     try:
         seconds = Decimal(text)
     except InvalidOperation:
@@ -68,6 +71,8 @@ def parse_seconds(text: str, where: str) -> Decimal:
         raise UserError(f"{where}: {text!r} is not a time in seconds; correct it")
     if seconds < 0:
         raise UserError(f"{where}: the time {text} is negative; correct it")
+    if seconds > MAX_SECONDS:
+        raise UserError(f"{where}: the time {text} is longer than any recording; correct it")
     return seconds
 
 

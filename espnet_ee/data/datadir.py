@@ -15,7 +15,7 @@ from pathlib import Path
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, parse_segment
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_scp, refuse_other_folder, split_place, write_scp
+from espnet_ee.files import atomic_dir, atomic_write, is_file, read_scp, refuse_other_folder, split_place, write_scp
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml")
@@ -72,12 +72,19 @@ def read_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such data directory; run the stage that makes it first")
-    notes = {name: (path / name).read_text(encoding="utf-8") for name in NOTES if (path / name).is_file()}
+    notes = {name: _read_note(path / name) for name in NOTES if (path / name).is_file()}
     tables = {name: read_scp(path / name, allow_empty=name == "text") for name in TABLES if (path / name).is_file()}
     data = DataDir(path, tables, notes)
     _check_complete(data, feats_type or notes.get("feats_type", "").strip() or None)
     _check_tables(data)
     return data
+
+
+def _read_note(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; run the stage that makes it again") from None
 
 
 def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
@@ -92,7 +99,7 @@ def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDi
         raise UserError(f"{spk2utt}: does not fit {data.path / 'utt2spk'}; delete it or run the stage again")
     for name in ("wav.scp", "feats.scp"):
         for number, value in enumerate(data.tables.get(name, {}).values(), 1):
-            if not Path(_file_of(name, value)).is_file():
+            if not is_file(_file_of(name, value)):
                 where = f"{data.path / name}:{number}"
                 raise UserError(f"{where}: there is no file {value}; mend the line or make the file")
     _check_segments_end(data)

@@ -18,7 +18,7 @@ from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_to_replac
 from espnet_ee.data.kaldi_ark import write_ark
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml, refuse_overlap
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def extract_features(
     refuse_to_replace_files(data, out)
     utterances = tuple(data.clips().items())
     with new_data_dir(out) as draft:
+        if "," in str(draft.folder) or "|" in str(draft.folder):
+            raise UsageError(f"--out {out}: Kaldi's tools read ',' and '|' as more than a path; give another folder")
         (draft.folder / "data").mkdir()
         jobs = [
             _Job(shard, draft.folder / "data" / f"feats.{number}.ark", yaml.safe_dump(conf), compress)
@@ -120,7 +122,10 @@ def read_frontend_conf(path: Path | None) -> dict[str, Any]:
     if isinstance(conf["fs"], str):
         import humanfriendly
 
-        conf["fs"] = humanfriendly.parse_size(conf["fs"])  # ESPnet's "16k"
+        try:
+            conf["fs"] = humanfriendly.parse_size(conf["fs"])  # ESPnet's "16k"
+        except humanfriendly.InvalidSize:
+            raise UserError(f"{path}: fs {conf['fs']!r} is no sampling rate; write 16000 or 16k") from None
     return conf
 
 
@@ -147,7 +152,7 @@ def frame_shift(data_dir: str | Path) -> float:
     conf = read_yaml(where, remedy).get("frontend_conf")
     try:
         return conf["hop_length"] / conf["fs"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ZeroDivisionError):
         raise UserError(f"{where}: does not tell fs and hop_length; {remedy}") from None
 
 
@@ -156,8 +161,11 @@ def build_frontend(conf: str) -> DefaultFrontend:
     """Builds the frontend once a process; ``conf`` is YAML because a cache needs a hashable key."""
     from espnet2.asr.frontend.default import DefaultFrontend
 
+    options = yaml.safe_load(conf)
     try:
-        return DefaultFrontend(**yaml.safe_load(conf)).eval()
+        frontend = DefaultFrontend(**options).eval()
+        compute_features(frontend, np.zeros(2 * options["n_fft"], np.float32))  # torch looks at some values only here
+        return frontend
     except Exception as error:  # whatever typeguard, librosa or torch say of a wrong value
         raise UserError(f"--frontend_conf: DefaultFrontend refuses these options: {error}") from None
 
@@ -221,6 +229,6 @@ def _samples_for(conf: Mapping[str, Any], clip: Clip) -> np.ndarray:
     if rate != conf["fs"]:
         wanted = conf["fs"]
         raise UserError(f"{clip.path}: has {rate} Hz, the frontend wants {wanted}; run format_audio --fs {wanted}")
-    if conf["center"] and len(samples) <= conf["n_fft"] // 2:
+    if len(samples) < (conf["n_fft"] // 2 + 1 if conf["center"] else conf["n_fft"]):
         raise UserError(f"{clip.path}: {len(samples)} samples are too short for n_fft {conf['n_fft']}; filter it out")
     return samples

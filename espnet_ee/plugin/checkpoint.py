@@ -190,6 +190,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         # torch's own advice is to load the file all the same.
         said = (str(error).strip() or type(error).__name__).split("\n")[0].split("This file can still be loaded")[0].strip()
         advice = "give the parameters of an epoch or their average (*epoch.pth, *.ave.pth), not checkpoint.pth"
+        raise UserError(f"{path}: not a file of tensors only, refused: {said}; {advice}") from None
     if isinstance(state, dict) and "pytorch-lightning_version" in state:  # espnet3 saves with Lightning
         state = state.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -24,9 +24,12 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
     trained, computed = read_yaml(config, "train the model first"), read_yaml(frontend, "it lies beside the features (stage 3)")
     if trained.get("input_size") is None:
         raise UserError(f"{config}: input_size is not set: this model takes audio already; nothing is to be done")
-    mels = computed.get("frontend_conf", {}).get("n_mels")
+    conf = computed.get("frontend_conf") or {}
+    if not isinstance(conf, dict):
+        raise UserError(f"{frontend}: frontend_conf must be 'key: value' lines; extract the features again (stage 3)")
+    mels = conf.get("n_mels")
     if mels != trained["input_size"]:
         raise UserError(f"{frontend}: makes {mels} features a frame, the model of {config} takes {trained['input_size']}")
-    changed = {**trained, "input_size": None, "frontend": "default", "frontend_conf": computed["frontend_conf"]}
+    changed = {**trained, "input_size": None, "frontend": "default", "frontend_conf": conf}
     with atomic_write(out) as stream:
         yaml.safe_dump(changed, stream, sort_keys=False)

@@ -95,6 +95,7 @@ def test_a_small_overshoot_is_cut_at_the_end(tmp_path: Path) -> None:
         ("r -0.5 0.5", r"segments:2: the time -0\.5 is negative"),
         ("r nan 0.5", r"segments:2: 'nan' is not a time"),
         ("x 0 0.5", r"segments:2: .*'x' is not in .*wav\.scp"),
+        ("r 0 1e999999", r"segments:2: the time 1e999999 is longer than any recording"),
         ("r 0 9.5", r"segments:2: .*beyond the end"),
     ],
 )

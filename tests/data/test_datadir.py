@@ -35,6 +35,7 @@ BREAKS: dict[str, tuple[Callable[[str], str], str, str]] = {
     "speaker of two words": (lambda t: t.replace("b-1 b", "b-1 b c"), "utt2spk", r"utt2spk:3: a speaker is one word"),
     "path as speaker": (lambda t: t.replace("b-1 b", "b-1 ../b"), "utt2spk", r"utt2spk:3: an id must not"),
     "no audio": (lambda t: t.replace("b-1.wav", "b-2.wav"), "wav.scp", r"wav\.scp:3: there is no file .*b-2\.wav"),
+    "path too long": (lambda t: t.replace("b-1.wav", "b" * 5000), "wav.scp", r"wav\.scp:3: there is no file .*bbb; mend"),
     "command": (lambda t: t.replace("b-1.wav", "b-1.wav |"), "wav.scp", r"wav\.scp:3: commands are not run"),
     "old spk2utt": (lambda t: t.replace("a-1 a-2", "a-1"), "spk2utt", r"spk2utt: does not fit"),
     "nothing at all": (lambda t: "", "wav.scp", r"wav\.scp: lists no utterances"),
@@ -62,6 +63,12 @@ def test_counts_are_positive_integers(count: str, data_dir: Path) -> None:
 def test_missing_table_is_named(name: str, data_dir: Path) -> None:
     (data_dir / name).unlink()
     with pytest.raises(UserError, match=f"set/{name}: no such file"):
+        read_data_dir(data_dir)
+
+
+def test_a_note_that_is_no_text_is_named(data_dir: Path) -> None:
+    (data_dir / "feats_type").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="feats_type: not UTF-8; run"):
         read_data_dir(data_dir)
 
 

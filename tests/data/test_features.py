@@ -15,10 +15,10 @@ import yaml
 from espnet_ee.data import features
 from espnet_ee.data.audio import read_audio
 from espnet_ee.data.datadir import validate_data_dir
-from espnet_ee.data.features import extract_features, read_frontend_conf
+from espnet_ee.data.features import extract_features, frame_shift, read_frontend_conf
 from espnet_ee.data.kaldi_ark import load_scp, write_ark
 from espnet_ee.data.length_filter import filter_lengths
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("espnet2")
@@ -86,6 +86,11 @@ def test_compression_is_smaller_and_near(data_dir: Path, tmp_path: Path) -> None
         ("{", "not plain YAML"),
         ("frontend: s3prl\n", "'s3prl' cannot be extracted"),
         ("n_mels: many\n", "DefaultFrontend refuses these options"),
+        ("hop_length: 0\n", "DefaultFrontend refuses these options"),
+        ("hop_length: -5\n", "DefaultFrontend refuses these options"),
+        ("win_length: 600\n", "DefaultFrontend refuses these options"),
+        ("onesided: false\n", "DefaultFrontend refuses these options"),
+        ("fs: abc\n", "conf.yaml: fs 'abc' is no sampling rate"),
     ],
 )
 def test_broken_options_are_refused(yaml_text: str, message: str, data_dir: Path, tmp_path: Path) -> None:
@@ -121,6 +126,28 @@ def test_commands_in_the_path_of_feats_scp_are_not_run(
     (tmp_path / "|touch pwned #").symlink_to("dump")
     assert load_scp(Path("|touch pwned #") / "feats.scp")["a-1"].shape[1] == 80
     assert not (tmp_path / "pwned").exists()
+
+
+def test_utterances_shorter_than_a_window_are_named(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "conf.yaml").write_text("center: false\n")
+    for count in (512, 511):
+        soundfile.write(tmp_path / "a-2.wav", np.ones(count) * 0.1, 16000)
+        made = extract_features(data_dir, tmp_path / "dump", tmp_path / "conf.yaml", max_skipped=50)
+        assert made.utterances == (3 if count == 512 else 2)
+    assert "a-2.wav: 511 samples are too short for n_fft 512" in (tmp_path / "dump" / "skipped").read_text()
+
+
+@pytest.mark.parametrize("name", ["a,b", "a|b"])
+def test_folders_that_kaldi_cannot_name_are_refused(name: str, data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--out .*: Kaldi's tools read ',' and '|'"):
+        extract_features(data_dir, tmp_path / name)
+    assert not list(tmp_path.glob("*a[,|]b*"))
+
+
+def test_a_rate_of_nothing_has_no_frame_shift(tmp_path: Path) -> None:
+    (tmp_path / "frontend.yaml").write_text("frontend_conf: {fs: 0, hop_length: 160}\n")
+    with pytest.raises(UserError, match="frontend.yaml: does not tell fs"):
+        frame_shift(tmp_path)
 
 
 class Payload:

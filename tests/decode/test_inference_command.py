@@ -183,6 +183,14 @@ def test_extracted_features_give_the_text_of_the_audio(monkeypatch, experiment, 
         write_raw_audio_config(tmp_path / "raw.yaml", tmp_path / "feats/frontend.yaml", tmp_path / "x.yaml")
 
 
+@pytest.mark.parametrize(("written", "message"), [("", "makes None features"), (" log", "must be 'key: value' lines")])
+def test_a_frontend_that_tells_nothing_is_named(written, message, tmp_path):
+    (tmp_path / "config.yaml").write_text("input_size: 80\n")
+    (tmp_path / "frontend.yaml").write_text(f"frontend_conf:{written}\n")
+    with pytest.raises(UserError, match=rf"frontend\.yaml: .*{message}"):
+        write_raw_audio_config(tmp_path / "config.yaml", tmp_path / "frontend.yaml", tmp_path / "raw.yaml")
+
+
 def test_only_an_earlier_decoding_is_replaced(monkeypatch, experiment, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
