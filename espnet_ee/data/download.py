@@ -9,12 +9,13 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from espnet_ee.errors import UsageError, UserError
+from espnet_ee.errors import UsageError, UserError, is_mendable
 from espnet_ee.files import temporary_dir
 
 BASE_URL = "https://www.openslr.org/resources"
@@ -145,7 +146,9 @@ def unpack(archive: Path, folder: Path) -> None:
         try:
             with tarfile.open(archive) as stream:
                 stream.extractall(temporary, filter="data")
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and is_mendable(error):
+                raise  # the archive is good, and hours of loading: it must not be deleted
             raise UserError(f"{archive}: cannot be unpacked ({error}); delete it and run again") from None
         made = temporary / "LibriSpeech" / folder.name
         if not made.is_dir():

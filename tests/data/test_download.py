@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import random
 import re
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from espnet_ee.data import download
-from espnet_ee.data.download import Archive, download_parts
+from espnet_ee.data.download import Archive, download_parts, unpack
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import temporary_dir
 
@@ -149,6 +151,23 @@ def test_useless_archives_are_named(
     server.publish(monkeypatch)
     with pytest.raises(UserError, match=message):
         download_parts(["dev-clean"], tmp_path, server.url)
+
+
+def test_an_archive_with_spoiled_bytes_is_named(tmp_path: Path) -> None:
+    content = bytearray(archive({"LibriSpeech/dev-clean/1.flac": random.Random(0).randbytes(300_000)}))
+    content[200_000:] = b"\xff" * len(content[200_000:])
+    (tmp_path / "x.tar.gz").write_bytes(content)
+    with pytest.raises(UserError, match="x.tar.gz: cannot be unpacked"):
+        unpack(tmp_path / "x.tar.gz", tmp_path / "LibriSpeech" / "dev-clean")
+
+
+def test_a_full_disk_is_not_the_archives_fault(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(archive({"LibriSpeech/dev-clean/1.flac": bytes(5000)}))
+    with full_disk(1000), pytest.raises(OSError, match="File too large"):
+        unpack(tmp_path / "x.tar.gz", tmp_path / "LibriSpeech" / "dev-clean")
+    assert not list((tmp_path / "LibriSpeech").iterdir())
 
 
 def test_what_a_killed_unpacking_left_is_removed(server: Server, tmp_path: Path) -> None:
