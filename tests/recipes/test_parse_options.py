@@ -145,6 +145,14 @@ def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments,
     assert message in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("stage", "option", "file"), [("11", "asr_stats_dir", "train/speech_shape"), ("12", "asr_exp", "valid.loss.ave.pth")])
+def test_a_folders_closing_slashes_do_not_count(bash, root, tmp_path: Path, stage: str, option: str, file: str):
+    options = (f"--{option}={tmp_path}/made//", f"--stage={stage}", f"--stop_stage={stage}")
+    result = bash("run.sh", *options, cwd=root / "egs" / "mini" / "asr1")
+    assert result.returncode == 1
+    assert f"error: {tmp_path}/made/{file} is missing" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("a: [", "not plain YAML"), ("x: !!python/name:os.system", "not plain YAML"), ("- a", "lines"), ("frontend_conf: 1", "lines")],

@@ -66,7 +66,7 @@ def test_parts_add_up(statistics, nj: int, part: int, tmp_path: Path):
         for kind, end in (("speech_shape", ""), ("text_shape.char", ",3")):
             expected = [f"u{number:02d} {number}{end}" for number in range(1, count + 1)]
             assert files[f"{name}/{kind}"].decode().splitlines() == expected
-    assert sorted({path.split("/")[0] for path in files}) == ["train", "valid"]
+    assert sorted({path.split("/")[0] for path in files}) == [".stage10", "train", "valid"]
     assert not (tmp_path / "stats.tmp").exists()
 
 
@@ -82,3 +82,44 @@ def test_a_part_that_fails_fails_the_stage(statistics, nj: int, tmp_path: Path):
     said, files = statistics(nj, 3)
     assert "u04 is broken" in said and said.endswith("failed\n")
     assert not files
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(bash, root: Path, tmp_path: Path):
+    for name in ("data/token_list/char/tokens.txt", "dump/raw/train/text", "dump/raw/dev/text", "mine/notes.txt", "mine/train/feats_stats.npz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("precious", encoding="utf-8")
+    folders = {"datadir": "data", "dumpdir": "dump", "expdir": "exp", "asr_stats_dir": "mine"}
+    options = (f"--{name}={tmp_path / folder}" for name, folder in folders.items())
+    result = bash(str(root / "egs/mini/asr1/run.sh"), "--stage", "10", "--stop_stage", "10", *options)
+    assert result.returncode == 2
+    assert f"{tmp_path}/mine has no mark of stage 10" in result.stderr and result.stderr.count("\n") == 1
+    assert (tmp_path / "mine/notes.txt").exists() and (tmp_path / "mine/train/feats_stats.npz").exists()
+
+
+CLAIM = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/parse_options.sh
+. {template}/utils/stages_train.sh
+asr_stats_dir=stats
+claim_statistics
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "status"),
+    [
+        ([], 0),
+        ([".stage10", "valid/speech_shape"], 0),  # cut off while it was replaced
+        ([".done", "train/speech_shape"], 0),  # of an earlier version
+        ([".done", "wav.scp"], 2),  # a set or a decoding: marked, but no statistics
+        (["train/speech_shape"], 2),  # ESPnet's own
+    ],
+)
+def test_what_stage_10_may_replace(bash, template, tmp_path: Path, files: list[str], status: int):
+    for name in files:
+        (tmp_path / "stats" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "stats" / name).touch()
+    assert bash(text=CLAIM.format(template=template)).returncode == status
+    # run_once removes the mark; what is cut off then must be replaceable, too.
+    (tmp_path / "stats" / ".done").unlink(missing_ok=True)
+    assert bash(text=CLAIM.format(template=template)).returncode == status

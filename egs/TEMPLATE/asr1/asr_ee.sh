@@ -71,6 +71,10 @@ for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
 done
 
+# Names are made by adding to these: with a closing slash, FOLDER.tmp would lie in the folder.
+for name in datadir dumpdir expdir asr_exp asr_stats_dir results_dir; do
+    while [[ ${!name} == ?*/ ]]; do printf -v "${name}" '%s' "${!name%/}"; done
+done
 for name in datadir dumpdir expdir; do
     [[ ${!name} != *,* ]] || usage_error "option '--${name}': ESPnet takes no comma in a path"
 done

@@ -32,8 +32,19 @@ collect_statistics() {
     need "${data_feats}/${valid_set}/text" 3
     readarray -t files < <(data_files "${data_feats}/${train_set}" "${data_feats}/${valid_set}")
     wanted=$(identity "${asr_args} ${frontend}" "${token_list}" "${files[@]}")
+    is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
     run_once "stage 10: statistics" "${asr_stats_dir}/.done" "${wanted}" "${expdir}/log/$(basename "${asr_stats_dir}").log" \
         make_statistics
+}
+
+# Stage 10 replaces its folder, so that must be its own: .stage10 says so, also where a run was cut off while there was no
+# mark; in the folders of earlier versions there is only the mark.
+claim_statistics() {
+    if [ ! -e "${asr_stats_dir}" ] || [ -z "$(ls -A "${asr_stats_dir}")" ] || [ -f "${asr_stats_dir}/.stage10" ]; then return 0; fi
+    if [ ! -f "${asr_stats_dir}/.done" ] || [ ! -d "${asr_stats_dir}/train" ]; then
+        usage_error "${asr_stats_dir} has no mark of stage 10, which would replace it; delete it or give another '--asr_stats_dir'"
+    fi
+    touch "${asr_stats_dir}/.stage10"
 }
 
 # Utterances that one process takes. The parts follow from the data alone, so that the sums are the same for every nj.
@@ -56,6 +67,7 @@ make_statistics() {
             >"${temporary}/${set}/text_shape.${token_type}" || return
     done
     [ -s "${temporary}/train/feats_stats.npz" ] || return
+    touch "${temporary}/.stage10" || return
     rm -rf "${names[@]/#/${temporary}/}" "${asr_stats_dir}"
     mv "${temporary}" "${asr_stats_dir}"
 }
