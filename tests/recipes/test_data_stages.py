@@ -96,3 +96,21 @@ def test_broken_training_audio_may_be_skipped_in_stage_2(run_stages, tmp_path: P
     said = run_stages("--speed_perturb_factors", "0.9 1.0", "--max_skipped", "40")
     assert f"stage 2: train_sp: 1 utterances skipped, see {tmp_path}/data/train_sp/skipped" in said
     assert len(read_scp(tmp_path / "dump" / "raw" / "train_sp" / "text")) == 4
+
+
+def test_the_training_gets_no_empty_transcript_of_the_development_set(run_stages, bash, template, tmp_path: Path) -> None:
+    raw = tmp_path / "dump" / "raw"
+    script = f". {template}/utils/stages_train.sh\ndata_feats={raw} valid_set=dev\ntraining_valid_dir"
+    run_stages()
+    assert bash(text=script).stdout.strip() == str(raw / "dev") and not (raw / "with_text").exists()
+    wordless = {"dev-0": "GO", "dev-1": ""}
+    folder = tmp_path / "data" / "dev"
+    write_scp(folder / "segments", {"dev-0": "dev 0 1", "dev-1": "dev 1 1.05"})
+    write_scp(folder / "text", wordless)
+    write_scp(folder / "utt2spk", dict.fromkeys(wordless, "dev"))
+    for times in (1, 0):
+        assert run_stages().count("stage 4: dev without empty transcripts, for the training\n") == times
+    assert read_scp(raw / "dev" / "text", allow_empty=True) == wordless
+    assert bash(text=script).stdout.strip() == str(raw / "with_text" / "dev")
+    assert read_scp(raw / "with_text" / "dev" / "text") == {"dev-0": "GO"}
+    assert list(read_scp(raw / "with_text" / "dev" / "wav.scp")) == ["dev-0"]

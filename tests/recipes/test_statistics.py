@@ -12,7 +12,7 @@ set -euo pipefail
 . {template}/utils/stage.sh
 . {template}/utils/stages_train.sh
 python=${{ESPNET_EE_PYTHON}} stats_run=("${{ESPNET_EE_PYTHON}}" fake.py)
-data_feats=. train_set=train valid_set=valid feats_type=raw token_type=char token_list=tokens.txt ngpu=0 fs=16000 asr_config=
+data_feats=. train_set=train valid_dir=valid feats_type=raw token_type=char token_list=tokens.txt ngpu=0 fs=16000 asr_config=
 expdir=exp asr_stats_dir=stats extra_args=() nj=$1 stats_part=$2
 if ! make_statistics; then echo failed; fi
 """
@@ -87,7 +87,7 @@ def test_a_part_that_fails_fails_the_stage(statistics, nj: int, tmp_path: Path):
 def test_a_folder_of_somebody_else_is_not_replaced(bash, root: Path, tmp_path: Path):
     for name in ("data/token_list/char/tokens.txt", "dump/raw/train/text", "dump/raw/dev/text", "mine/notes.txt", "mine/train/feats_stats.npz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("precious", encoding="utf-8")
+        (tmp_path / name).write_text("precious words", encoding="utf-8")
     folders = {"datadir": "data", "dumpdir": "dump", "expdir": "exp", "asr_stats_dir": "mine"}
     options = (f"--{name}={tmp_path / folder}" for name, folder in folders.items())
     result = bash(str(root / "egs/mini/asr1/run.sh"), "--stage", "10", "--stop_stage", "10", *options)

@@ -216,7 +216,10 @@ frontend=$(frontend_conf)
     if in_stage 1; then prepare_data; fi
     if in_stage 2; then perturb_speed; fi
     if in_stage 3; then run_jobs 3 1 "${slurm_data_opts}" "${dumpdir}/log" format_set "${raw_sets[@]}"; fi
-    if in_stage 4; then filter_train; fi
+    if in_stage 4; then
+        filter_train
+        filter_valid
+    fi
     if in_stage 5; then make_tokens; fi
     if in_stage 10; then collect_statistics; fi
     if in_stage 11; then train_model; fi

@@ -123,6 +123,20 @@ filter_train() {
     show_log "${logfile}"
 }
 
+# Stage 4 for the development set: only where there are empty transcripts, and only for the training (training_valid_dir).
+filter_valid() {
+    local in=${data_feats}/${valid_set} out files wanted logfile=${dumpdir}/log/filter_${feats_type}_${valid_set}.log
+    need "${in}/text" 3
+    out=$(training_valid_dir)
+    if [ "${out}" = "${in}" ]; then return 0; fi
+    readarray -t files < <(data_files "${in}")
+    wanted=$(identity "with text" "${files[@]}")
+    run_once "stage 4: ${valid_set} without empty transcripts, for the training" "${out}/.done" "${wanted}" \
+        "${logfile}" "${data_run[@]}" espnet_ee.bin.filter_lengths --in "${in}" --out "${out}" \
+        --min_seconds 0 --max_seconds inf --fs "${fs}"
+    show_log "${logfile}"
+}
+
 # Stage 5. The token list, from the training text only.
 make_tokens() {
     local text=${data_feats}/${train_set}/text words="${token_type}" wanted

@@ -2,9 +2,19 @@
 # Stages 10 and 11 of asr_ee.sh (sourced by it: all names are its): statistics and training, both by ESPnet's asr_train.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
+# The development set as these stages take it: where it has empty transcripts, which ESPnet refuses, stage 4 has made a copy
+# without them. Whatever is scored is the whole set.
+training_valid_dir() {
+    if awk 'NF < 2 { found = 1 } END { exit !found }' <"${data_feats}/${valid_set}/text"; then
+        echo "${data_feats}/with_text/${valid_set}"
+    else
+        echo "${data_feats}/${valid_set}"
+    fi
+}
+
 # Sets common_args (an array): what ESPnet's asr_train gets in both stages.
 set_common_args() {
-    local train_dir=${data_feats}/${train_set} valid_dir=${data_feats}/${valid_set} source
+    local train_dir=${data_feats}/${train_set} source
     common_args=(--use_preprocessor true --token_type "${token_type}" --token_list "${token_list}" --ngpu "${ngpu}"
         --frontend_conf "fs=${fs}")
     if [ "${token_type}" = bpe ]; then common_args+=(--bpemodel "${token_dir}/bpe.model"); fi
@@ -26,11 +36,13 @@ set_common_args() {
 
 # Stage 10.
 collect_statistics() {
-    local files wanted
+    local files wanted valid_dir
     need "${token_list}" 5
     need "${data_feats}/${train_set}/text" 4
     need "${data_feats}/${valid_set}/text" 3
-    readarray -t files < <(data_files "${data_feats}/${train_set}" "${data_feats}/${valid_set}")
+    valid_dir=$(training_valid_dir)
+    need "${valid_dir}/text" 4
+    readarray -t files < <(data_files "${data_feats}/${train_set}" "${valid_dir}")
     wanted=$(identity "${asr_args} ${frontend}" "${token_list}" "${files[@]}")
     is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
     run_once "stage 10: statistics" "${asr_stats_dir}/.done" "${wanted}" "${expdir}/log/$(basename "${asr_stats_dir}").log" \
@@ -74,7 +86,7 @@ make_statistics() {
 
 # Makes a folder for each part, with the utterances of both sets that are its; sets names (an array).
 split_statistics() {
-    local train=${data_feats}/${train_set}/${scp} valid=${data_feats}/${valid_set}/${scp} count least parts
+    local train=${data_feats}/${train_set}/${scp} valid=${valid_dir}/${scp} count least parts
     count=$(wc -l <"${train}") least=$(wc -l <"${valid}")
     parts=$(((count + stats_part - 1) / stats_part))
     if [ "${parts}" -gt "${most_stats_parts}" ]; then parts=${most_stats_parts}; fi
@@ -102,10 +114,12 @@ collect_part() {
 
 # Stage 11.
 train_model() {
-    local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted
+    local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted valid_dir
     need "${asr_stats_dir}/train/speech_shape" 10
+    need "${data_feats}/${valid_set}/text" 3
+    valid_dir=$(training_valid_dir)
     readarray -t files < <(
-        data_files "${data_feats}/${train_set}" "${data_feats}/${valid_set}"
+        data_files "${data_feats}/${train_set}" "${valid_dir}"
         printf '%s\n' "${asr_stats_dir}"/train/{speech_shape,feats_stats.npz} "${asr_stats_dir}/valid/speech_shape"
     )
     wanted=$(identity "${feats_type} ${fs} ${token_type} ${feats_normalize} seed=${seed} ${asr_args}${fly_factors:+ speeds ${fly_factors}}" \
