@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,16 +85,46 @@ def test_a_part_that_fails_fails_the_stage(statistics, nj: int, tmp_path: Path):
     assert not files
 
 
-def test_a_folder_of_somebody_else_is_not_replaced(bash, root: Path, tmp_path: Path):
-    for name in ("data/token_list/char/tokens.txt", "dump/raw/train/text", "dump/raw/dev/text", "mine/notes.txt", "mine/train/feats_stats.npz"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("precious words", encoding="utf-8")
+@pytest.fixture
+def stage_10(bash, root: Path, tmp_path: Path):
+    """Runs the recipe's stage 10 on a small set; FAKE stands for ESPnet's asr_train."""
+    (tmp_path / "fake.py").write_text(FAKE, encoding="utf-8")
+    for name in ("train", "dev"):
+        (tmp_path / "dump" / "raw" / name).mkdir(parents=True)
+        (tmp_path / "dump" / "raw" / name / "wav.scp").write_text("u01 some.wav\nu02 other.wav\n", encoding="utf-8")
+        (tmp_path / "dump" / "raw" / name / "text").write_text("u01 GO\nu02 ON\n", encoding="utf-8")
+    (tmp_path / "data" / "token_list" / "char").mkdir(parents=True)
+    (tmp_path / "data" / "token_list" / "char" / "tokens.txt").write_text("<blank>\nA\nB\n", encoding="utf-8")
     folders = {"datadir": "data", "dumpdir": "dump", "expdir": "exp", "asr_stats_dir": "mine"}
-    options = (f"--{name}={tmp_path / folder}" for name, folder in folders.items())
-    result = bash(str(root / "egs/mini/asr1/run.sh"), "--stage", "10", "--stop_stage", "10", *options)
+    words = ("--stage=10", "--stop_stage=10", *(f"--{name}={tmp_path / folder}" for name, folder in folders.items()))
+    script = str(root / "egs/mini/asr1/run.sh")
+    return lambda *options: bash(script, *words, *options, train_cmd=f"{sys.executable} {tmp_path}/fake.py")
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(stage_10, tmp_path: Path):
+    files = [tmp_path / "mine" / name for name in ("notes.txt", "train/feats_stats.npz")]
+    (tmp_path / "mine" / "train").mkdir(parents=True)
+    for path in files:
+        path.write_text("precious", encoding="utf-8")
+    result = stage_10()
     assert result.returncode == 2
     assert f"{tmp_path}/mine has no mark of stage 10" in result.stderr and result.stderr.count("\n") == 1
-    assert (tmp_path / "mine/notes.txt").exists() and (tmp_path / "mine/train/feats_stats.npz").exists()
+    assert all(path.read_text(encoding="utf-8") == "precious" for path in files)
+
+
+def test_statistics_follow_what_the_configuration_says_of_preprocessing(stage_10, tmp_path: Path):
+    config = tmp_path / "train.yaml"
+    for content, said in (
+        ("max_epoch: 1\n", "stage 10: statistics\n"),
+        ("max_epoch: 2\nnoise_scp: noise.scp\n", "done, skipped"),  # both of no effect on the statistics
+        ("max_epoch: 2\nspeech_volume_normalize: 0.01\n", "done again"),
+        ("max_epoch: 1\nspeech_volume_normalize: 0.01\n", "done, skipped"),
+        ("speech_volume_normalize: 0.01\npreprocessor_conf: {force_single_channel: true}\n", "done again"),
+    ):
+        config.write_text(content, encoding="utf-8")
+        result = stage_10("--asr_config", str(config))
+        assert result.returncode == 0, result.stderr
+        assert said in result.stdout, content
 
 
 CLAIM = """#!/usr/bin/env bash

@@ -183,12 +183,16 @@ for file in ${inference_list[@]+"${inference_list[@]}"}; do
     decode_tags+=("${name}")
 done
 
-# The frontend of the training configuration, at this rate, on one line (JSON is YAML): what features depend on.
-frontend_conf() {
+# Two lines of the training configuration (JSON is YAML): the frontend at this rate, which features depend on, and what else
+# the statistics depend on, "-" if it says nothing of that. (ESPnet collects them without noise, reverberation and the like.)
+frontend_and_preprocessing() {
     "${python}" - "${fs}" ${asr_config:+"${asr_config}"} <<'PY'
 import json, sys
 from espnet_ee.errors import UserError, run
 from espnet_ee.files import read_yaml
+
+PREPROCESSING = ("preprocessor", "preprocessor_conf", "speech_volume_normalize", "cleaner", "g2p", "non_linguistic_symbols",
+                 "use_lang_prompt", "use_nlp_prompt", "aux_ctc_tasks", "input_size")
 
 def main():
     config, conf = {}, {}
@@ -199,12 +203,15 @@ def main():
             raise UserError(f"{path}: its frontend_conf must be 'key: value' lines")
     conf = {**conf, "fs": int(sys.argv[1])}
     print(json.dumps({"frontend": config.get("frontend") or "default", "frontend_conf": conf}, sort_keys=True))
+    preprocessing = {key: config[key] for key in PREPROCESSING if config.get(key) is not None}
+    print(json.dumps(preprocessing, sort_keys=True, default=str) if preprocessing else "-")
 
 sys.argv[0] = "asr_ee.sh"
 run(main)
 PY
 }
-frontend=$(frontend_conf)
+config_lines=$(frontend_and_preprocessing)
+{ read -r frontend && read -r preprocessing; } <<<"${config_lines}"
 
 . utils/stages_data.sh
 . utils/stages_train.sh

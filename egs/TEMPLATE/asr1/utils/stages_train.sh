@@ -36,14 +36,15 @@ set_common_args() {
 
 # Stage 10.
 collect_statistics() {
-    local files wanted valid_dir
+    local files words="${asr_args} ${frontend}" wanted valid_dir
     need "${token_list}" 5
     need "${data_feats}/${train_set}/text" 4
     need "${data_feats}/${valid_set}/text" 3
     valid_dir=$(training_valid_dir)
     need "${valid_dir}/text" 4
     readarray -t files < <(data_files "${data_feats}/${train_set}" "${valid_dir}")
-    wanted=$(identity "${asr_args} ${frontend}" "${token_list}" "${files[@]}")
+    if [ "${preprocessing}" != - ]; then words+=" ${preprocessing}"; fi
+    wanted=$(identity "${words}" "${token_list}" "${files[@]}")
     is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
     run_once "stage 10: statistics" "${asr_stats_dir}/.done" "${wanted}" "${expdir}/log/$(basename "${asr_stats_dir}").log" \
         make_statistics
