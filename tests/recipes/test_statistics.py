@@ -154,3 +154,23 @@ def test_what_stage_10_may_replace(bash, template, tmp_path: Path, files: list[s
     # run_once removes the mark; what is cut off then must be replaceable, too.
     (tmp_path / "stats" / ".done").unlink(missing_ok=True)
     assert bash(text=CLAIM.format(template=template)).returncode == status
+
+
+BPE = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/stages_train.sh
+data_feats=. train_set=train valid_dir=valid feats_type=raw token_type=bpe token_dir=tokens token_list=tokens/tokens.txt ngpu=0 fs=16000 asr_config=
+set_common_args
+printf '%s\\n' "${{common_args[@]}}"
+"""
+
+
+def test_another_bpe_model_of_stage_5_leaves_that_of_a_trained_model(bash, template, tmp_path: Path):
+    named = []
+    (tmp_path / "tokens").mkdir()
+    for content in ("one", "two", "one"):
+        (tmp_path / "tokens" / "bpe.model").write_text(content, encoding="utf-8")
+        words = bash(text=BPE.format(template=template)).stdout.splitlines()
+        named.append(tmp_path / words[words.index("--bpemodel") + 1])
+    assert [path.read_text(encoding="utf-8") for path in named] == ["one", "two", "one"] and named[0] == named[2]
+    assert {path.name for path in named} == {"bpe.model"}  # as a package is to call it

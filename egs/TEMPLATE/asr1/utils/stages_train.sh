@@ -12,12 +12,28 @@ training_valid_dir() {
     fi
 }
 
+# Prints the name of a copy of the BPE model that stays as it is when stage 5 makes another for another training set: what
+# config.yaml names must go on being what the model was trained with. (Not in asr_exp, which set_aside may rename.)
+kept_bpe_model() {
+    local made=${token_dir}/bpe.model kept
+    kept=$(cksum <"${made}") || return
+    kept=${token_dir}/kept${kept%% *}/bpe.model
+    if [ ! -e "${kept}" ]; then
+        # Renamed, for another experiment may be doing the same.
+        { mkdir -p "${kept%/*}" && cp "${made}" "${kept}.$$" && mv "${kept}.$$" "${kept}"; } || return
+    fi
+    echo "${kept}"
+}
+
 # Sets common_args (an array): what ESPnet's asr_train gets in both stages.
 set_common_args() {
-    local train_dir=${data_feats}/${train_set} source
+    local train_dir=${data_feats}/${train_set} source bpemodel
     common_args=(--use_preprocessor true --token_type "${token_type}" --token_list "${token_list}" --ngpu "${ngpu}"
         --frontend_conf "fs=${fs}")
-    if [ "${token_type}" = bpe ]; then common_args+=(--bpemodel "${token_dir}/bpe.model"); fi
+    if [ "${token_type}" = bpe ]; then
+        bpemodel=$(kept_bpe_model) || return
+        common_args+=(--bpemodel "${bpemodel}")
+    fi
     if [ -n "${asr_config}" ]; then common_args+=(--config "${asr_config}"); fi
     if [ "${feats_type}" = raw ]; then
         source=wav.scp,speech,sound
@@ -67,7 +83,7 @@ most_stats_parts=64
 make_statistics() {
     local common_args temporary=${asr_stats_dir}.tmp vocabulary set names=() inputs=() scp=wav.scp
     if [ "${feats_type}" = extracted ]; then scp=feats.scp; fi
-    set_common_args
+    set_common_args || return
     rm -rf "${temporary}"
     split_statistics || return
     run_parallel "${nj}" collect_part "${names[@]}" || return
