@@ -135,6 +135,9 @@ NO_STAGE = ("--stage", "99")  # what is not refused must not start
         (["--speed_perturb_factors", "0.0"], "'0.0' is not a factor"),
         (["--stop_stage", "08"], "whole number"),
         (["--dumpdir", "/tmp/a,b"], "no comma"),
+        (["--test_sets", "test train"], "'train' is the training set"),
+        (["--valid_set", "train"], "'train' is the training set"),
+        (["--speed_perturb_factors", "0.9 1.0", "--test_sets", "train_sp"], "'train_sp' is the training set"),
     ],
 )
 def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments, message):
@@ -143,6 +146,11 @@ def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments,
     result = bash(script, *arguments, *NO_STAGE, cwd=recipe)
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_the_raw_training_set_is_scored_where_the_training_takes_its_copies(bash, root):
+    options = ("--speed_perturb_factors", "0.9 1.0", "--test_sets", "train", "--valid_set", "train")
+    assert bash("run.sh", *options, *NO_STAGE, cwd=root / "egs" / "mini" / "asr1").returncode == 0
 
 
 @pytest.mark.parametrize(("stage", "option", "file"), [("11", "asr_stats_dir", "train/speech_shape"), ("12", "asr_exp", "valid.loss.ave.pth")])

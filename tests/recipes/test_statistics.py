@@ -13,7 +13,7 @@ set -euo pipefail
 . {template}/utils/stage.sh
 . {template}/utils/stages_train.sh
 python=${{ESPNET_EE_PYTHON}} stats_run=("${{ESPNET_EE_PYTHON}}" fake.py)
-data_feats=. train_set=train valid_dir=valid feats_type=raw token_type=char token_list=tokens.txt ngpu=0 fs=16000 asr_config=
+data_feats=. train_set=train valid_dir=$3 feats_type=raw token_type=char token_list=tokens.txt ngpu=0 fs=16000 asr_config=
 expdir=exp asr_stats_dir=stats extra_args=() nj=$1 stats_part=$2
 if ! make_statistics; then echo failed; fi
 """
@@ -47,8 +47,8 @@ def statistics(bash, template, tmp_path: Path):
         lines = "".join(f"u{number:02d} some.wav\n" for number in range(1, count + 1))
         (tmp_path / name / "wav.scp").write_text(lines, encoding="utf-8")
 
-    def call(nj: int, part: int):
-        result = bash(str(nj), str(part), text=SCRIPT.format(template=template))
+    def call(nj: int, part: int, valid: str = "valid"):
+        result = bash(str(nj), str(part), valid, text=SCRIPT.format(template=template))
         made = tmp_path / "stats"
         files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
         return result.stdout, files
@@ -75,6 +75,12 @@ def test_no_more_parts_than_the_development_set_has_utterances(statistics):
     """A part without an utterance would fail; see FAKE."""
     said, files = statistics(2, 1)
     assert "failed" not in said and files
+
+
+def test_a_folder_with_an_equals_sign(statistics, tmp_path: Path):
+    (tmp_path / "valid").rename(tmp_path / "x=1")
+    said, files = statistics(1, 10000, "x=1")
+    assert "failed" not in said and files["valid/speech_shape"].decode().splitlines() == [f"u{number:02d} {number}" for number in range(1, 5)]
 
 
 @pytest.mark.parametrize("nj", [1, 3])

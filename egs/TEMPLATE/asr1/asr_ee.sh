@@ -143,6 +143,13 @@ for name in "${test_list[@]}"; do
     fi
 done
 
+# Stage 4 filters the folder of the training set, and no set that is scored may be filtered. (With stored speeds the folder
+# has a name of its own, and the raw set can be scored.)
+for name in "${eval_sets[@]}"; do
+    [ "${name}" != "${train_set}" ] ||
+        usage_error "'${name}' is the training set, which stage 4 filters: to score it, give a copy of ${datadir}/${name} another name"
+done
+
 # What stage 1 makes follows from these, too; a recipe's local/data.sh gets those of them that it declares.
 data_args=()
 add_data_arg() {

@@ -92,7 +92,7 @@ make_statistics() {
     vocabulary=$(wc -l <"${token_list}") || return
     for set in train valid; do
         # As in ESPnet: the sampler counts elements, so a text's shape is length,vocabulary.
-        awk -v size="$((vocabulary))" '{ print $0 "," size }' "${temporary}/${set}/text_shape" \
+        awk -v size="$((vocabulary))" '{ print $0 "," size }' <"${temporary}/${set}/text_shape" \
             >"${temporary}/${set}/text_shape.${token_type}" || return
     done
     [ -s "${temporary}/train/feats_stats.npz" ] || return
@@ -111,10 +111,15 @@ split_statistics() {
     if [ "${parts}" -gt "${least}" ]; then parts=$((least)); fi
     readarray -t names < <(seq -f 'part%02g' "${parts}")
     mkdir -p "${names[@]/#/${temporary}/}"
-    awk -v out="${temporary}" -v count="${count}" -v least="${least}" -v parts="${parts}" '
-        { size = FILENAME == ARGV[1] ? count : least
-          printf "%s\n", $0 > sprintf("%s/part%02d/%s.scp", out, int((FNR - 1) * parts / size) + 1, FILENAME == ARGV[1] ? "train" : "valid") }
-    ' "${train}" "${valid}"
+    split_list train "${count}" <"${train}" || return
+    split_list valid "${least}" <"${valid}"
+}
+
+# split_list NAME COUNT: the list on stdin, of so many lines, as NAME.scp of every part. (awk takes a file's name that has
+# a "=" for an assignment.)
+split_list() {
+    awk -v out="${temporary}" -v name="$1" -v size="$2" -v parts="${parts}" '
+        { printf "%s\n", $0 > sprintf("%s/part%02d/%s.scp", out, int((FNR - 1) * parts / size) + 1, name) }'
 }
 
 # Statistics of one part. Here the shape files only tell which utterances there are.
