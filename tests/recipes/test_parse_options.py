@@ -135,6 +135,8 @@ NO_STAGE = ("--stage", "99")  # what is not refused must not start
         (["--speed_perturb_factors", "0.0"], "'0.0' is not a factor"),
         (["--stop_stage", "08"], "whole number"),
         (["--dumpdir", "/tmp/a,b"], "no comma"),
+        (["--max_skipped", "abc"], "'--max_skipped' needs a percentage, not 'abc'"),
+        (["--max_skipped", "100.5"], "'--max_skipped' needs a percentage"),
         (["--test_sets", "test train"], "'train' is the training set"),
         (["--valid_set", "train"], "'train' is the training set"),
         (["--speed_perturb_factors", "0.9 1.0", "--test_sets", "train_sp"], "'train_sp' is the training set"),
@@ -151,6 +153,23 @@ def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments,
 def test_the_raw_training_set_is_scored_where_the_training_takes_its_copies(bash, root):
     options = ("--speed_perturb_factors", "0.9 1.0", "--test_sets", "train", "--valid_set", "train")
     assert bash("run.sh", *options, *NO_STAGE, cwd=root / "egs" / "mini" / "asr1").returncode == 0
+
+
+def test_percentages(bash, template):
+    script = f". {template}/utils/parse_options.sh\na=$1\nrequire_percentage a"
+    assert all(bash(number, text=script).returncode == 0 for number in ("0", "0.5", "1", "99.9", "100", "100.0"))
+    assert all(bash(number, text=script).returncode == 2 for number in ("", "-1", ".", "1%", "1,5", "101", "100.01", "1e1", "nan"))
+
+
+@pytest.mark.parametrize("stage", ["12", "15"])
+def test_a_model_that_training_has_not_made(bash, root, tmp_path: Path, stage: str):
+    options = (f"--asr_exp={tmp_path}", "--inference_asr_model=nope.pth", f"--stage={stage}", f"--stop_stage={stage}")
+    (tmp_path / "checkpoint.pth").touch()
+    assert "nope.pth is missing; run stage 11 first" in bash("run.sh", *options, cwd=root / "egs" / "mini" / "asr1").stderr
+    (tmp_path / "valid.loss.best.pth").touch()
+    result = bash("run.sh", *options, cwd=root / "egs" / "mini" / "asr1")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "nope.pth is missing; for '--inference_asr_model' stage 11 has made so far: valid.loss.best.pth (" in result.stderr
 
 
 @pytest.mark.parametrize(("stage", "option", "file"), [("11", "asr_stats_dir", "train/speech_shape"), ("12", "asr_exp", "valid.loss.ave.pth")])

@@ -60,6 +60,7 @@ all_arguments=("$@") # for the tasks of job arrays
 parse_options "$@"
 
 require_integer stage stop_stage ngpu num_nodes nj inference_nj fs nbpe batch_size ${num_threads:+num_threads}
+require_percentage max_skipped
 require_choice feats_type raw extracted
 require_choice feats_compress true false
 require_choice speed_perturb stored on_the_fly
@@ -176,6 +177,19 @@ need() {
         echo "asr_ee.sh: error: $1 is missing; run stage $2 first" >&2
         exit 1
     fi
+}
+
+# need_model: the model of stages 12 and 15; where stage 11 has made others, it is the option that is wrong.
+need_model() {
+    local model=${asr_exp}/${inference_asr_model} file made=""
+    for file in "${asr_exp}"/*.pth; do
+        # ESPnet's checkpoint.pth is for going on with the training.
+        if [ -e "${file}" ] && [ "${file##*/}" != checkpoint.pth ]; then made+=" ${file##*/}"; fi
+    done
+    if [ ! -e "${model}" ] && [ -n "${made}" ]; then
+        usage_error "${model} is missing; for '--inference_asr_model' stage 11 has made so far:${made}"
+    fi
+    need "${model}" 11
 }
 
 for file in ${asr_config:+"${asr_config}"} ${inference_list[@]+"${inference_list[@]}"}; do

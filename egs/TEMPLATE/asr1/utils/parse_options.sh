@@ -112,6 +112,15 @@ require_integer() {
     done
 }
 
+# require_percentage NAME...: each named option must hold a number from 0 to 100.
+require_percentage() {
+    local name
+    for name in "$@"; do
+        [[ ${!name} =~ ^(100|[0-9]{1,2})(\.[0-9]+)?$ && ! ${!name} =~ ^100\..*[1-9] ]] ||
+            usage_error "option '--${name}' needs a percentage, not '${!name}'"
+    done
+}
+
 # require_choice NAME VALUE...: the named option must hold one of the values.
 require_choice() {
     local name=$1 value

@@ -5,7 +5,7 @@
 # Stage 12. Every set once with the evidence of all exits, then with each configuration online.
 decode_sets() {
     local jobs=() name config
-    need "${asr_exp}/${inference_asr_model}" 11
+    need_model
     model_identity=$(identity "" "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}")
     for name in "${eval_sets[@]}"; do
         need "${data_feats}/${name}/text" 3

@@ -9,7 +9,7 @@ pack_model() {
     for file in "${asr_exp}"/policies/decode_*.yaml; do
         if [ -f "${file}" ]; then policies+=("${file}"); fi
     done
-    need "${asr_exp}/${inference_asr_model}" 11
+    need_model
     need "${asr_exp}/exits.csv" 13
     wanted=$(identity "${pack_name} ${pack_licence} ${pack_data} ${command}" "${asr_exp}/config.yaml" \
         "${asr_exp}/${inference_asr_model}" "${asr_exp}/exits.csv" ${policies[@]+"${policies[@]}"})
