@@ -182,6 +182,18 @@ def test_the_package_holds_the_policies_that_ran_and_those_that_were_calibrated(
     assert "- `decode_learned_wer_loss1`: learned threshold=" in card
 
 
+@pytest.mark.parametrize("stage", ["13", "14", "15"])
+def test_nothing_is_said_of_a_model_by_the_decodings_of_another(workspace: Workspace, stage: str):
+    other = workspace.folder / EXPERIMENT / "other.pth"
+    other.write_bytes(b"another model")
+    before = workspace.state()
+    options = ("--speed_perturb_factors", "0.9 1.0", "--inference_asr_model", "other.pth", "--stage", stage, "--stop_stage", stage)
+    result = workspace.run(*options, status=1)
+    assert "was decoded with another model than" in result.stderr and "run stage 12 first" in result.stderr
+    assert workspace.state() == before
+    other.unlink()
+
+
 def csv_rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))

@@ -192,6 +192,16 @@ need_model() {
     need "${model}" 11
 }
 
+# need_decoding MARK: a decoding of stage 12 by the model of '--inference_asr_model' (where that is gone, by any).
+need_decoding() {
+    local model=${asr_exp}/${inference_asr_model}
+    need "$1" 12
+    if [ -f "${model}" ] && ! grep -qF -- "$(cksum <"${model}") " "$1"; then
+        echo "asr_ee.sh: error: $(dirname "$1") was decoded with another model than ${model}; run stage 12 first" >&2
+        exit 1
+    fi
+}
+
 for file in ${asr_config:+"${asr_config}"} ${inference_list[@]+"${inference_list[@]}"}; do
     [ -f "${file}" ] || usage_error "no such file: ${file}"
 done

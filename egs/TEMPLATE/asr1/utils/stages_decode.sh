@@ -39,7 +39,7 @@ score_sets() {
     local marks=() name tag wanted
     for tag in "${all_exits_tag}" ${decode_tags[@]+"${decode_tags[@]}"}; do
         for name in "${eval_sets[@]}"; do
-            need "${asr_exp}/${tag}/${name}/.done" 12
+            need_decoding "${asr_exp}/${tag}/${name}/.done"
             marks+=("${asr_exp}/${tag}/${name}/.done")
         done
     done
@@ -81,7 +81,7 @@ calibrate_on_valid_set() {
     local out=${asr_exp}/policies tables=() texts=() marks=() name wanted
     local decoded=${asr_exp}/${all_exits_tag}
     for name in "${eval_sets[@]}"; do
-        need "${decoded}/${name}/.done" 12
+        need_decoding "${decoded}/${name}/.done"
         marks+=("${decoded}/${name}/.done")
         if [ "${name}" != "${valid_set}" ]; then
             tables+=("${decoded}/${name}/evidence.tsv")
@@ -102,7 +102,7 @@ calibrate_on_valid_set() {
 # Stage 14, by option: weights for combining exits, fitted on the development set, and every exit with and without them.
 combine_on_valid_set() {
     local out=${asr_exp}/combine files wanted
-    need "${asr_exp}/${all_exits_tag}/${valid_set}/.done" 12
+    need_decoding "${asr_exp}/${all_exits_tag}/${valid_set}/.done"
     readarray -t files < <(for name in "${eval_sets[@]}"; do echo "${asr_exp}/${all_exits_tag}/${name}/.done"; done)
     wanted=$(identity "${valid_set} ${test_sets}" "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}" "${files[@]}")
     run_once "stage 14: combining exits" "${asr_exp}/.stage14_combine.done" "${wanted}" "${asr_exp}/log/combine.log" \

@@ -11,6 +11,8 @@ pack_model() {
     done
     need_model
     need "${asr_exp}/exits.csv" 13
+    # What the card and the calibrated policies say must be of the model that is packed.
+    need_decoding "${asr_exp}/${all_exits_tag}/${valid_set}/.done"
     wanted=$(identity "${pack_name} ${pack_licence} ${pack_data} ${command}" "${asr_exp}/config.yaml" \
         "${asr_exp}/${inference_asr_model}" "${asr_exp}/exits.csv" ${policies[@]+"${policies[@]}"})
     run_once "stage 15: pack" "${asr_exp}/.stage15.done" "${wanted}" "${asr_exp}/log/pack.log" pack_both
