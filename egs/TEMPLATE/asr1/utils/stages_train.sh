@@ -140,6 +140,7 @@ train_model() {
     need "${asr_stats_dir}/train/speech_shape" 10
     need "${data_feats}/${valid_set}/text" 3
     valid_dir=$(training_valid_dir)
+    need "${valid_dir}/text" 4
     readarray -t files < <(
         data_files "${data_feats}/${train_set}" "${valid_dir}"
         printf '%s\n' "${asr_stats_dir}"/train/{speech_shape,feats_stats.npz} "${asr_stats_dir}/valid/speech_shape"
