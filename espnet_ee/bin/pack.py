@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from espnet_ee.errors import run
+from espnet_ee.errors import UsageError, run
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--asr_train_config", type=Path, required=True, help="the training's config.yaml")
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
-    parser.add_argument("--outpath", type=Path, required=True, help="a folder, or an archive *.zip; replaced as a whole")
+    parser.add_argument("--outpath", type=Path, required=True, help="a folder, new or an earlier package, or an archive *.zip")
     parser.add_argument("--policies", type=Path, nargs="*", default=[], help="decoding configurations; the first is the default")
     parser.add_argument("--exits_csv", type=Path, help="scores of stage 13, for the model card")
     parser.add_argument("--name", required=True, help="the model's name, owner/model on the hub")
@@ -31,6 +31,10 @@ def main() -> None:
     parser.add_argument("--language", default="", help="its code, such as en")
     parser.add_argument("--command", default="", help="the command line that trained it")
     arguments = parser.parse_args()
+    if arguments.name.split() != [arguments.name]:
+        raise UsageError(f"--name {arguments.name!r}: give one word, OWNER/MODEL on the hub")
+    if arguments.outpath.name.endswith((".gz", ".tar", ".tgz", ".bz2", ".xz")):
+        raise UsageError(f"--outpath {arguments.outpath}: give a folder or an archive that ends in .zip")
     from espnet_ee.plugin.model_card import Card  # after the cheap checks: ESPnet takes seconds to import
     from espnet_ee.plugin.package import SUFFIX, pack_model
 

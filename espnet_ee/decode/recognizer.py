@@ -163,7 +163,12 @@ class EarlyExitRecognizer:
 
         Returns:
             One result per utterance, in order.
+
+        Raises:
+            UserError: an utterance is empty, not finite or of another kind than the model was trained on.
         """
+        if isinstance(batch, np.ndarray):
+            raise UserError("recognize takes a list of utterances; give [samples] for one")
         if not batch:
             return []
         run = _Run(self, batch)
@@ -185,6 +190,8 @@ class EarlyExitRecognizer:
             )
         if len(speech) == 0:
             raise UserError("an utterance without samples cannot be recognised; drop it from the data")
+        if not np.isfinite(speech).all():
+            raise UserError("the audio holds values that are not finite; repair or drop it")
         samples = torch.tensor(speech, dtype=torch.float32, device=self.device)[None]
         if samples.dim() == 2:
             # The STFT reflects half a window at both ends: shorter audio cannot be reflected.

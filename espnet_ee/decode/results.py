@@ -57,7 +57,7 @@ def decode(
     results: dict[str, Recognition] = {}
     spent = 0.0
     for batch in _batches(inputs, batch_size):
-        loaded = [_load(item) for item in batch]
+        loaded = [item.load() for item in batch]
         started = time.perf_counter()
         recognised = _recognise(recognizer, batch, loaded)
         spent += time.perf_counter() - started
@@ -73,13 +73,6 @@ def _recognise(recognizer: EarlyExitRecognizer, batch: Sequence[Input], loaded: 
         return recognizer.recognize(loaded)
     except UserError as error:
         raise UserError(f"{', '.join(item.utt_id for item in batch)}: {error}") from None
-
-
-def _load(item: Input) -> np.ndarray:
-    speech = item.load()
-    if not np.isfinite(speech).all():
-        raise UserError(f"{item.utt_id}: its audio holds values that are not finite; repair or drop it")
-    return speech
 
 
 def _batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[Input]]:

@@ -183,6 +183,10 @@ def test_features_for_a_model_of_audio_and_the_reverse_are_refused(model):
     recognizer = EarlyExitRecognizer(model, FixedExitPolicy(4))
     with pytest.raises(UserError, match="the model takes audio"):
         recognizer.recognize([np.zeros((400, 80), np.float32)])
+    with pytest.raises(UserError, match="takes a list of utterances"):
+        recognizer.recognize(np.zeros(16000, np.float32))
+    with pytest.raises(UserError, match="not finite"):
+        recognizer.recognize([np.full(16000, np.nan, np.float32)])
     extracted = EarlyExitRecognizer(tiny.model(frontend=None, input_size=80), FixedExitPolicy(4))
     assert extracted.recognize([np.zeros((400, 80), np.float32)])[0].exit_layer == 4
     for given in (np.zeros(16000, np.float32), np.zeros((400, 40), np.float32)):

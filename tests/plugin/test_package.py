@@ -10,7 +10,7 @@ from tests import tiny
 
 from espnet_ee.bin import pack
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.plugin import package
 from espnet_ee.plugin.model_card import Card
 from espnet_ee.plugin.package import pack_model
@@ -129,6 +129,10 @@ def test_the_command(trained, tmp_path, monkeypatch, capsys):
     pack.main()
     assert f"hf upload someone/tiny {tmp_path / 'package'}" in capsys.readouterr().out
     assert EarlyExitRecognizer.from_pretrained(tmp_path / "package").policy == EntropyPolicy(0.2)
+    for option, wrong in (("--name", "a b"), ("--outpath", "x.tar.gz")):
+        monkeypatch.setattr(sys, "argv", ["pack", *words, option, wrong])
+        with pytest.raises(UsageError, match=option):
+            pack.main()
 
 
 def test_a_hub_name_is_downloaded(packed, monkeypatch):
