@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--asr_train_config", type=Path, required=True, help="the training's config.yaml")
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
     parser.add_argument("--data_dir", type=Path, required=True, help="Kaldi data directory (wav.scp or feats.scp)")
-    parser.add_argument("--output_dir", type=Path, required=True, help="new, or an earlier decoding, which is replaced as a whole")
+    parser.add_argument("--output_dir", type=Path, required=True, help="new, or an earlier decoding, which is replaced")
     parser.add_argument("--config", type=Path, help="YAML with policy, policy_conf, combine, batch_size, num_threads")
     parser.add_argument("--policy", help="exit policy (default: fixed, at the final exit)")
     parser.add_argument("--policy_conf", nargs="*", metavar="KEY=VALUE", help="the policy's settings")

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--asr_train_config", type=Path, required=True, help="the training's config.yaml")
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
     parser.add_argument("--exit_layer", type=int, required=True, help="the exit: blocks of the exported model")
-    parser.add_argument("--output_dir", type=Path, required=True, help="new, or an earlier export, which is replaced as a whole")
+    parser.add_argument("--output_dir", type=Path, required=True, help="new, or an earlier export, which is replaced")
     arguments = parser.parse_args()
     from espnet_ee.plugin.stock import export_stock  # after the cheap checks: ESPnet takes seconds to import
 

@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--asr_train_config", type=Path, required=True, help="the training's config.yaml")
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
-    parser.add_argument("--outpath", type=Path, required=True, help="a folder, new or an earlier package, or an archive *.zip")
+    parser.add_argument("--outpath", type=Path, required=True, help="new folder, earlier package, or archive *.zip")
     parser.add_argument("--policies", type=Path, nargs="*", default=[], help="decoding configurations; the first is the default")
     parser.add_argument("--exits_csv", type=Path, help="scores of stage 13, for the model card")
     parser.add_argument("--name", required=True, help="the model's name, owner/model on the hub")

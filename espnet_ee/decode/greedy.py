@@ -98,7 +98,7 @@ def _statistics(reduced: Frames, blank: int, vocabulary: int) -> dict[str, Any]:
     mean_entropy = float(total(entropy)) / (frames * vocabulary)
     return {
         "tokens": tuple(runs[spoken_runs].tolist()),
-        "entropy": 0.0 if mean_entropy < 0 else mean_entropy,  # of a certain exit rounding may leave less; NaN stays
+        "entropy": 0.0 if mean_entropy < 0 else mean_entropy,  # rounding may leave less than 0; NaN stays
         "confidence": float(total(sure)) / frames,
         "blank_share": 1.0 - count / frames,
         "score": float(total(log_sure)),

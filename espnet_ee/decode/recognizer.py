@@ -128,7 +128,8 @@ class EarlyExitRecognizer:
 
         if isinstance(policy, ExitPolicy):
             return cls(load_model(train_config, model_file, device), policy)
-        conf = {"policy": "fixed"} if policy is None else read_yaml(policy, "give a decoding configuration, such as stage 14 writes")
+        remedy = "give a decoding configuration, such as stage 14 writes"
+        conf = {"policy": "fixed"} if policy is None else read_yaml(policy, remedy)
         combine = read_weights(conf.get("combine") or {})
         model = load_model(train_config, model_file, device)
         return cls(model, policy_of(conf, model.encoder.exit_layers[-1]), combine=combine)
@@ -182,7 +183,7 @@ class EarlyExitRecognizer:
         One utterance at a time: the STFT's last frames would otherwise see the batch's padding.
         """
         if self.model.frontend is not None and speech.ndim != 1:
-            raise UserError("the model takes audio, not extracted features; give a data directory with wav.scp and no feats.scp")
+            raise UserError("the model takes audio, not features; give a data directory with wav.scp and no feats.scp")
         if self.model.frontend is None and (speech.ndim != 2 or speech.shape[1] != self.encoder.input_size):
             raise UserError(
                 f"the model takes extracted features of {self.encoder.input_size} dimensions, not an array of {speech.shape}; "

@@ -52,7 +52,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         if ctc.ctc_type != "builtin":
             raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
         if not ctc.reduce or not ctc.ctc_loss.zero_infinity:
-            raise UsageError("ctc_conf: early_exit sums the batch and sets infinite losses to 0; remove reduce and zero_infinity")
+            raise UsageError("ctc_conf: early_exit sums the batch, infinite losses as 0; remove reduce and zero_infinity")
         for part in ("preencoder", "postencoder"):
             if stock.get(part) is not None:
                 raise UsageError(f"{part}: early_exit reads its exits off the encoder alone; remove it")

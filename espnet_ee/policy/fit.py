@@ -79,7 +79,8 @@ def make_samples(
     features = np.array(values, dtype=float).reshape(len(evidence), len(layers) - 1, len(names))
     for number, name in enumerate(names):
         if not np.isfinite(features[:, :, number]).any():
-            raise UserError(f"feature {name}: the table lacks its evidence; decode again, leave learned out, or choose others of --features")
+            remedy = "decode again, leave learned out, or choose other --features"
+            raise UserError(f"feature {name}: the table lacks its evidence; {remedy}")
     return Samples(np.array(layers), features, errors, np.array([max(1, exits[0].frames) for exits in evidence]))
 
 

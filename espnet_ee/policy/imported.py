@@ -24,12 +24,12 @@ The policy ``confidence`` reads ``spoken_confidence``; ``learned`` reads what it
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_lines
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, read_seconds
 
@@ -50,7 +50,7 @@ def is_imported(path: str | Path) -> bool:
     """Says whether a table is of the import format: it holds its references, ours never does."""
     try:
         with Path(path).open("rb") as stream:  # what is not UTF-8 is said when it is read
-            return b"reference" in stream.readline().rstrip(b"\r\n").split(b"\t")
+            return b"reference" in stream.readline().removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b"\t")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; decode with --all_exits true first") from None
 
@@ -91,10 +91,16 @@ def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
 
 def _cells(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields file and line of every row, and its cells by column; the header is checked."""
-    lines = read_lines(path)
-    columns = lines[0].split("\t") if lines else []
+    try:
+        # Spreadsheets write a mark at the start and Windows' line ends.
+        lines = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; convert the file (iconv -t UTF-8)") from None
+    columns = lines[0].split("\t")
     _check_columns(path, tuple(columns))
     for number, line in enumerate(lines[1:], 2):
+        if not line:
+            continue
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise UserError(f"{path}:{number}: {len(cells)} fields, the header has {len(columns)}; a text may hold no tab")

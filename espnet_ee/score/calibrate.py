@@ -158,7 +158,8 @@ def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:
         has_nbest = any(field.name == "nbest" for field in fields(plain[name]))
         return plain[name](0.0, **({"nbest": nbest_size(grid)} if has_nbest else {}))
     known = ", ".join(plain)
-    raise UsageError(f"policy {name!r} is not known by its name alone; choose among fixed, {known} (and learned where it is fitted)")
+    choice = f"fixed, {known} (and learned where it is fitted)"
+    raise UsageError(f"policy {name!r} is not known by its name alone; choose among {choice}")
 
 
 def _needs_a_threshold_alone(policy_class: type[ExitPolicy]) -> bool:

@@ -66,7 +66,8 @@ def read_timing(path: Path, exit_layers: tuple[int, ...]) -> Seconds:
         except (IndexError, ValueError):
             right = False
         if not right:
-            raise UserError(f"{path}:{number}: not utt_id, exit_layer, seconds, each exit once; decode with --all_exits true again")
+            remedy = "decode with --all_exits true again"
+            raise UserError(f"{path}:{number}: not utt_id, exit_layer, seconds, each exit once; {remedy}")
         found[utt][layer] = seconds
     for utt, exits in found.items():
         if tuple(sorted(exits)) != exit_layers:

@@ -22,7 +22,7 @@ from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.policy.imported import NEEDED, read_imported
+from espnet_ee.policy.imported import NEEDED, is_imported, read_imported
 from espnet_ee.policy.registry import POLICIES, build_policy
 from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, write_table
 from espnet_ee.score.bootstrap import draws, paired_interval, wer_interval
@@ -521,6 +521,8 @@ def test_a_wrong_row_of_an_import_is_named(tmp_path: Path, old: str, new: str, m
     lines = text.splitlines(keepends=True)
     path.write_text(lines[0] + lines[2] + lines[1])
     assert read_imported(path)[0] == table
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n")  # as a spreadsheet may
+    assert is_imported(path) and read_imported(path)[0] == table
     path.write_text(text.replace("\t\n", "\t3\n"))
     with pytest.raises(UserError, match=":3: other audio_seconds of u"):
         read_imported(path)
