@@ -19,6 +19,9 @@ USAGE = "usage: python -m espnet_ee -m espnet2.bin.MODULE ARGUMENTS..."
 
 def main() -> None:
     """Registers the plug-in, then hands over to the module named after ``-m``."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(USAGE)
+        return
     if len(sys.argv) < 3 or sys.argv[1] != "-m":
         raise UsageError(USAGE)
     name = sys.argv[2]

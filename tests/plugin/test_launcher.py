@@ -29,6 +29,12 @@ def test_misuse(arguments, message):
     assert done.stderr.count("\n") == 1
 
 
+def test_help_is_no_mistake():
+    done = launch("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m espnet_ee -m espnet2.bin.")
+
+
 def dry_run(tmp_path, **encoder_conf) -> subprocess.CompletedProcess:
     config = {
         "encoder": "early_exit_conformer",
