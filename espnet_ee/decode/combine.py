@@ -15,6 +15,7 @@ import torch
 from espnet_ee.errors import UserError
 
 Weights = Mapping[int, Mapping[int, float]]  # exit layer -> layer of an exit passed on the way -> weight
+_NO_WEIGHTS = "combine: must be weights by exit and exit passed, as fit_combine writes them"
 
 
 def check_weights(weights: Weights, exit_layers: Sequence[int]) -> None:
@@ -39,12 +40,12 @@ def read_weights(given: Any) -> Weights:
     Raises:
         UserError: it is not a table of tables of finite numbers by exit layer.
     """
-    for layer, weights in (given.items() if isinstance(given, Mapping) else [(None, None)]):
-        numbers = weights.items() if isinstance(weights, Mapping) else [(None, None)]
-        for number in (layer, *(of for of, _ in numbers)):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise UserError("combine: must be weights by exit and exit passed, as fit_combine writes them")
-        for of, weight in numbers:
+    if not isinstance(given, Mapping) or not all(isinstance(weights, Mapping) for weights in given.values()):
+        raise UserError(_NO_WEIGHTS)
+    for layer, weights in given.items():
+        if not all(type(number) is int for number in (layer, *weights)):
+            raise UserError(_NO_WEIGHTS)
+        for of, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
                 raise UserError(f"combine: the weight of exit {of} at exit {layer} is {weight!r}; give a finite number")
     return given
