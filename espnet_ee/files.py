@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, the ``key value`` tables of Kaldi, and plain YAML."""
+"""Files that are either whole or not there, lines of text, and plain YAML."""
 
 from __future__ import annotations
 
@@ -167,54 +167,6 @@ def read_lines(path: str | Path) -> list[str]:
         if "\0" in text:
             raise UserError(f"{path}:{number}: holds a NUL sign, so it is damaged or no text; make the file again")
     return lines
-
-
-def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
-    """Reads a Kaldi table: one ``key value`` a line, in the file's order.
-
-    Args:
-        path: the table (``wav.scp``, ``text``, ``utt2spk``, ...).
-        allow_empty: whether a key may stand alone (an empty transcript).
-
-    Raises:
-        UserError: the file is missing or not UTF-8, or a line is empty, lacks its value or repeats a key.
-    """
-    path = Path(path)
-    table: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        key, *rest = line.split(maxsplit=1) or [""]
-        value = rest[0] if rest else ""
-        if not key:
-            raise UserError(f"{path}:{number}: empty line; delete it")
-        if not value.strip() and not allow_empty:
-            raise UserError(f"{path}:{number}: nothing follows the key {key!r}; complete or delete the line")
-        if key in table:
-            raise UserError(f"{path}:{number}: the key {key!r} was given before; keep one of the two lines")
-        table[key] = value.strip()
-    return table
-
-
-def split_place(value: str, where: str) -> tuple[str, int]:
-    """Splits ``FILE:OFFSET`` of Kaldi's ``feats.scp``.
-
-    Kaldi's tools hand a file that begins or ends with ``|`` to a shell, so nothing with that sign passes.
-
-    Raises:
-        UserError: it is something else; the message begins with ``where``.
-    """
-    file, _, offset = value.rpartition(":")
-    if "|" in value:
-        raise UserError(f"{where}: commands are not run; write the features into an archive and give FILE:OFFSET")
-    if not file.strip() or not (offset.isascii() and offset.isdigit()):
-        raise UserError(f"{where}: {value!r} is not FILE:OFFSET of an archive; extract the features again")
-    return file, int(offset)
-
-
-def write_scp(path: str | Path, table: dict[str, str]) -> None:
-    """Writes a Kaldi table sorted by key (in C locale order, as Kaldi's tools ask), atomically."""
-    with atomic_write(path) as stream:
-        for key in sorted(table):
-            stream.write(f"{key} {table[key]}".rstrip() + "\n")
 
 
 def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False) -> dict[str, Any]:

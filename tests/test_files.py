@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_scp, write_scp
+from espnet_ee.files import atomic_dir, atomic_write
+from espnet_ee.kaldi import read_scp, write_scp
 
 
 def test_atomic_write_replaces_whole(tmp_path: Path) -> None:

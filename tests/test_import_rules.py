@@ -16,7 +16,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "espnet_ee"
-LIGHT = ("espnet_ee.policy", "espnet_ee.score")
+# The rooms of the house, from the ground up: a file imports its own room and lower floors, never upwards or sideways.
+FLOORS = {
+    **dict.fromkeys(("errors", "text", "compute"), 0),  # the standard library only
+    "files": 1,
+    **dict.fromkeys(("kaldi", "host", "policy"), 2),
+    **dict.fromkeys(("search", "data", "encoder"), 3),
+    **dict.fromkeys(("score", "model"), 4),
+    **dict.fromkeys(("decode", "plugin"), 5),
+    **dict.fromkeys(("store", "runtime"), 6),
+    **dict.fromkeys(("api",), 7),
+    **dict.fromkeys(("espnet3", "__main__", "cli"), 8),
+}
+LIGHT = ("espnet_ee.policy", "espnet_ee.search", "espnet_ee.score", "espnet_ee.decode.loop", "espnet_ee.runtime")
 HEAVY = ("torch", "torchaudio", "espnet", "espnet2", "espnet3")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -87,50 +99,56 @@ def no_relative_imports(source: Source) -> Breaches:
     yield from ((line, "relative import") for line, name in imports(source) if name == "<relative>")
 
 
+def nothing_imports_upwards(source: Source) -> Breaches:
+    """Data flows one way; a room that reaches up, even inside a function, cannot be read, tested or shipped without it."""
+    room = room_of(source.module)
+    for line, name in imports(source):
+        other = room_of(name)
+        if other is None or other == room or room is None:
+            continue
+        if FLOORS[other] >= FLOORS[room]:
+            yield line, f"{room} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+
+
+def room_of(module: str) -> str | None:
+    """The room a module lies in; None for other packages, and for what the package's top gives (its version)."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "espnet_ee" and len(parts) > 1 and parts[1] in FLOORS else None
+
+
+def every_file_has_a_room(source: Source) -> Breaches:
+    """A file outside of the table of floors is under no rule of who imports whom."""
+    if source.module != "espnet_ee" and room_of(source.module) is None:
+        yield 1, "lies in none of the rooms of FLOORS"
+
+
 def policy_and_score_are_light(source: Source) -> Breaches:
     """An edge runtime needs policies without torch, and a scorer runs where no ESPnet is installed."""
-    if source.within("policy", "score"):
+    if any(is_within(source.module, package) for package in LIGHT):
         yield from ((line, f"imports {name}") for line, name in imports(source) if name.split(".")[0] in HEAVY)
 
 
-def nothing_imports_bin(source: Source) -> Breaches:
-    """A command is one argparse file around one call: what is worth importing belongs into the call."""
-    for line, name in imports(source):
-        if is_within(name, "espnet_ee.bin"):
-            yield line, f"imports {name}"
-
-
 def espnet_stays_behind_its_packages(source: Source) -> Breaches:
-    """ESPnet changes under us: only encoder, model, plugin and data may have to follow it."""
-    if not source.within("encoder", "model", "plugin", "data"):
+    """ESPnet changes under us: only these rooms may have to follow it."""
+    if not source.within("host", "encoder", "model", "plugin", "data", "store", "espnet3"):
         for line, name in imports(source):
             if name.split(".")[0] in ("espnet", "espnet2", "espnet3"):
                 yield line, f"imports {name}"
 
 
 def only_compat_knows_two_versions(source: Source) -> Breaches:
-    """A third ESPnet version must be an edit of one file: plugin/compat.py alone names what differs."""
-    if source.module == "espnet_ee.plugin.compat":
+    """A third ESPnet version must be an edit of one file: host/compat.py alone names what differs."""
+    if source.module == "espnet_ee.host.compat":
         return
     for line, name in imports(source):
         if is_within(name, "espnet.nets") or is_within(name, "espnet2.legacy") or is_within(name, "espnet"):
-            yield line, f"imports {name}; take it from espnet_ee.plugin.compat"
+            yield line, f"imports {name}; take it from espnet_ee.host.compat"
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("espnet.__version__", "espnet2.__version__"):
-            yield node.lineno, "asks for ESPnet's version; put the difference into espnet_ee.plugin.compat"
+            yield node.lineno, "asks for ESPnet's version; put the difference into espnet_ee.host.compat"
         if isinstance(node, ast.Call) and called_name(node).split(".")[-1] in ("version", "distribution"):
             if any(isinstance(argument, ast.Constant) and argument.value == "espnet" for argument in node.args):
-                yield node.lineno, "asks for ESPnet's version; put the difference into espnet_ee.plugin.compat"
-
-
-def encoder_and_model_see_compat_only(source: Source) -> Breaches:
-    """The plug-in registers encoders and models; were they to import it back, neither could be used alone."""
-    if source.within("encoder", "model"):
-        for line, name in imports(source):
-            if is_within(name, "espnet_ee.plugin") and not is_within(name, "espnet_ee.plugin.compat"):
-                # `from espnet_ee.plugin import compat` names the package, too.
-                if name != "espnet_ee.plugin" or "compat" not in source.text.splitlines()[line - 1]:
-                    yield line, f"imports {name}"
+                yield node.lineno, "asks for ESPnet's version; put the difference into espnet_ee.host.compat"
 
 
 def files_are_short(source: Source) -> Breaches:
@@ -200,10 +218,10 @@ def _is_true(node: ast.expr) -> bool:
 RULES: list[Callable[[Source], Breaches]] = [
     no_relative_imports,
     policy_and_score_are_light,
-    nothing_imports_bin,
+    nothing_imports_upwards,
+    every_file_has_a_room,
     espnet_stays_behind_its_packages,
     only_compat_knows_two_versions,
-    encoder_and_model_see_compat_only,
     files_are_short,
     functions_are_short,
     nothing_is_called_utils,
@@ -256,14 +274,12 @@ def test_importing_policy_and_score_loads_no_torch() -> None:
     light = [module for module in SOURCES if any(is_within(module, package) for package in LIGHT)]
     heavy = (*HEAVY, "matplotlib")  # the curve loads matplotlib when it draws, not before
     program = (
-        f"import importlib, sys\nfor name in {[*light, 'espnet_ee.bin.score']!r}: importlib.import_module(name)\n"
+        f"import importlib, sys\nfor name in {light!r}: importlib.import_module(name)\n"
         f"print(*sorted({{name.split('.')[0] for name in sys.modules}} & set({heavy!r})))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert not done.stdout.split(), (
-        f"importing them loads {done.stdout}. Why it matters: {why(policy_and_score_are_light)}"
-    )
+    assert not done.stdout.split(), f"importing them loads {done.stdout}. Why it matters: {why(policy_and_score_are_light)}"
 
 
 @pytest.mark.parametrize(
@@ -272,8 +288,12 @@ def test_importing_policy_and_score_loads_no_torch() -> None:
         (no_relative_imports, "espnet_ee.policy.x", "from . import base"),
         (policy_and_score_are_light, "espnet_ee.policy.x", "import torch.nn"),
         (policy_and_score_are_light, "espnet_ee.score.x", "def f() -> None:\n    from espnet2.asr import ctc"),
-        (nothing_imports_bin, "espnet_ee.score.x", "from espnet_ee import bin"),
-        (nothing_imports_bin, "espnet_ee.decode.x", "from espnet_ee.bin.score import main"),
+        (nothing_imports_upwards, "espnet_ee.policy.x", "from espnet_ee.score.wer import count_errors"),
+        (nothing_imports_upwards, "espnet_ee.decode.x", "def f() -> None:\n    from espnet_ee.store.package import load_package"),
+        (nothing_imports_upwards, "espnet_ee.score.x", "from espnet_ee.cli.main import main"),
+        (nothing_imports_upwards, "espnet_ee.encoder.x", "from espnet_ee.data.audio import read_audio"),  # sideways
+        (nothing_imports_upwards, "espnet_ee.model.x", "from espnet_ee.plugin import task"),
+        (every_file_has_a_room, "espnet_ee.helpers.x", ""),
         (espnet_stays_behind_its_packages, "espnet_ee.decode.x", "from espnet2.asr.ctc import CTC"),
         (
             only_compat_knows_two_versions,
@@ -287,8 +307,6 @@ def test_importing_policy_and_score_loads_no_torch() -> None:
             "espnet_ee.plugin.x",
             "from importlib.metadata import version\nversion('espnet')",
         ),
-        (encoder_and_model_see_compat_only, "espnet_ee.encoder.x", "from espnet_ee.plugin.register import register"),
-        (encoder_and_model_see_compat_only, "espnet_ee.model.x", "from espnet_ee.plugin import task"),
         (files_are_short, "espnet_ee.model.x", "a = 1\n" * 401),
         (functions_are_short, "espnet_ee.model.x", "def f() -> None:\n" + "    a = 1\n" * 60),
         (nothing_is_called_utils, "espnet_ee.model.utils", ""),
@@ -314,9 +332,11 @@ def test_the_rules_find_what_they_forbid(rule: Callable[[Source], Breaches], mod
             "espnet_ee.data.x",
             "from espnet2.asr.frontend.default import DefaultFrontend",
         ),
-        (only_compat_knows_two_versions, "espnet_ee.plugin.compat", "from espnet.nets import x"),
-        (encoder_and_model_see_compat_only, "espnet_ee.encoder.x", "from espnet_ee.plugin.compat import LayerNorm"),
-        (encoder_and_model_see_compat_only, "espnet_ee.encoder.x", "from espnet_ee.plugin import compat"),
+        (only_compat_knows_two_versions, "espnet_ee.host.compat", "from espnet.nets import x"),
+        (nothing_imports_upwards, "espnet_ee.encoder.x", "from espnet_ee.host.compat import LayerNorm"),
+        (nothing_imports_upwards, "espnet_ee.store.x", "from espnet_ee import __version__"),
+        (nothing_imports_upwards, "espnet_ee.cli.x", "from espnet_ee.cli.main import main\nimport torch"),
+        (every_file_has_a_room, "espnet_ee.policy.entropy", ""),
         (functions_are_short, "espnet_ee.model.x", "def f() -> None:\n" + "    a = 1\n" * 59),
         (
             nothing_runs_data_as_code,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,11 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     code = blocks("python")[0]
     (tmp_path / "decode.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
     calibrated = "exp/.../policies/decode_learned_wer_loss1.yaml"
-    for name, file in ((calibrated, tmp_path / "decode.yaml"), ("exp/.../config.yaml", config), ("exp/.../valid.loss.ave.pth", checkpoint)):
+    for name, file in (
+        (calibrated, tmp_path / "decode.yaml"),
+        ("exp/.../config.yaml", config),
+        ("exp/.../valid.loss.ave.pth", checkpoint),
+    ):
         assert name in code
         code = code.replace(name, str(file))
     done = run([sys.executable, "-c", f"import numpy\nsamples = numpy.zeros(16000, 'float32')\n{code}"])

@@ -21,8 +21,8 @@ import yaml
 from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.errors import UsageError, run
-from espnet_ee.policy.fit import DEFAULT_FEATURES
 from espnet_ee.policy.learned import LearnedPolicy
+from espnet_ee.score.fit import DEFAULT_FEATURES
 
 FRAMES_PER_SECOND = 100
 DEFAULT_MELS = 80

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.errors import UsageError, run
-from espnet_ee.policy.fit import DEFAULT_FEATURES
 from espnet_ee.score.calibrate import Target, at_cost, calibrate, compared_depths, make_families
+from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import Grid, fixed_outcomes, read_grid
 from espnet_ee.score.study import curve_of
 
@@ -69,7 +69,9 @@ def line(name: str, values: np.ndarray) -> str:
     """Means over the repeats, and the mean of them with its standard error."""
     means = values.mean(axis=1)
     error = means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
-    return f"{name:<22}" + "".join(f"{value:>+7.2f}" for value in values.mean(axis=0)) + f"   {means.mean():+.2f} +- {error:.2f}"
+    return (
+        f"{name:<22}" + "".join(f"{value:>+7.2f}" for value in values.mean(axis=0)) + f"   {means.mean():+.2f} +- {error:.2f}"
+    )
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -86,7 +88,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 raise UsageError(f"--fit {count}: leaves no speaker to measure on; give less")
             found.append(gains(grid.rows(mask), grid.rows(~mask)))
         over_entropy, over_fixed, lost = (np.array(part) for part in zip(*found, strict=True))
-        print(f"\nfitted on {count}, compute of exit {'':<1}" + "".join(f"{depth:>7g}" for depth in compared_depths(grid.layers)) + "   mean")
+        print(
+            f"\nfitted on {count}, compute of exit {'':<1}"
+            + "".join(f"{depth:>7g}" for depth in compared_depths(grid.layers))
+            + "   mean"
+        )
         print(line("learned - entropy", over_entropy))
         print(line("learned - fixed", over_fixed))
         print(f"loss asked for %      {''.join(f'{loss:>7g}' for loss in LOSSES)}")

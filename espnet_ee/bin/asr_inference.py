@@ -105,8 +105,9 @@ def main() -> None:
     from espnet_ee.decode.combine import read_weights
     from espnet_ee.decode.recognizer import EarlyExitRecognizer
     from espnet_ee.decode.results import check_output_dir, decode, write_decoding
-    from espnet_ee.plugin.checkpoint import load_model, read_train_config, sampling_rate
-    from espnet_ee.plugin.compat import espnet_version
+    from espnet_ee.host.compat import espnet_version
+    from espnet_ee.store.checkpoint import load_model
+    from espnet_ee.store.train_config import read_train_config, sampling_rate
 
     check_output_dir(arguments.output_dir)
     combine = read_weights(settings["combine"])

@@ -1,6 +1,6 @@
 """Calibrates exit policies on a development set, measures them on others, writes their decoding configurations.
 
-Reads evidence tables (of --all_exits true, or of the import format that espnet_ee/policy/imported.py describes) and
+Reads evidence tables (of --all_exits true, or of the import format that espnet_ee/score/imported.py describes) and
 writes, into --output_dir, decode_POLICY_TARGET.yaml for every policy and target, POLICIES.md, policies.csv and
 policies.png.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from espnet_ee.errors import UsageError, run
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.features import FEATURES
-from espnet_ee.policy.fit import DEFAULT_FEATURES
 from espnet_ee.score.calibrate import parse_target
+from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import read_grid
 from espnet_ee.score.study import Study, make_study, refuse_same_table
 from espnet_ee.score.study_curve import draw_study
@@ -77,7 +77,9 @@ def write(folder: Path, study: Study, command: str) -> None:
         with atomic_write(folder / policy_file(one.policy, one.target.tag)) as stream:
             stream.write(decode_config(one, study.dev.name))
         said = "" if one.reached else "NOT REACHED, the nearest is: "
-        print(f"{one.policy.name}, {one.target}: {said}{one.expected.wer:.2f} % WER at mean exit layer {one.expected.depth:.2f}")
+        print(
+            f"{one.policy.name}, {one.target}: {said}{one.expected.wer:.2f} % WER at mean exit layer {one.expected.depth:.2f}"
+        )
     if study.sets:
         write_csv(folder / "policies.csv", study)
         write_report(folder / "POLICIES.md", study, "policies.png", command)

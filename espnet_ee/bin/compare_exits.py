@@ -28,7 +28,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="the sets' references, same order")
     parser.add_argument("--names", nargs=2, default=["one", "other"], metavar="NAME", help="what the two are called")
     parser.add_argument(
-        "--other_passes_heads", choices=("true", "false"), default="false", help="true: its exits pay for the heads below (combine)"
+        "--other_passes_heads",
+        choices=("true", "false"),
+        default="false",
+        help="true: its exits pay for the heads below (combine)",
     )
     parser.add_argument("--title", default="Two decodings, exit by exit")
     parser.add_argument("--note", default="", help="a line under the title")

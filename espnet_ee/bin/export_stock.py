@@ -25,11 +25,9 @@ def main() -> None:
     parser.add_argument("--exit_layer", type=int, required=True, help="the exit: blocks of the exported model")
     parser.add_argument("--output_dir", type=Path, required=True, help="new, or an earlier export, which is replaced")
     arguments = parser.parse_args()
-    from espnet_ee.plugin.stock import export_stock  # after the cheap checks: ESPnet takes seconds to import
+    from espnet_ee.store.export_stock import export_stock  # after the cheap checks: ESPnet takes seconds to import
 
-    folder = export_stock(
-        arguments.asr_train_config, arguments.asr_model_file, arguments.exit_layer, arguments.output_dir
-    )
+    folder = export_stock(arguments.asr_train_config, arguments.asr_model_file, arguments.exit_layer, arguments.output_dir)
     print(f"{folder}: config.yaml and model.pth, a stock model of {arguments.exit_layer} blocks")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from espnet_ee.errors import UsageError, UserError, run
-from espnet_ee.files import atomic_write, read_scp
+from espnet_ee.files import atomic_write
+from espnet_ee.kaldi import read_scp
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # After the cheap checks: ESPnet takes seconds to import.
     from espnet_ee.data.inputs import read_inputs
     from espnet_ee.decode.fit_combine import fit_on
-    from espnet_ee.plugin.checkpoint import load_model, read_train_config, sampling_rate, text_to_tokens
+    from espnet_ee.store.checkpoint import load_model
+    from espnet_ee.store.train_config import read_train_config, sampling_rate, text_to_tokens
 
     config = read_train_config(options.asr_train_config)
     texts = read_scp(options.data_dir / "text", allow_empty=True)

@@ -17,13 +17,13 @@ from espnet_ee.errors import UsageError, run
 
 def main() -> None:
     """Parses and packs."""
-    parser = argparse.ArgumentParser(
-        prog="pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr_train_config", type=Path, required=True, help="the training's config.yaml")
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
     parser.add_argument("--outpath", type=Path, required=True, help="new folder, earlier package, or archive *.zip")
-    parser.add_argument("--policies", type=Path, nargs="*", default=[], help="decoding configurations; the first is the default")
+    parser.add_argument(
+        "--policies", type=Path, nargs="*", default=[], help="decoding configurations; the first is the default"
+    )
     parser.add_argument("--exits_csv", type=Path, help="scores of stage 13, for the model card")
     parser.add_argument("--name", required=True, help="the model's name, owner/model on the hub")
     parser.add_argument("--licence", required=True, help="as the hub names it: apache-2.0, cc-by-4.0, other, ...")
@@ -35,8 +35,8 @@ def main() -> None:
         raise UsageError(f"--name {arguments.name!r}: give one word, OWNER/MODEL on the hub")
     if arguments.outpath.name.endswith((".gz", ".tar", ".tgz", ".bz2", ".xz")):
         raise UsageError(f"--outpath {arguments.outpath}: give a folder or an archive that ends in .zip")
-    from espnet_ee.plugin.model_card import Card  # after the cheap checks: ESPnet takes seconds to import
-    from espnet_ee.plugin.package import SUFFIX, pack_model
+    from espnet_ee.store.model_card import Card  # after the cheap checks: ESPnet takes seconds to import
+    from espnet_ee.store.package import SUFFIX, pack_model
 
     card = Card(arguments.name, arguments.licence, arguments.training_data, arguments.language, arguments.command)
     made = pack_model(

@@ -17,9 +17,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--exp_dir", type=Path, required=True, help="experiment folder; the results go into it")
-    parser.add_argument(
-        "--data_root", type=Path, required=True, help="folder with SET/text for every set, e.g. dump/raw"
-    )
+    parser.add_argument("--data_root", type=Path, required=True, help="folder with SET/text for every set, e.g. dump/raw")
     parser.add_argument("--valid_set", required=True, help="set whose evidence gives the sweep's thresholds")
     parser.add_argument("--test_sets", required=True, help="sets to score, separated by spaces")
     parser.add_argument("--all_exits_tag", default="decode_all_exits", help="decoding that kept all exits")
@@ -27,9 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--separate_exps", default="", help="scored experiments of separately trained depths")
     parser.add_argument("--command", default="", help="command line to report (default: this one)")
     parser.add_argument("--note", action="append", default=[], help="line for RESULTS.md; may be given again")
-    parser.add_argument(
-        "--date", default="", help="date to report (default: none, so that a rerun gives the same bytes)"
-    )
+    parser.add_argument("--date", default="", help="date to report (default: none, so that a rerun gives the same bytes)")
     return parser
 
 

@@ -1,6 +1,6 @@
 """Replays exit policies at any thresholds on an evidence table: nothing is decoded again.
 
-The table is one of --all_exits true (with --text), or of the import format that espnet_ee/policy/imported.py describes.
+The table is one of --all_exits true (with --text), or of the import format that espnet_ee/score/imported.py describes.
 Prints a table with tabs between its columns: policy, threshold, WER in per cent, errors, words, mean exit layer,
 MACs per second of audio, and the measured real-time factor where the times are known.
 """

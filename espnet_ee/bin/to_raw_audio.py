@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_ee.errors import run
-from espnet_ee.plugin.raw_audio import write_raw_audio_config
+from espnet_ee.store.train_config import write_raw_audio_config
 
 
 def get_parser() -> argparse.ArgumentParser:

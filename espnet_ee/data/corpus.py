@@ -77,6 +77,5 @@ class Corpus(ABC):
         """The error for a corpus that is not where it was looked for."""
         places = " nor ".join(str(path) for path in looked_for)
         return UserError(
-            f"no {self.name} corpus: there is no {places}; "
-            f"give its folder with --{self.name}_root or as {self.db_key} in db.sh"
+            f"no {self.name} corpus: there is no {places}; give its folder with --{self.name}_root or as {self.db_key} in db.sh"
         )

@@ -15,7 +15,8 @@ from pathlib import Path
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, parse_segment
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, is_file, read_scp, refuse_other_folder, split_place, write_scp
+from espnet_ee.files import atomic_dir, atomic_write, is_file, refuse_other_folder
+from espnet_ee.kaldi import read_scp, split_place, write_scp
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml")

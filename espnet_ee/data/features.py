@@ -88,15 +88,11 @@ def extract_features(
         skips = [skip for done in results for skip in done.skips]
         settle(skips, len(utterances), max_skipped, str(source))
         draft.tables["feats.scp"] = {
-            utt_id: value.replace(str(draft.folder), str(out), 1)
-            for done in results
-            for utt_id, value in done.scp.items()
+            utt_id: value.replace(str(draft.folder), str(out), 1) for done in results for utt_id, value in done.scp.items()
         }
         kept = draft.tables["feats.scp"]
         draft.tables.update({name: {key: data.tables[name][key] for key in kept} for name in ("text", "utt2spk")})
-        draft.tables["utt2num_frames"] = {
-            utt_id: str(count) for done in results for utt_id, count in done.frames.items()
-        }
+        draft.tables["utt2num_frames"] = {utt_id: str(count) for done in results for utt_id, count in done.frames.items()}
         draft.notes["feats_type"] = "extracted\n"
         draft.notes["feats_dim"] = f"{feats_dim}\n"
         draft.notes["frontend.yaml"] = yaml.safe_dump({"frontend": "default", "frontend_conf": conf}, sort_keys=False)

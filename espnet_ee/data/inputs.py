@@ -13,7 +13,7 @@ from espnet_ee.data.audio import count_samples, read_audio
 from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_scp
+from espnet_ee.kaldi import read_scp
 
 
 @dataclass(frozen=True)

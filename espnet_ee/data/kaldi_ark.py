@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_scp, split_place
+from espnet_ee.kaldi import read_scp, split_place
 
 try:
     import kaldiio as _kaldi

@@ -28,9 +28,7 @@ class Survivors:
         return f"{len(self.kept)} of {total} utterances kept ({reasons})"
 
 
-def filter_lengths(
-    source: Path, out: Path, min_seconds: float, max_seconds: float, rate: int = 16000
-) -> Survivors:
+def filter_lengths(source: Path, out: Path, min_seconds: float, max_seconds: float, rate: int = 16000) -> Survivors:
     """Copies a data directory without the utterances outside [min_seconds, max_seconds] or with an empty transcript.
 
     The audio or feature files stay where they are. Only training data is to be filtered, never a set to be scored.
@@ -67,9 +65,7 @@ def filter_lengths(
     return survivors
 
 
-def choose_survivors(
-    data: DataDir, seconds: dict[str, float], min_seconds: float, max_seconds: float
-) -> Survivors:
+def choose_survivors(data: DataDir, seconds: dict[str, float], min_seconds: float, max_seconds: float) -> Survivors:
     """Sorts the utterances of ``data`` by what happens to them."""
     kept: list[str] = []
     too_short: list[str] = []

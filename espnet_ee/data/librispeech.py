@@ -9,7 +9,7 @@ from typing import ClassVar
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_scp
+from espnet_ee.kaldi import read_scp
 
 PARTS = {
     "train-clean-5": 1519, "dev-clean-2": 1089,
@@ -63,7 +63,7 @@ class LibriSpeech(Corpus):
         if len(parts) != 1:
             raise UsageError("--corpus_options: hold_out takes readers out of one training set; name one in --parts")
         ((name, members),) = self._choose(parts).items()
-        return {name: members, **{held: members for held in HELD_OUT}}
+        return {name: members, **dict.fromkeys(HELD_OUT, members)}
 
     def _choose(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         sets: dict[str, tuple[str, ...]] = {}

@@ -18,9 +18,7 @@ Result = TypeVar("Result")
 PROGRESS_SECONDS = 5.0
 
 
-def ordered_map(
-    function: Callable[[Item], Result], items: Sequence[Item], nj: int, label: str, chunk: int = 8
-) -> list[Result]:
+def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], nj: int, label: str, chunk: int = 8) -> list[Result]:
     """Applies ``function`` to every item; the results stand in the items' order.
 
     Args:

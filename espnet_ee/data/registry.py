@@ -21,9 +21,7 @@ CORPORA: dict[str, type[Corpus]] = {
 }
 
 
-def open_corpus(
-    name: str, root: Path, parts: Sequence[str] = (), options: Mapping[str, str] | None = None
-) -> Corpus:
+def open_corpus(name: str, root: Path, parts: Sequence[str] = (), options: Mapping[str, str] | None = None) -> Corpus:
     """Makes the reader of a corpus. Raises UsageError for an unknown name, set or option."""
     if name not in CORPORA:
         raise UsageError(f"there is no corpus {name!r}; choose from {' '.join(CORPORA)}")

@@ -17,7 +17,8 @@ from espnet_ee.data.synthetic_random import Random
 from espnet_ee.data.synthetic_text import make_sentence, pronounce
 from espnet_ee.data.synthetic_voice import RATE, Voice, make_voice, speak
 from espnet_ee.errors import UsageError
-from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_scp
+from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
+from espnet_ee.kaldi import write_scp
 
 SPEAKERS: dict[str, tuple[int, ...]] = {
     "train": tuple(range(101, 111)),
@@ -131,7 +132,7 @@ def phones_of(text: str) -> list[str]:
     """The phones of a sentence, with a short gap between words."""
     phones: list[str] = []
     for word in text.split():
-        phones += pronounce(word) + ["-"]
+        phones += [*pronounce(word), "-"]
     return phones
 
 

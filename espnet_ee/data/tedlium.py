@@ -197,9 +197,7 @@ def _content(line: _Line) -> tuple[str, str, str, str]:
     return line.talk, line.start, line.end, line.text
 
 
-def _read_talk(
-    folder: Path, lines: list[_Line], rules: str, training: bool, seen: Counter[str]
-) -> Iterator[Utterance | Skip]:
+def _read_talk(folder: Path, lines: list[_Line], rules: str, training: bool, seen: Counter[str]) -> Iterator[Utterance | Skip]:
     before: Span | None = None
     length: tuple[int, int] | None = None
     for line in lines:

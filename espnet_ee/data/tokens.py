@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_write, read_scp
+from espnet_ee.files import atomic_write
+from espnet_ee.kaldi import read_scp
 
 BLANK, UNKNOWN, SPACE, END = "<blank>", "<unk>", "<space>", "<sos/eos>"
 

@@ -39,9 +39,7 @@ def fit_weights(
         optimizer = torch.optim.Adam([logits], lr=0.2)
         for _ in range(steps if number > 1 else 0):
             mixed = combined(log_probs[:number], logits.softmax(0)).log_softmax(-1)
-            loss = torch.nn.functional.ctc_loss(
-                mixed.transpose(0, 1), text, olens, lengths, blank=blank, zero_infinity=True
-            )
+            loss = torch.nn.functional.ctc_loss(mixed.transpose(0, 1), text, olens, lengths, blank=blank, zero_infinity=True)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

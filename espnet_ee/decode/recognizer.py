@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_ee.decode.beam import NBestSearch
 from espnet_ee.decode.combine import Weights, check_weights, combined, read_weights
 from espnet_ee.decode.greedy import Path as TokenPath
 from espnet_ee.decode.greedy import read_frames
@@ -22,6 +21,7 @@ from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.registry import policy_of
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
+from espnet_ee.search.beam import NBestSearch
 from espnet_ee.text import collapse, tokens_to_text
 
 
@@ -115,7 +115,7 @@ class EarlyExitRecognizer:
         policy: ExitPolicy | str | Path | None = None,
         device: str = "cpu",
     ) -> EarlyExitRecognizer:
-        """Loads ``config.yaml`` and a checkpoint; see :func:`espnet_ee.plugin.checkpoint.load_model`.
+        """Loads ``config.yaml`` and a checkpoint; see :func:`espnet_ee.store.checkpoint.load_model`.
 
         Args:
             train_config: ``exp/.../config.yaml``.
@@ -124,7 +124,7 @@ class EarlyExitRecognizer:
                 stage 14 writes, or none for the final exit.
             device: torch device.
         """
-        from espnet_ee.plugin.checkpoint import load_model  # imports all of ESPnet's ASR task
+        from espnet_ee.store.checkpoint import load_model  # imports all of ESPnet's ASR task
 
         if isinstance(policy, ExitPolicy):
             return cls(load_model(train_config, model_file, device), policy)
@@ -141,11 +141,11 @@ class EarlyExitRecognizer:
         """Loads a package: a folder, an archive, or the name of a model on the Hugging Face hub.
 
         Args:
-            source: see :func:`espnet_ee.plugin.package.open_package`; nothing in it is trusted.
+            source: see :func:`espnet_ee.store.package.open_package`; nothing in it is trusted.
             policy: a policy, the name of one of the package's, or none for its first one.
             device: torch device.
         """
-        from espnet_ee.plugin.package import load_package, open_package  # imports all of ESPnet's ASR task
+        from espnet_ee.store.package import load_package, open_package  # imports all of ESPnet's ASR task
 
         with open_package(source) as folder:
             package = load_package(folder, device)

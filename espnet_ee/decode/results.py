@@ -14,9 +14,9 @@ import yaml
 from espnet_ee.data.inputs import Input
 from espnet_ee.decode.recognizer import EarlyExitRecognizer, Recognition
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, refuse_other_folder, write_scp
+from espnet_ee.files import atomic_dir, refuse_other_folder
+from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
-
 
 _SUMMARY = "decode.yaml"
 
@@ -128,9 +128,7 @@ def check_output_dir(path: str | Path) -> None:
 
 
 def _table(decoding: Decoding) -> EvidenceTable:
-    utterances = {
-        key: Utterance(decoding.audio_seconds[key], result.rows) for key, result in decoding.results.items()
-    }
+    utterances = {key: Utterance(decoding.audio_seconds[key], result.rows) for key, result in decoding.results.items()}
     layers = tuple(row.evidence.layer for row in next(iter(utterances.values())).rows)
     return EvidenceTable(layers, utterances)
 

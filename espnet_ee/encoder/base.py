@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
 
+from espnet_ee.compute import Convolution
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.plugin.compat import (
-    LayerNorm,
-    accept_either_version,
-    check_short_utt,
-    make_pad_mask,
-    mask_convolutions,
-    reject_unknown_keys,
-)
-from espnet_ee.score.compute import Convolution
+from espnet_ee.host.compat import LayerNorm, accept_either_version, check_short_utt, make_pad_mask, mask_convolutions
+from espnet_ee.host.signature import reject_unknown_keys
 
 # What exit_layers stands for, and what no early exit can honour; no encoder of ours takes them.
 REPLACED = (
@@ -293,16 +287,12 @@ def check_exit_layers(exit_layers: Sequence[int], num_blocks: int) -> tuple[int,
     layers = tuple(exit_layers)
     if not layers or any(isinstance(layer, bool) or not isinstance(layer, int) for layer in layers):
         raise UsageError(f"encoder_conf: exit_layers is {exit_layers!r}; give block numbers such as [2, 4, {num_blocks}]")
-    if any(a >= b for a, b in zip(layers, layers[1:], strict=False)) or layers[0] < 1:
+    if any(a >= b for a, b in pairwise(layers)) or layers[0] < 1:
         raise UsageError(f"encoder_conf: exit_layers {list(layers)} must rise, from 1 on")
     if layers[-1] > num_blocks:
-        raise UsageError(
-            f"encoder_conf: exit layer {layers[-1]} is beyond the last block; num_blocks is {num_blocks}"
-        )
+        raise UsageError(f"encoder_conf: exit layer {layers[-1]} is beyond the last block; num_blocks is {num_blocks}")
     if layers[-1] != num_blocks:
-        raise UsageError(
-            f"encoder_conf: exit_layers {list(layers)} lack the last block; add {num_blocks} or lower num_blocks"
-        )
+        raise UsageError(f"encoder_conf: exit_layers {list(layers)} lack the last block; add {num_blocks} or lower num_blocks")
     return layers
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 
+from espnet_ee.compute import BranchformerShape
 from espnet_ee.encoder.base import EarlyExitEncoder
 from espnet_ee.errors import UserError
-from espnet_ee.plugin.compat import extend_signature
-from espnet_ee.score.compute import BranchformerShape
+from espnet_ee.host.signature import extend_signature
 
 
 @extend_signature(BranchformerEncoder)
@@ -21,7 +21,7 @@ class EarlyExitBranchformerEncoder(EarlyExitEncoder, BranchformerEncoder):
     """
 
     def shape(self) -> BranchformerShape:
-        """What decides this encoder's compute; see :mod:`espnet_ee.score.compute`."""
+        """What decides this encoder's compute; see :mod:`espnet_ee.compute`."""
         if not all(block.use_two_branches for block in self.encoders):
             raise UserError("encoder_conf: compute is counted for branchformer blocks with both branches only")
         block = self.encoders[0]

@@ -6,9 +6,9 @@ from typing import Any
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
+from espnet_ee.compute import ConformerShape
 from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder
-from espnet_ee.plugin.compat import extend_signature
-from espnet_ee.score.compute import ConformerShape
+from espnet_ee.host.signature import extend_signature
 
 
 @extend_signature(ConformerEncoder, without=REPLACED)
@@ -45,7 +45,7 @@ class EarlyExitConformerEncoder(EarlyExitEncoder, ConformerEncoder):
         super().__init__(input_size, exit_layers, exit_norm, rel_pos_type=rel_pos_type, **stock)
 
     def shape(self) -> ConformerShape:
-        """What decides this encoder's compute; see :mod:`espnet_ee.score.compute`."""
+        """What decides this encoder's compute; see :mod:`espnet_ee.compute`."""
         block = self.encoders[0]
         return ConformerShape(
             **self.front_shape(),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 
+from espnet_ee.compute import BranchformerShape
 from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder
 from espnet_ee.encoder.branchformer import gating_shape
-from espnet_ee.plugin.compat import extend_signature
-from espnet_ee.score.compute import BranchformerShape
+from espnet_ee.host.signature import extend_signature
 
 
 @extend_signature(EBranchformerEncoder, without=REPLACED)
@@ -22,7 +22,7 @@ class EarlyExitEBranchformerEncoder(EarlyExitEncoder, EBranchformerEncoder):
     """
 
     def shape(self) -> BranchformerShape:
-        """What decides this encoder's compute; see :mod:`espnet_ee.score.compute`."""
+        """What decides this encoder's compute; see :mod:`espnet_ee.compute`."""
         block = self.encoders[0]
         modules = [part for part in (block.feed_forward, block.feed_forward_macaron) if part is not None]
         return BranchformerShape(

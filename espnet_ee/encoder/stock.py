@@ -19,10 +19,10 @@ from espnet2.tasks.asr import encoder_choices
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from espnet_ee.compute import CountedShape
 from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder
 from espnet_ee.errors import UsageError
-from espnet_ee.plugin.compat import extend_signature
-from espnet_ee.score.compute import CountedShape
+from espnet_ee.host.signature import extend_signature
 
 # Those without an entry of their own that the tests run; a stranger's package may ask for no other.
 TESTED = ("multiconv_conformer",)
@@ -73,7 +73,7 @@ class EarlyExitStockEncoder(EarlyExitEncoder, AbsEncoder):
         self._shape = None if next(self.parameters()).is_meta else self.try_out(stock_encoder)
 
     def shape(self) -> CountedShape:
-        """What decides this encoder's compute; see :mod:`espnet_ee.score.compute`."""
+        """What decides this encoder's compute; see :mod:`espnet_ee.compute`."""
         return self._shape
 
     @torch.no_grad()
@@ -89,7 +89,7 @@ class EarlyExitStockEncoder(EarlyExitEncoder, AbsEncoder):
             return count_compute(trial.to("meta"))
         except _Unfit as error:
             reason = str(error)
-        except Exception as error:  # noqa: BLE001 - it is not ours, and may fail in any way when it is driven by ours
+        except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UsageError(f"encoder_conf: stock_encoder {name} cannot be driven block by block: {reason}")
 
@@ -169,8 +169,7 @@ def count_compute(trial: EarlyExitStockEncoder) -> CountedShape:
     counted = [_counts(trial, frames) for frames in feature_frames]
     one, two, three = (counts for _, counts in counted[:3])
     parabolas = {
-        layer: (one[layer], two[layer] - one[layer], three[layer] - 2 * two[layer] + one[layer])
-        for layer in trial.exit_layers
+        layer: (one[layer], two[layer] - one[layer], three[layer] - 2 * two[layer] + one[layer]) for layer in trial.exit_layers
     }
     shape = CountedShape(**trial.front_shape(), counts=parabolas)
     for number, (front, blocks) in enumerate(counted):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
+from espnet_ee.compute import ConformerShape
 from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder
-from espnet_ee.plugin.compat import extend_signature
-from espnet_ee.score.compute import ConformerShape
+from espnet_ee.host.signature import extend_signature
 
 
 @extend_signature(TransformerEncoder, without=REPLACED)

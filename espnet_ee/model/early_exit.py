@@ -12,10 +12,10 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_ee.encoder.base import EarlyExitEncoder
 from espnet_ee.errors import UsageError
+from espnet_ee.host.signature import extend_signature, reject_unknown_keys
 from espnet_ee.model.heads import make_heads
 from espnet_ee.model.loss import exit_weights as resolve_weights
 from espnet_ee.model.loss import exits_ctc_loss, frames_needed
-from espnet_ee.plugin.compat import extend_signature, reject_unknown_keys
 from espnet_ee.text import collapse, tokens_to_text
 
 

@@ -21,9 +21,9 @@ class LearnedPolicy(ThresholdPolicy):
     """Stops at the first exit where what any later exit may save no longer pays for the layers on the way to it.
 
     The errors of this exit that are to be expected, per frame, are ``exp(intercepts[layer] + sum_f weights[f] * f(evidence))``;
-    ``returns[layer]`` is the share of them that one more layer saves (:func:`espnet_ee.policy.fit.likely_returns`).
+    ``returns[layer]`` is the share of them that one more layer saves (:func:`espnet_ee.score.fit.likely_returns`).
     It is 0 where surely no later exit is better than this one on the whole: nobody goes deeper then, at any threshold from 0 on.
-    :func:`espnet_ee.policy.fit.fit_learned` finds the numbers. A feature that is NaN (a table or a runtime without
+    :func:`espnet_ee.score.fit.fit_learned` finds the numbers. A feature that is NaN (a table or a runtime without
     that evidence, a broken exit) never stops an utterance.
 
     Attributes:

@@ -144,9 +144,7 @@ def read_table(path: str | Path) -> EvidenceTable:
         layers = tuple(row.evidence.layer for row in rows)
         if layers != exit_layers or list(layers) != sorted(set(layers)):
             raise UserError(f"{path}: {utt_id} has exits {layers}, expected {exit_layers} rising; decode again")
-    return EvidenceTable(
-        exit_layers, {utt_id: Utterance(seconds[utt_id], tuple(found[utt_id])) for utt_id in sorted(found)}
-    )
+    return EvidenceTable(exit_layers, {utt_id: Utterance(seconds[utt_id], tuple(found[utt_id])) for utt_id in sorted(found)})
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

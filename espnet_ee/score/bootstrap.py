@@ -44,7 +44,9 @@ def draws(utterances: int, seed: int = 0) -> np.ndarray:
 
 def _interval(values: np.ndarray) -> Interval:
     values = values[np.isfinite(values)]
-    return Interval(*(float(value) for value in np.quantile(values, (0.025, 0.975)))) if len(values) else Interval(np.nan, np.nan)
+    return (
+        Interval(*(float(value) for value in np.quantile(values, (0.025, 0.975)))) if len(values) else Interval(np.nan, np.nan)
+    )
 
 
 def _wer(drawn: np.ndarray, found: Outcome) -> np.ndarray:
@@ -76,5 +78,3 @@ def difference(drawn: np.ndarray, one: Outcome, other: Outcome) -> Difference:
     """Difference of the error rates, one minus other, with its paired interval."""
     interval = paired_interval(drawn, one, other)
     return Difference(interval.low, interval.high, one.wer - other.wer)
-
-

@@ -9,9 +9,9 @@ import numpy as np
 
 from espnet_ee.errors import UsageError
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
-from espnet_ee.policy.fit import Samples, cross_fitted_levels, fit_learned, make_samples
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import POLICIES
+from espnet_ee.score.fit import Samples, cross_fitted_levels, fit_learned, make_samples
 from espnet_ee.score.grid import Grid, Outcome, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
 
 

@@ -52,8 +52,7 @@ def compare_exits(one: Grid, other: Grid, other_passes_heads: bool = False) -> l
         raise UserError(f"exits {list(firsts)} and {list(others)}: none in common, nothing can be compared")
     drawn = draws(len(one.utterances))
     return [
-        ExitComparison(layer, firsts[layer], others[layer], difference(drawn, others[layer], firsts[layer]))
-        for layer in common
+        ExitComparison(layer, firsts[layer], others[layer], difference(drawn, others[layer], firsts[layer])) for layer in common
     ]
 
 

@@ -87,9 +87,7 @@ def read_exits(path: str | Path) -> list[OperatingPoint]:
 
 
 def _point(row: dict[str, str]) -> OperatingPoint:
-    words, characters = (
-        ErrorCounts(*(int(row[f"{unit}_{name}"]) for name in _COUNTS)) for unit in ("word", "character")
-    )
+    words, characters = (ErrorCounts(*(int(row[f"{unit}_{name}"]) for name in _COUNTS)) for unit in ("word", "character"))
     return OperatingPoint(
         set=row["set"],
         kind=row["kind"],

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import espnet_ee
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_scp, read_yaml
+from espnet_ee.files import read_yaml
+from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.table import read_table
 from espnet_ee.score.curve import draw_curve, read_exits, write_exits
 from espnet_ee.score.replay import (
@@ -72,9 +72,7 @@ def score_experiment(options: ScoreOptions) -> Report:
     for name in options.test_sets:
         references = read_scp(options.data_root / name / "text", allow_empty=True)
         scored = aligned[name] = load_scored_set(decoded / name, name, references)
-        online[name] = [
-            load_online_run(options.exp_dir / tag / name, tag, scored, references) for tag in options.policies
-        ]
+        online[name] = [load_online_run(options.exp_dir / tag / name, tag, scored, references) for tag in options.policies]
         points += [*fixed_points(scored), *entropy_sweep(scored, thresholds), *oracle_points(scored)]
         points += [run.point for run in online[name]]
         points += [point for point in separate if point.set == name]
@@ -107,9 +105,7 @@ def _separate_points(options: ScoreOptions) -> list[OperatingPoint]:
         last = {point.set: point for point in sorted(fixed, key=lambda point: point.depth)}
         missing = [name for name in options.test_sets if name not in last]
         if missing:
-            raise UserError(
-                f"{folder}/exits.csv: set {missing[0]} is not in it; score that experiment on the same sets first"
-            )
+            raise UserError(f"{folder}/exits.csv: set {missing[0]} is not in it; score that experiment on the same sets first")
         points += [replace(last[name], kind="separate", name=f"separate: {folder.name}") for name in options.test_sets]
     return points
 
@@ -143,7 +139,9 @@ def _training_time(path: Path) -> str:
     facts = read_yaml(path, "run stage 11")
     resumed = " since it was resumed" if facts.get("resumed") else ""
     machine = f"{facts['ngpu']} GPU" if facts.get("ngpu") else "CPU"
-    return f"{float(facts.get('seconds', 0)) / 60:.1f} minutes{resumed} on {facts.get('threads', 'default')} thread(s), {machine}"
+    return (
+        f"{float(facts.get('seconds', 0)) / 60:.1f} minutes{resumed} on {facts.get('threads', 'default')} thread(s), {machine}"
+    )
 
 
 def _git_hash(package: Path) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_scp
+from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
-from espnet_ee.policy.imported import is_imported, read_imported
 from espnet_ee.policy.table import EvidenceTable, read_table
+from espnet_ee.score.imported import is_imported, read_imported
 from espnet_ee.score.replay import Seconds, choose_exits
 from espnet_ee.score.runs import read_timing
 from espnet_ee.score.wer import check_same_utterances, count_errors
@@ -112,9 +112,7 @@ class Outcome:
         return Outcome(errors, self.words, macs, layers, self.seconds, clock)
 
 
-def make_grid(
-    name: str, table: EvidenceTable, references: Mapping[str, str], timing: Seconds | None = None
-) -> Grid:
+def make_grid(name: str, table: EvidenceTable, references: Mapping[str, str], timing: Seconds | None = None) -> Grid:
     """Counts the word errors of every exit.
 
     Raises:

@@ -75,9 +75,7 @@ class OperatingPoint:
         return self.words.rate
 
 
-def score_set(
-    name: str, table: EvidenceTable, references: Mapping[str, str], seconds: Seconds | None = None
-) -> ScoredSet:
+def score_set(name: str, table: EvidenceTable, references: Mapping[str, str], seconds: Seconds | None = None) -> ScoredSet:
     """Aligns the texts of all exits with the references, once.
 
     Raises:
@@ -91,9 +89,7 @@ def score_set(
         hypotheses = {utt: utterance.rows[index].hypothesis for utt, utterance in table.utterances.items()}
         words.append(count_errors(references, hypotheses, "word"))
         characters.append(count_errors(references, hypotheses, "character"))
-    by_utterance = [
-        {utt: tuple(exit_[utt] for exit_ in counts) for utt in references} for counts in (words, characters)
-    ]
+    by_utterance = [{utt: tuple(exit_[utt] for exit_ in counts) for utt in references} for counts in (words, characters)]
     return ScoredSet(name, table, *by_utterance, seconds=seconds)
 
 
@@ -165,9 +161,7 @@ def replay_policy(scored: ScoredSet, policy: ExitPolicy, kind: str, name: str) -
 
 def fixed_points(scored: ScoredSet) -> list[OperatingPoint]:
     """Returns one point for every exit, at which all utterances stop; only that exit's head is computed."""
-    return [
-        replay_policy(scored, FixedExitPolicy(layer), "fixed", f"exit {layer}") for layer in scored.table.exit_layers
-    ]
+    return [replay_policy(scored, FixedExitPolicy(layer), "fixed", f"exit {layer}") for layer in scored.table.exit_layers]
 
 
 def entropy_thresholds(development: EvidenceTable, count: int = 15) -> list[float]:
@@ -202,9 +196,7 @@ def oracle_points(scored: ScoredSet) -> list[OperatingPoint]:
     errors, the earliest of equals. An oracle needs no evidence, so only the chosen exit's head counts as compute.
     """
     errors = {utt: [counts.errors for counts in exits] for utt, exits in scored.words.items()}
-    not_worse = {
-        utt: next(i for i, count in enumerate(counts) if count <= counts[-1]) for utt, counts in errors.items()
-    }
+    not_worse = {utt: next(i for i, count in enumerate(counts) if count <= counts[-1]) for utt, counts in errors.items()}
     best = {utt: counts.index(min(counts)) for utt, counts in errors.items()}
     return [
         operating_point(scored, "oracle", "oracle: not worse than the last exit", not_worse, needs_every_exit=False),

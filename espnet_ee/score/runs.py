@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_write, read_lines, read_scp, read_yaml
+from espnet_ee.files import atomic_write, read_lines, read_yaml
+from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.registry import policy_of
 from espnet_ee.policy.table import EvidenceTable, macs_of_stop, read_table

@@ -12,9 +12,9 @@ import numpy as np
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.features import FEATURES
-from espnet_ee.policy.fit import cross_fitted_error
 from espnet_ee.score.bootstrap import Difference, Interval, depth_interval, difference, draws, macs_interval, wer_interval
 from espnet_ee.score.calibrate import Calibrated, Family, Target, at_cost, calibrate, make_families, samples_of
+from espnet_ee.score.fit import cross_fitted_error
 from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, outcome, sweep
 from espnet_ee.score.report import thinned
 

@@ -28,7 +28,7 @@ def read_epochs(exp_dir: Path) -> dict[int, EpochLosses]:
     Returns:
         Epoch -> losses, rising; empty when there is no log or the model has no losses by exit.
     """
-    logs = sorted(exp_dir.glob("train.*.log"), key=lambda path: _number(path.name)) + [exp_dir / "train.log"]
+    logs = [*sorted(exp_dir.glob("train.*.log"), key=lambda path: _number(path.name)), exp_dir / "train.log"]
     found = {}
     for path in logs:
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

@@ -83,13 +83,11 @@ def check_same_utterances(references: Iterable[str], hypotheses: Iterable[str], 
     missing, extra = sorted(have - decoded), sorted(decoded - have)
     if missing:
         raise UserError(
-            f"{where}: no hypothesis for {missing[0]} ({len(missing)} of {len(have)} utterances); "
-            "decode the whole set again"
+            f"{where}: no hypothesis for {missing[0]} ({len(missing)} of {len(have)} utterances); decode the whole set again"
         )
     if extra:
         raise UserError(
-            f"{where}: hypothesis for {extra[0]} ({len(extra)} such), which the reference lacks; "
-            "decode the set as it is now"
+            f"{where}: hypothesis for {extra[0]} ({len(extra)} such), which the reference lacks; decode the set as it is now"
         )
 
 
@@ -132,9 +130,7 @@ def _count_chunks(chunks: list[jiwer.AlignmentChunk]) -> ErrorCounts:
     for chunk in chunks:
         # Only an insertion has no extent in the reference.
         start, end = (
-            (chunk.hyp_start_idx, chunk.hyp_end_idx)
-            if chunk.type == "insert"
-            else (chunk.ref_start_idx, chunk.ref_end_idx)
+            (chunk.hyp_start_idx, chunk.hyp_end_idx) if chunk.type == "insert" else (chunk.ref_start_idx, chunk.ref_end_idx)
         )
         count[chunk.type] += end - start
     hits, subs, dels, ins = count.values()

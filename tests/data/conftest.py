@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from espnet_ee.data.synthetic import make_corpus
-from espnet_ee.files import write_scp
+from espnet_ee.kaldi import write_scp
 
 RATE = 16000
 

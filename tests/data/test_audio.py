@@ -28,9 +28,7 @@ def save(path: Path, samples: np.ndarray, write_sphere: Callable[..., None]) -> 
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
-def test_sixteen_bits_come_back_exactly(
-    suffix: str, tmp_path: Path, tone: Tone, write_sphere: Callable[..., None]
-) -> None:
+def test_sixteen_bits_come_back_exactly(suffix: str, tmp_path: Path, tone: Tone, write_sphere: Callable[..., None]) -> None:
     samples = tone(1000)
     samples[:2] = (-32768, 32767)
     path = save(tmp_path / f"x{suffix}", samples, write_sphere)
@@ -72,9 +70,7 @@ def test_other_depths_are_rounded_and_clipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
-def test_file_cut_short_is_refused(
-    suffix: str, tmp_path: Path, tone: Tone, write_sphere: Callable[..., None]
-) -> None:
+def test_file_cut_short_is_refused(suffix: str, tmp_path: Path, tone: Tone, write_sphere: Callable[..., None]) -> None:
     path = save(tmp_path / f"x{suffix}", tone(5000), write_sphere)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(UserError, match=f"x{suffix}: (cut short|cannot be read to its end).*get the file again"):
@@ -117,10 +113,10 @@ def test_broken_files_are_named(tmp_path: Path, tone: Tone) -> None:
 
 
 @pytest.mark.parametrize(("rate", "length"), [(8000, 2002), (44100, 364), (48000, 334)])
-def test_resampling_keeps_time_and_level(rate: int, length: int, new_rate: int = RATE) -> None:
+def test_resampling_keeps_time_and_level(rate: int, length: int) -> None:
     samples = to_int16(10000 * np.sin(2 * np.pi * 440 * np.arange(1001) / rate))
-    result = resample(samples, rate, new_rate)
-    expected = 10000 * np.sin(2 * np.pi * 440 * np.arange(length) / new_rate)
+    result = resample(samples, rate, RATE)
+    expected = 10000 * np.sin(2 * np.pi * 440 * np.arange(length) / RATE)
     assert len(result) == length and result.dtype == np.int16
     assert np.abs(result - expected)[50:-50].max() < 60
 

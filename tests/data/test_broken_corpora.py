@@ -22,7 +22,7 @@ from espnet_ee.data.prepare import prepare_set
 from espnet_ee.data.registry import open_corpus
 from espnet_ee.data.skips import Skip, settle
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_scp
+from espnet_ee.kaldi import read_scp
 
 RATE = 16000
 CHAPTER = "LibriSpeech/train-clean-5/1/2"

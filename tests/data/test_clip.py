@@ -20,7 +20,7 @@ from espnet_ee.data.format_audio import format_audio
 from espnet_ee.data.length_filter import filter_lengths
 from espnet_ee.data.speed import perturb_speed
 from espnet_ee.errors import UserError
-from espnet_ee.files import write_scp
+from espnet_ee.kaldi import write_scp
 
 RATE = 16000
 TIMES = {"r-1": ("0.10", "0.57"), "r-2": ("0.57", "1.0000625"), "s-1": ("0", "0.5")}
@@ -34,7 +34,7 @@ def segmented(tmp_path: Path, tone) -> Path:
     folder = tmp_path / "data" / "set"
     write_scp(folder / "wav.scp", {name: str(tmp_path / f"{name}.flac") for name in "rs"})
     write_scp(folder / "segments", {utt: f"{utt[0]} {start} {end}" for utt, (start, end) in TIMES.items()})
-    write_scp(folder / "text", {utt: "GO" for utt in TIMES})
+    write_scp(folder / "text", dict.fromkeys(TIMES, "GO"))
     write_scp(folder / "utt2spk", {utt: utt[0] for utt in TIMES})
     return folder
 

@@ -118,7 +118,7 @@ def librispeech_root(mini_root: Path, tmp_path: Path) -> Path:
 
 def test_librispeech_finds_its_parts(librispeech_root: Path) -> None:
     assert list(open_corpus("librispeech", librispeech_root).sets) == ["train_clean_5", "dev_clean", "dev_other"]
-    assert list(open_corpus("librispeech", librispeech_root / "LibriSpeech").sets)[0] == "train_clean_5"
+    assert next(iter(open_corpus("librispeech", librispeech_root / "LibriSpeech").sets)) == "train_clean_5"
 
 
 def test_librispeech_joins_parts(librispeech_root: Path) -> None:

@@ -120,9 +120,7 @@ def test_a_wrong_checksum_deletes_the_file(server: Server, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("evil", ["../evil", "LibriSpeech/../../evil"])
-def test_paths_that_lead_out_are_refused(
-    evil: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_that_lead_out_are_refused(evil: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.content = archive({**MEMBERS, evil: b"x"})
     server.publish(monkeypatch)
     with pytest.raises(UserError, match="cannot be unpacked"):
@@ -131,9 +129,7 @@ def test_paths_that_lead_out_are_refused(
 
 
 @pytest.mark.parametrize("link", ["/etc/passwd", "../../../../x"])
-def test_links_that_lead_out_are_refused(
-    link: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_links_that_lead_out_are_refused(link: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.content = archive(MEMBERS, link)
     server.publish(monkeypatch)
     with pytest.raises(UserError, match="cannot be unpacked"):

@@ -118,9 +118,7 @@ def test_commands_in_feats_scp_are_not_run(value: str, data_dir: Path, tmp_path:
     assert not (tmp_path / "pwned").exists() and not (tmp_path / "out").exists()
 
 
-def test_commands_in_the_path_of_feats_scp_are_not_run(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_in_the_path_of_feats_scp_are_not_run(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     extract_features(data_dir, tmp_path / "dump")
     (tmp_path / "|touch pwned #").symlink_to("dump")

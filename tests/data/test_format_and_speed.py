@@ -16,7 +16,7 @@ from espnet_ee.data.format_audio import format_audio
 from espnet_ee.data.length_filter import filter_lengths
 from espnet_ee.data.speed import parse_factors, perturb_speed
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_scp, write_scp
+from espnet_ee.kaldi import read_scp, write_scp
 
 TreeBytes = Callable[[Path], dict[str, bytes]]
 
@@ -70,9 +70,7 @@ def test_perturbed_names_and_lengths(data_dir: Path, tmp_path: Path) -> None:
     assert (read_int16(data.tables["wav.scp"]["sp0.9-b-1"])[0] == stretch(samples, Fraction(10, 9))).all()
 
 
-def test_perturbing_is_the_same_for_any_number_of_processes(
-    data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes
-) -> None:
+def test_perturbing_is_the_same_for_any_number_of_processes(data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes) -> None:
     perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "audio", nj=1)
     first = tree_bytes(tmp_path / "audio")
     perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "audio", nj=2)
@@ -117,9 +115,7 @@ def test_perturbing_never_deletes_its_own_source(data_dir: Path, tmp_path: Path,
     assert tree_bytes(tmp_path) == before
 
 
-def test_no_command_replaces_a_folder_that_holds_its_source(
-    data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes
-) -> None:
+def test_no_command_replaces_a_folder_that_holds_its_source(data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes) -> None:
     dump, fewer = tmp_path / "dump", tmp_path / "fewer"
     format_audio(data_dir, dump, 16000)
     filter_lengths(dump, fewer, 0, 0.7)

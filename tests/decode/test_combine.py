@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests import tiny
 
 from espnet_ee.decode.combine import check_weights, combined
 from espnet_ee.decode.fit_combine import fit_on, fit_weights
@@ -16,6 +15,7 @@ from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.table import macs_of_stop
 from espnet_ee.text import collapse
+from tests import tiny
 
 WEIGHTS = {1: {1: 1.0}, 2: {1: 0.5, 2: 0.5}, 4: {1: 0.2, 2: 0.3, 4: 0.5}}
 ALONE = {1: {1: 1.0}, 2: {1: 0.0, 2: 1.0}, 4: {1: 0.0, 2: 0.0, 4: 1.0}}

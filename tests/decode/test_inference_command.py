@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from tests import tiny
 
 from espnet_ee.bin import asr_inference
 from espnet_ee.data.features import extract_features
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_scp
-from espnet_ee.plugin.raw_audio import write_raw_audio_config
+from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.table import read_table
+from espnet_ee.store.train_config import write_raw_audio_config
+from tests import tiny
 
 FILES = ["1best_recog/score", "1best_recog/text", "1best_recog/token", "1best_recog/token_int", "decode.yaml",
          "utt2dur", "utt2exit", "utt2macs"]  # fmt: skip
@@ -40,7 +40,7 @@ def experiment(tmp_path_factory):
 
 
 def decode(monkeypatch, experiment, out, *options, data=None) -> None:
-    folder, config, checkpoint, own = experiment
+    _folder, config, checkpoint, own = experiment
     arguments = ["asr_inference", "--asr_train_config", config, "--asr_model_file", checkpoint,
                  "--data_dir", str(data or own), "--output_dir", str(out), *map(str, options)]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)
@@ -241,7 +241,9 @@ def test_no_utterance_is_said(monkeypatch, experiment, tmp_path):
 def test_from_python_a_decoding_configuration_is_enough(experiment, tmp_path):
     _, config, checkpoint, _ = experiment
     weights = {1: {1: 1.0}, 2: {1: 0.5, 2: 0.5}, 4: {1: 0.2, 2: 0.3, 4: 0.5}}
-    (tmp_path / "decode.yaml").write_text(yaml.safe_dump({"policy": "entropy", "policy_conf": {"threshold": 0.2}, "combine": weights}))
+    (tmp_path / "decode.yaml").write_text(
+        yaml.safe_dump({"policy": "entropy", "policy_conf": {"threshold": 0.2}, "combine": weights})
+    )
     calibrated = EarlyExitRecognizer.from_files(config, checkpoint, tmp_path / "decode.yaml")
     assert (calibrated.policy, calibrated.combine) == (EntropyPolicy(0.2), weights)
     (tmp_path / "weights.yaml").write_text(yaml.safe_dump({"combine": weights}))  # as fit_combine writes them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -47,7 +48,7 @@ def test_in_a_batch_as_alone_as_in_the_replay(model, speech, table, policy: Thre
     # An exit that says nothing but blanks has no confidence: NaN, which is no threshold.
     levels = sorted(filter(math.isfinite, {policy.level(exits[: n + 1]) for exits in found for n in range(2)}))
     # Between two levels: a rounding of the last bit, as other shapes of a batch may bring, decides nothing.
-    between = [(one + other) / 2 for one, other in zip(levels, levels[1:], strict=False) if other - one > 1e-5]
+    between = [(one + other) / 2 for one, other in itertools.pairwise(levels) if other - one > 1e-5]
     assert between or policy.name == "patience"  # which counts: there may be nothing between
     for threshold in (levels[0] - 1, *between[:: max(1, len(between) // 2)], levels[-1] + 1):
         chosen = replace(policy, threshold=threshold)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tiny
 
 from espnet_ee.decode.greedy import read_frames
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
@@ -14,6 +13,7 @@ from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.table import macs_of_stop
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,7 @@ def count_blocks(model: torch.nn.Module) -> tuple[list[tuple[int, int]], list]:
     """Hooks that note (block, batch rows) of every block that runs."""
     ran: list[tuple[int, int]] = []
     hooks = [
-        block.register_forward_hook(
-            lambda _, inputs, __, number=number: ran.append((number, inputs[0][0].size(0)))
-        )
+        block.register_forward_hook(lambda _, inputs, __, number=number: ran.append((number, inputs[0][0].size(0))))
         for number, block in enumerate(model.encoder.encoders, 1)
     ]
     return ran, hooks
@@ -76,9 +74,7 @@ def count_blocks(model: torch.nn.Module) -> tuple[list[tuple[int, int]], list]:
 def test_no_block_above_a_fixed_exit_runs_and_only_its_head_is_read(model, speech, exit_layer):
     ran, hooks = count_blocks(model)
     read = []
-    hooks += [
-        model.head(layer).ctc_lo.register_forward_hook(lambda *_, layer=layer: read.append(layer)) for layer in (1, 2, 4)
-    ]
+    hooks += [model.head(layer).ctc_lo.register_forward_hook(lambda *_, layer=layer: read.append(layer)) for layer in (1, 2, 4)]
     result = EarlyExitRecognizer(model, FixedExitPolicy(exit_layer)).recognize(speech[:1])[0]
     for hook in hooks:
         hook.remove()
@@ -142,9 +138,7 @@ def test_an_exit_the_model_lacks_is_an_error(model):
 
 
 def test_stock_model_with_shared_head_is_recognised(speech):
-    stock = tiny.model(
-        encoder_conf={**tiny.CONFORMER, "exit_layers": [2, 4]}, model="espnet", model_conf={"ctc_weight": 1.0}
-    )
+    stock = tiny.model(encoder_conf={**tiny.CONFORMER, "exit_layers": [2, 4]}, model="espnet", model_conf={"ctc_weight": 1.0})
     result = EarlyExitRecognizer(stock, FixedExitPolicy(2)).recognize(speech[:2])
     assert [r.exit_layer for r in result] == [2, 2]
 
@@ -189,9 +183,9 @@ def test_features_for_a_model_of_audio_and_the_reverse_are_refused(model):
         recognizer.recognize([np.full(16000, np.nan, np.float32)])
     extracted = EarlyExitRecognizer(tiny.model(frontend=None, input_size=80), FixedExitPolicy(4))
     assert extracted.recognize([np.zeros((400, 80), np.float32)])[0].exit_layer == 4
-    for given in (np.zeros(16000, np.float32), np.zeros((400, 40), np.float32)):
+    for array in (np.zeros(16000, np.float32), np.zeros((400, 40), np.float32)):
         with pytest.raises(UserError, match="features of 80 dimensions"):
-            extracted.recognize([given])
+            extracted.recognize([array])
 
 
 @pytest.mark.parametrize(

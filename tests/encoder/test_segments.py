@@ -7,11 +7,11 @@ import torch
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tiny
 
 from espnet_ee.encoder.base import INPUT_LAYERS, REPLACED, EarlyExitEncoder, check_exit_layers
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.plugin.compat import espnet_version
+from espnet_ee.host.compat import espnet_version
+from tests import tiny
 
 
 def features(*lengths: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

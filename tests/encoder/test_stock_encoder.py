@@ -9,15 +9,15 @@ import pytest
 import torch
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.tasks.asr import ASRTask, encoder_choices
-from tests import tiny
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_ee.encoder.base import EarlyExitEncoder
 from espnet_ee.encoder.stock import TESTED, EarlyExitStockEncoder, driven_class
 from espnet_ee.errors import UsageError
-from espnet_ee.plugin.compat import espnet_version
+from espnet_ee.host.compat import espnet_version
 from espnet_ee.plugin.register import register
+from tests import tiny
 
 register()
 STOCK = sorted(name for name, cls in encoder_choices.classes.items() if not issubclass(cls, EarlyExitEncoder))
@@ -28,10 +28,9 @@ REFUSED = {
     "transformer_multispkr": "it is more than its blocks one after another",
     "hubert_pretrain": "needs a package: ",
     "longformer": "needs a package: ",
-    **{
-        name: "it has no num_blocks"
-        for name in ("avhubert", "beats", "hubert", "rnn", "torchaudiohubert", "vgg_rnn", "wav2vec2", "whisper")
-    },
+    **dict.fromkeys(
+        ("avhubert", "beats", "hubert", "rnn", "torchaudiohubert", "vgg_rnn", "wav2vec2", "whisper"), "it has no num_blocks"
+    ),
 }
 VARIANTS = [
     {},
@@ -109,7 +108,7 @@ def test_encoders_with_an_entry_of_their_own_are_the_same_through_this_one(backb
 
 
 def test_every_encoder_of_this_espnet_is_either_tested_or_refused():
-    assert STOCK == sorted({*TESTED, *tiny.BACKBONES, *REFUSED})
+    assert sorted({*TESTED, *tiny.BACKBONES, *REFUSED}) == STOCK
     page = (Path(__file__).parents[2] / "egs/TEMPLATE/README.md").read_text(encoding="utf-8")
     assert set(REFUSED) <= set(re.findall(r"`(\w+)`", page)), "the page for users lacks some"
 

@@ -67,9 +67,7 @@ def run_both(folder: Path) -> None:
     """Starts the two processes together and waits for them."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     commands = [[sys.executable, "-c", PROGRAM, str(rank), str(folder), str(STEPS)] for rank in range(2)]
-    started = [
-        subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands
-    ]
+    started = [subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in started:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]

@@ -9,12 +9,12 @@ import torch
 from espnet2.tasks.asr import ASRTask
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tiny
 
 from espnet_ee.errors import UsageError
+from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.loss import exit_weights, exits_ctc_loss, frames_needed
-from espnet_ee.plugin.compat import espnet_version
 from espnet_ee.text import collapse, tokens_to_text
+from tests import tiny
 
 LABELS = torch.tensor([[3, 4, 5, 5], [3, 2, 4, -1], [5, -1, -1, -1]])
 LABEL_LENGTHS = torch.tensor([4, 3, 1])
@@ -103,13 +103,12 @@ def test_batched_ctc_equals_one_call_per_exit():
     text, lengths, olens = torch.tensor([[1, 2, 3], [4, 4, -1]]), torch.tensor([3, 2]), torch.tensor([12, 7])
     together = exits_ctc_loss(log_probs, olens, text, lengths)
     for number in range(3):
-        torch.testing.assert_close(
-            exits_ctc_loss(log_probs[number : number + 1], olens, text, lengths)[0], together[number]
-        )
+        torch.testing.assert_close(exits_ctc_loss(log_probs[number : number + 1], olens, text, lengths)[0], together[number])
 
 
 @pytest.mark.parametrize(
-    "weights", ["some", [1, 1], [1, -1, 1], [0, 0, 0], [1, float("nan"), 1], [1, 1, float("inf")], list("abc"), 5, None, {"a": 1}]
+    "weights",
+    ["some", [1, 1], [1, -1, 1], [0, 0, 0], [1, float("nan"), 1], [1, 1, float("inf")], list("abc"), 5, None, {"a": 1}],
 )
 def test_bad_weights_are_refused(weights):
     with pytest.raises(UsageError, match="exit_weights"):
@@ -151,9 +150,7 @@ def stock_and_ours(backbone: str, exits: list[int], exit_norm: str) -> tuple[tor
     stock_only = tiny.STOCK_ONLY if backbone == "conformer" else {}
     stock_conf = {**conf, **stock_only, "interctc_layer_idx": exits[:-1]}
     stock = ASRTask.build_model(
-        argparse.Namespace(
-            **tiny.config(encoder=backbone, encoder_conf=stock_conf, model="espnet", model_conf=settings_)
-        )
+        argparse.Namespace(**tiny.config(encoder=backbone, encoder_conf=stock_conf, model="espnet", model_conf=settings_))
     )
     assert list(ours.state_dict()) == list(stock.state_dict())
     stock.load_state_dict(ours.state_dict())

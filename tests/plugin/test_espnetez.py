@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests import tiny
 
-from espnet_ee.plugin.checkpoint import load_model
-from espnet_ee.plugin.compat import espnet_version
+from espnet_ee.host.compat import espnet_version
+from espnet_ee.store.checkpoint import load_model
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,11 @@ def test_its_trainer_trains_an_early_exit_model(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", TRAINING, str(tmp_path)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -5,13 +5,12 @@ import sys
 
 import pytest
 import yaml
+
 from tests import tiny
 
 
 def launch(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "espnet_ee", *arguments], capture_output=True, text=True, cwd=cwd, check=False
-    )
+    return subprocess.run([sys.executable, "-m", "espnet_ee", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.mark.parametrize(

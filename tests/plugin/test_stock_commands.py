@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,8 +22,7 @@ EXIT_LAYERS = (2, 4, 6, 8, 10, 12)
 
 def evidence_of(entropies: Sequence[float]) -> tuple[ExitEvidence, ...]:
     return tuple(
-        ExitEvidence(layer, (1, 2), entropy, 0.9, 0.5, -1.0, 10)
-        for layer, entropy in zip(EXIT_LAYERS, entropies, strict=False)
+        ExitEvidence(layer, (1, 2), entropy, 0.9, 0.5, -1.0, 10) for layer, entropy in zip(EXIT_LAYERS, entropies, strict=False)
     )
 
 

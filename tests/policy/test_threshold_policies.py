@@ -24,12 +24,19 @@ from espnet_ee.policy.registry import POLICIES, build_policy
 LAYERS = (2, 4, 6, 8)
 LEARNED = LearnedPolicy(
     0.0,
-    weights={name: 0.1 for name in FEATURES},
+    weights=dict.fromkeys(FEATURES, 0.1),
     intercepts=dict.fromkeys(LAYERS[:-1], 0.2),
     returns={2: 0.5, 4: 0.25, 6: 0.0},
 )
-POLICIES_WITH_A_THRESHOLD = [EntropyPolicy(0.0), ConfidencePolicy(0.0), PatiencePolicy(0.0), PosteriorPolicy(0.0, nbest=3), LEARNED]
+POLICIES_WITH_A_THRESHOLD = [
+    EntropyPolicy(0.0),
+    ConfidencePolicy(0.0),
+    PatiencePolicy(0.0),
+    PosteriorPolicy(0.0, nbest=3),
+    LEARNED,
+]
 BROKEN = (math.nan, math.inf, -math.inf)
+
 
 def drawn(seed: int, broken: float = 0.0) -> tuple[ExitEvidence, ...]:
     """Evidence of all exits by chance, a share of its numbers broken. (One seed: drawing each number takes ten times longer.)"""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_ee.files import read_scp, write_scp
+from espnet_ee.kaldi import read_scp, write_scp
 
 RATE = 16000
 
@@ -28,7 +28,14 @@ def test_stage_1_follows_the_corpus_that_db_sh_or_the_environment_names(bash, ro
     one, other = readers(tmp_path / "one"), readers(tmp_path / "other")
     script = str(root / "egs" / "librispeech" / "asr1" / "run.sh")
     name = "train_clean_5"
-    options = {"stop_stage": "1", "train_set": name, "valid_set": name, "test_sets": name, "speed_perturb": "stored", "datadir": f"{tmp_path}/data"}
+    options = {
+        "stop_stage": "1",
+        "train_set": name,
+        "valid_set": name,
+        "test_sets": name,
+        "speed_perturb": "stored",
+        "datadir": f"{tmp_path}/data",
+    }
 
     def stage_1(folder: Path | None) -> tuple[str, str]:
         arguments = [f"--{option}={value}" for option, value in options.items()]

@@ -143,7 +143,11 @@ def test_the_command_in_the_results_can_be_run(workspace: Workspace):
 def test_a_changed_option_redoes_its_stage_only(workspace: Workspace, tmp_path: Path):
     before = workspace.state()
     workspace.run(
-        *("--speed_perturb_factors", "0.9 1.0"), *("--stage", "12"), *("--stop_stage", "14"), *("--note", "second look"), *("--results_dir", str(tmp_path))
+        *("--speed_perturb_factors", "0.9 1.0"),
+        *("--stage", "12"),
+        *("--stop_stage", "14"),
+        *("--note", "second look"),
+        *("--results_dir", str(tmp_path)),
     )
     changed = {name for name, value in workspace.state().items() if before.get(name) != value}
     assert f"{EXPERIMENT}/RESULTS.md" in changed
@@ -187,7 +191,16 @@ def test_nothing_is_said_of_a_model_by_the_decodings_of_another(workspace: Works
     other = workspace.folder / EXPERIMENT / "other.pth"
     other.write_bytes(b"another model")
     before = workspace.state()
-    options = ("--speed_perturb_factors", "0.9 1.0", "--inference_asr_model", "other.pth", "--stage", stage, "--stop_stage", stage)
+    options = (
+        "--speed_perturb_factors",
+        "0.9 1.0",
+        "--inference_asr_model",
+        "other.pth",
+        "--stage",
+        stage,
+        "--stop_stage",
+        stage,
+    )
     result = workspace.run(*options, status=1)
     assert "was decoded with another model than" in result.stderr and "run stage 12 first" in result.stderr
     assert workspace.state() == before
@@ -213,7 +226,18 @@ def test_a_missing_stage_is_named(workspace: Workspace):
 
 def test_stored_features(workspace: Workspace):
     """feats_type extracted, on the same data, up to the scores."""
-    options = ("--feats_type", "extracted", "--stage", "3", "--stop_stage", "13", "--test_sets", "dev", "--inference_configs", "")
+    options = (
+        "--feats_type",
+        "extracted",
+        "--stage",
+        "3",
+        "--stop_stage",
+        "13",
+        "--test_sets",
+        "dev",
+        "--inference_configs",
+        "",
+    )
     workspace.run(*options)
     assert (workspace.folder / "exp/asr_train_tiny_extracted_char/RESULTS.md").is_file()
     before = workspace.state()

@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*ROOT.glob("egs/**/*.sh"), *ROOT.glob("tools/*.sh"), ROOT / ".ci" / "run"])
-SOURCED = {"parse_options.sh", "stage.sh", "stages_data.sh", "stages_train.sh", "stages_decode.sh", "stages_share.sh", "cluster.sh", "path.sh", "cmd.sh", "db.sh"}
+SOURCED = {
+    "parse_options.sh",
+    "stage.sh",
+    "stages_data.sh",
+    "stages_train.sh",
+    "stages_decode.sh",
+    "stages_share.sh",
+    "cluster.sh",
+    "path.sh",
+    "cmd.sh",
+    "db.sh",
+}
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/*/run.sh"))
 
 

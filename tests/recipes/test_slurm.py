@@ -108,7 +108,7 @@ def run_recipe(folder: Path, **environment: str) -> subprocess.CompletedProcess[
             (folder / name).symlink_to(RECIPE / name)
     (folder / "run.sh").write_bytes((RECIPE / "run.sh").read_bytes())
     return subprocess.run(
-        ["bash", "run.sh", *options, "--stop_stage", "4", "--note", "it's \"quoted\" $(touch pwned)"],
+        ["bash", "run.sh", *options, "--stop_stage", "4", "--note", 'it\'s "quoted" $(touch pwned)'],
         cwd=folder,
         env={**os.environ, "ESPNET_EE_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **environment},
         stdin=subprocess.DEVNULL,

@@ -30,7 +30,9 @@ def run_once(bash, template, tmp_path: Path):
 
 def test_done_work_is_skipped_and_nothing_is_touched(run_once, tmp_path: Path):
     assert run_once("a")[1] == 1
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.name != "script.sh"}
+    before = {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.name != "script.sh"
+    }
     result, times = run_once("a")
     after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.name != "script.sh"}
     assert times == 1

@@ -80,7 +80,9 @@ def test_no_more_parts_than_the_development_set_has_utterances(statistics):
 def test_a_folder_with_an_equals_sign(statistics, tmp_path: Path):
     (tmp_path / "valid").rename(tmp_path / "x=1")
     said, files = statistics(1, 10000, "x=1")
-    assert "failed" not in said and files["valid/speech_shape"].decode().splitlines() == [f"u{number:02d} {number}" for number in range(1, 5)]
+    assert "failed" not in said and files["valid/speech_shape"].decode().splitlines() == [
+        f"u{number:02d} {number}" for number in range(1, 5)
+    ]
 
 
 @pytest.mark.parametrize("nj", [1, 3])

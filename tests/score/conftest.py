@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_ee.files import write_scp
+from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.registry import build_policy

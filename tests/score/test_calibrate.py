@@ -16,18 +16,18 @@ import yaml
 
 from espnet_ee.bin import calibrate_policy, simulate_policy
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import write_scp
+from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.policy.imported import NEEDED, is_imported, read_imported
 from espnet_ee.policy.registry import POLICIES, build_policy
 from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, write_table
 from espnet_ee.score.bootstrap import draws, paired_interval, wer_interval
 from espnet_ee.score.calibrate import Family, at_cost, calibrate, make_families, parse_target, samples_of
+from espnet_ee.score.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
 from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, levels, make_grid, outcome, sweep
+from espnet_ee.score.imported import NEEDED, is_imported, read_imported
 from espnet_ee.score.study import hurt_most, make_study
 
 LAYERS = (2, 4, 6, 8)
@@ -122,7 +122,9 @@ def test_one_lucky_threshold_is_not_believed() -> None:
 
     def calibrated(*errors: int) -> float:
         outcomes = [Outcome(np.array([e]), words, np.array([i + 1.0]), np.array([i]), np.ones(1)) for i, e in enumerate(errors)]
-        return calibrate(Family("entropy", [EntropyPolicy(0.0)] * len(errors), outcomes), parse_target("wer_loss=0"), 10.0).expected.macs[0]
+        return calibrate(
+            Family("entropy", [EntropyPolicy(0.0)] * len(errors), outcomes), parse_target("wer_loss=0"), 10.0
+        ).expected.macs[0]
 
     assert calibrated(300, 100, 250, 200, 150, 100) == 6
     assert calibrated(300, 250, 200, 150, 100, 100) == 5
@@ -275,13 +277,27 @@ def test_the_command_writes_what_its_help_says(tmp_path: Path, capsys: pytest.Ca
     test_table, test_text = write(tmp_path / "test", 60, 2)
     arguments = ["--dev_evidence", str(dev_table), "--dev_text", str(dev_text)]
     arguments += ["--test_evidence", str(test_table), "--test_text", str(test_text)]
-    arguments += ["--policies", " ".join(NAMES), "--targets", "wer_loss=5 macs_per_second=1", "--output_dir", str(tmp_path / "out")]
+    arguments += [
+        "--policies",
+        " ".join(NAMES),
+        "--targets",
+        "wer_loss=5 macs_per_second=1",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     calibrate_policy.main(arguments)
     said = capsys.readouterr().out
     assert "learned, at most 5 % relative WER above the final exit:" in said
     assert "entropy, at most 1e-06 MMACs per second: NOT REACHED, the nearest is:" in said
     report = (tmp_path / "out" / "POLICIES.md").read_text(encoding="utf-8")
-    for part in ("**not reached**", "### Utterances by exit", "hurts most", "Which evidence carried", "oracle: best exit", "learned - entropy"):
+    for part in (
+        "**not reached**",
+        "### Utterances by exit",
+        "hurts most",
+        "Which evidence carried",
+        "oracle: best exit",
+        "learned - entropy",
+    ):
         assert part in report
     assert (tmp_path / "out" / "policies.png").read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "out" / "policies.csv").open(encoding="utf-8") as stream:
@@ -332,7 +348,9 @@ def test_an_imported_table_is_replayed(tmp_path: Path, capsys: pytest.CaptureFix
     assert [u.rows[0].evidence.entropy for u in read.utterances.values()] == [
         u.rows[0].evidence.entropy for u in table.utterances.values()
     ]
-    simulate_policy.main(["--evidence", str(path), "--policy", "fixed", "--policy", "entropy=0.02,0.03", "--policy", "posterior"])
+    simulate_policy.main(
+        ["--evidence", str(path), "--policy", "fixed", "--policy", "entropy=0.02,0.03", "--policy", "posterior"]
+    )
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines(), delimiter="\t"))
     fixed = [row for row in rows if row["policy"] == "fixed"]
     assert [float(row["depth"]) for row in fixed] == list(LAYERS)
@@ -423,7 +441,9 @@ def bench_policy() -> ModuleType:
     return module
 
 
-def test_the_benchmark_of_policies_says_what_was_gained(bench_policy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_of_policies_says_what_was_gained(
+    bench_policy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table, text = write(tmp_path / "dev", 200, 1)
     arguments = ["--evidence", str(table), "--text", str(text), "--repeats", "3"]
     bench_policy.main([*arguments, "--fit", "60", "100"])
@@ -478,7 +498,7 @@ def test_the_size_of_the_nbest_does_not_hang_on_the_first_utterance(dev: Grid) -
     first, *others = dev.table.utterances
     short = without(dev.rows(np.arange(1)), nbest_scores=(-1.0,)).table.utterances
     table = EvidenceTable(LAYERS, {**without(dev, nbest_scores=(-1.0, -2.0, -3.0)).table.utterances, **short})
-    assert list(table.utterances)[0] == first and others
+    assert next(iter(table.utterances)) == first and others
     [family] = make_families(replace(dev, table=table), ["posterior"], DEFAULT_FEATURES)
     assert {policy.nbest for policy in family.policies} == {3}
 

@@ -9,7 +9,7 @@ import pytest
 
 from espnet_ee.bin import compare_exits as command
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import write_scp
+from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.table import EvidenceTable, write_table
 from espnet_ee.score.compare import compare_exits
 from espnet_ee.score.grid import make_grid

@@ -152,9 +152,7 @@ def test_separately_trained_models_are_a_reference(experiment: Path) -> None:
         ("decode_all_exits/test/timing.tsv", "b\t4\t0.04", "b\t4\tsoon", r"timing.tsv:6: not utt_id"),
     ],
 )
-def test_broken_inputs_are_named_and_nothing_is_written(
-    experiment: Path, file: str, old: str, new: str, message: str
-) -> None:
+def test_broken_inputs_are_named_and_nothing_is_written(experiment: Path, file: str, old: str, new: str, message: str) -> None:
     edit(experiment / file, old, new)
     with pytest.raises(UserError, match=message):
         score(experiment)

@@ -81,7 +81,7 @@ def test_thresholds_are_quantiles_of_the_exits_that_decide(table: EvidenceTable)
     many = entropy_thresholds(table)
     assert len(many) == 15
     assert many == sorted(many)
-    assert 0.1 < many[0] and many[-1] < 0.9
+    assert many[0] > 0.1 and many[-1] < 0.9
 
 
 def test_thresholds_ignore_evidence_that_is_no_number(table: EvidenceTable) -> None:

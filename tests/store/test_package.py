@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests import tiny
 
 from espnet_ee.bin import pack
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.plugin import package
-from espnet_ee.plugin.model_card import Card
-from espnet_ee.plugin.package import pack_model
-from espnet_ee.plugin.stock import exit_state
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.score.curve import COLUMNS
+from espnet_ee.store import package
+from espnet_ee.store.export_stock import exit_state
+from espnet_ee.store.model_card import Card
+from espnet_ee.store.package import pack_model
+from tests import tiny
 
 CARD = Card("someone/tiny", "cc-by-4.0", "noise", "en", "./run.sh")
 
@@ -88,7 +88,7 @@ def test_the_same_model_packs_to_the_same_bytes_and_holds_no_paths(packed):
 
 
 def test_nothing_is_written_when_packing_fails(trained, tmp_path):
-    folder, paths, _ = trained
+    _folder, paths, _ = trained
     (tmp_path / "bad.yaml").write_text("policy: entropi\npolicy_conf: {}\n")
     with pytest.raises(UserError, match="entropi"):
         pack_model(*paths, tmp_path / "package", CARD, [tmp_path / "bad.yaml"])

@@ -12,13 +12,13 @@ import yaml
 
 from espnet_ee import __version__
 from espnet_ee.files import atomic_write
-from espnet_ee.plugin.checkpoint import sampling_rate
-from espnet_ee.plugin.compat import espnet_version
-from espnet_ee.plugin.stock import exit_state
+from espnet_ee.host.compat import espnet_version
 from espnet_ee.policy.registry import build_policy
 from espnet_ee.score.curve import read_exits
 from espnet_ee.score.replay import OperatingPoint
 from espnet_ee.score.runs import describe_policy
+from espnet_ee.store.export_stock import exit_state
+from espnet_ee.store.train_config import sampling_rate
 
 _SECONDS = 10  # attention's cost grows with length: MACs per second are those of an utterance this long
 
@@ -118,7 +118,11 @@ def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[O
         macs = shape.segment_macs(frames, [layer])[0] + shape.head_macs(shape.encoder_frames(frames), model.vocab_size)
         rates = [f"{wers[name, f'exit {layer}']:.2f}" if (name, f"exit {layer}") in wers else "" for name in sets]
         lines.append("|" + "|".join([f"{layer}", f"{count:,}", f"{macs / _SECONDS / 1e6:.1f}", *rates]) + "|")
-    return [*lines, "", f"MMACs/s: million multiply-accumulates per second of audio, encoder and head, for {_SECONDS} s of audio."]
+    return [
+        *lines,
+        "",
+        f"MMACs/s: million multiply-accumulates per second of audio, encoder and head, for {_SECONDS} s of audio.",
+    ]
 
 
 def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[OperatingPoint]) -> list[str]:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests import tiny
 
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
-from espnet_ee.plugin.compat import espnet_version
+from espnet_ee.host.compat import espnet_version
 from espnet_ee.policy.fixed import FixedExitPolicy
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,5 +87,3 @@ def test_the_two_versions_name_the_subsampling_layer_differently(tmp_path):
     make(tmp_path)
     names = torch.load(tmp_path / "conformer/model.pth", weights_only=True)
     assert ("encoder.embed.out.0.weight" in names) == (espnet_version() == "202511")
-
-

@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests import tiny
 
-from espnet_ee.decode.beam import NBestSearch
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UserError
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.posterior import PosteriorPolicy
+from espnet_ee.search.beam import NBestSearch
 from espnet_ee.text import collapse
+from tests import tiny
 
 
 def test_without_flashlight_the_policy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +59,6 @@ class TestWithFlashlight:
         for threshold in (values[0] - 1e-4, (values[2] + values[3]) / 2, values[-1] + 1e-4):
             policy = PosteriorPolicy(threshold, nbest=4)
             batched = EarlyExitRecognizer(model, policy).recognize(speech)
-            expected = [
-                next((r for r in one.rows[:-1] if policy.should_stop([r.evidence])), one.rows[-1]) for one in whole
-            ]
+            expected = [next((r for r in one.rows[:-1] if policy.should_stop([r.evidence])), one.rows[-1]) for one in whole]
             assert [r.exit_layer for r in batched] == [row.evidence.layer for row in expected]
             assert [r.text for r in batched] == [row.hypothesis for row in expected]

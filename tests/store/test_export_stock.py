@@ -13,17 +13,17 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
-from tests import tiny
 
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.plugin.checkpoint import load_model
-from espnet_ee.plugin.compat import espnet_version
-from espnet_ee.plugin.model_card import Card
-from espnet_ee.plugin.package import pack_model
-from espnet_ee.plugin.stock import export_stock
+from espnet_ee.host.compat import espnet_version
 from espnet_ee.plugin.task import EarlyExitASRTask
 from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.store.checkpoint import load_model
+from espnet_ee.store.export_stock import export_stock
+from espnet_ee.store.model_card import Card
+from espnet_ee.store.package import pack_model
+from tests import tiny
 
 LENGTHS = (16000, 9000, 24000, 12345)
 INTERCTC = ("conformer", "transformer", "e_branchformer", "multiconv_conformer")
@@ -42,7 +42,12 @@ def stock_settings(backbone: str, **changes) -> dict:
     sizes = tiny.BACKBONES[backbone][1] if backbone in tiny.BACKBONES else tiny.MULTICONV
     conf = {**sizes, **latest, "interctc_layer_idx": [1, 2], **changes}
     conf.pop("stock_encoder", None)
-    return {"encoder": backbone, "encoder_conf": conf, "model": "espnet", "model_conf": {"ctc_weight": 1.0, "interctc_weight": 0.5}}
+    return {
+        "encoder": backbone,
+        "encoder_conf": conf,
+        "model": "espnet",
+        "model_conf": {"ctc_weight": 1.0, "interctc_weight": 0.5},
+    }
 
 
 def stock_model(seed: int = 0, **settings) -> torch.nn.Module:
@@ -225,7 +230,11 @@ def test_init_param_of_a_stock_conformer_makes_it_the_final_exit(tmp_path, speec
 
 def as_other_version(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A checkpoint as the other version of ESPnet would have written it."""
-    names = {"embed.out.0.weight": "embed.out.weight", "embed.out.0.bias": "embed.out.bias", "embed.out.1.alpha": "embed.pos_enc.alpha"}
+    names = {
+        "embed.out.0.weight": "embed.out.weight",
+        "embed.out.0.bias": "embed.out.bias",
+        "embed.out.1.alpha": "embed.pos_enc.alpha",
+    }
     if espnet_version() != "202511":
         names = {new: old for old, new in names.items()}
     others = {f"encoder.{name}": f"encoder.{other}" for name, other in names.items()}

@@ -19,9 +19,9 @@ import yaml
 
 from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
-from espnet_ee.plugin.checkpoint import build_model, check_encoder, fit_state
 from espnet_ee.plugin.register import ENCODERS, MODELS
-from espnet_ee.plugin.stock import NEEDED_FILES
+from espnet_ee.store.checkpoint import build_model, fit_state
+from espnet_ee.store.train_config import NEEDED_FILES, check_encoder
 
 MAX_YAML_BYTES = 4 << 20
 MAX_STATISTICS_BYTES = 1 << 20  # two sums a feature

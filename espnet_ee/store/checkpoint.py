@@ -6,24 +6,19 @@ import argparse
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.text.build_tokenizer import build_tokenizer
-from espnet2.text.token_id_converter import TokenIDConverter
 from humanfriendly import InvalidSize
 from typeguard import TypeCheckError
 
-from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_lines, read_yaml
-from espnet_ee.plugin.compat import rename_keys
-from espnet_ee.plugin.register import ENCODERS
-from espnet_ee.plugin.stock import from_interctc
+from espnet_ee.host.compat import rename_keys
 from espnet_ee.plugin.task import EarlyExitASRTask
+from espnet_ee.store.interctc import from_interctc
+from espnet_ee.store.train_config import check_encoder, read_train_config
 
 # The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
 # become a model on audio (or the other way round) by a change of its configuration.
@@ -111,68 +106,6 @@ def build_model(config: dict[str, Any], path: str | Path) -> ESPnetASRModel:
         raise UserError(f"{path}: {error.filename}: no such file; run from the recipe's folder") from None
     except _UNBUILDABLE as error:
         raise UserError(f"{path}: no model can be built from it: {error or type(error).__name__}") from error
-
-
-def check_encoder(config: dict[str, Any], path: str | Path) -> None:
-    """Raises a UserError when the configuration's encoder has no exits, saying which have.
-
-    Args:
-        config: from :func:`read_train_config`.
-        path: where it was read from.
-    """
-    encoder = config["encoder"]
-    if encoder in ENCODERS:
-        return
-    own = "early_exit_stock" if encoder in TESTED else f"early_exit_{encoder}"
-    if own in ENCODERS:
-        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor {own}")
-    raise UserError(
-        f"{path}: encoder {encoder!r} cannot be driven block by block and has no exits; use one of {', '.join(ENCODERS)}"
-    )
-
-
-def read_train_config(path: str | Path) -> dict[str, Any]:
-    """Reads a training's ``config.yaml``.
-
-    Raises:
-        UserError: missing, not plain YAML, or without a key that every ESPnet training writes.
-    """
-    config = read_yaml(path, "train the model first (stage 11)")
-    for key in ("token_list", "encoder", "encoder_conf", "model"):
-        if key not in config:
-            raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
-    if isinstance(config["token_list"], str):  # espnet2 writes the tokens, espnet3 the name of their file
-        config["token_list"] = [line.rstrip() for line in read_lines(config["token_list"])]
-    return config
-
-
-def sampling_rate(config: dict[str, Any]) -> int:
-    """The rate in Hz that a training's frontend was made for (``frontend_conf: fs``, such as ``16k``).
-
-    Args:
-        config: from :func:`read_train_config`.
-    """
-    rate = str((config.get("frontend_conf") or {}).get("fs", 16000))
-    try:
-        return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
-    except ValueError:
-        raise UserError(f"frontend_conf: fs {rate!r} is no sampling rate; write 16000 or 16k") from None
-
-
-def text_to_tokens(config: dict[str, Any]) -> Callable[[str], list[int]]:
-    """The function that turns a transcript into token numbers as the training did.
-
-    Args:
-        config: from :func:`read_train_config`.
-    """
-    tokenizer = build_tokenizer(
-        config.get("token_type") or "char",
-        bpemodel=config.get("bpemodel"),
-        space_symbol="<space>",
-        non_linguistic_symbols=config.get("non_linguistic_symbols"),
-    )
-    converter = TokenIDConverter(config["token_list"])
-    return lambda text: converter.tokens2ids(tokenizer.text2tokens(text))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_ee.decode.budget import BudgetController, CurvePoint, schedule
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import choose_exit
+from espnet_ee.policy.budget import BudgetController, CurvePoint, schedule
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.fixed import FixedExitPolicy

@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-
-from espnet_ee.errors import UsageError
 
 try:  # ESPnet >= 202604
     from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
@@ -29,11 +25,9 @@ __all__ = [
     "accept_either_version",
     "check_short_utt",
     "espnet_version",
-    "extend_signature",
     "make_pad_mask",
     "mask_convolutions",
     "rename_keys",
-    "reject_unknown_keys",
 ]
 
 try:
@@ -46,64 +40,10 @@ except ImportError:
 # Parts of the subsampling layer: their names in 202511 and in 202611.
 _SUBSAMPLING_NAMES = (("embed.out.0.", "embed.out."), ("embed.out.1.", "embed.pos_enc."))
 
-Class = TypeVar("Class", bound=type)
-
 
 def espnet_version() -> str:
     """The installed ESPnet's version, such as ``"202511"``."""
     return version("espnet")
-
-
-def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Class], Class]:
-    """Class decorator: shows the constructor of ``stock`` plus the decorated class's own keywords.
-
-    ESPnet fills ``--print_config`` and validates configurations from the constructor's signature, so
-    ``**kwargs`` would hide every default; and the stock signatures differ between versions, so
-    they cannot be written out once.
-
-    Args:
-        stock: the ESPnet class whose constructor is extended.
-        without: stock parameters that the decorated class sets itself.
-    """
-
-    def decorate(cls: Class) -> Class:
-        inherited = cls.__init__
-        own = inspect.signature(inherited).parameters
-        if "__init__" not in vars(cls):
-            # The signature goes to a constructor of the class's own: the inherited one belongs to others, too.
-            def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
-                inherited(self, *args, **kwargs)
-
-            cls.__init__ = constructor
-        merged = {
-            name: parameter
-            for name, parameter in inspect.signature(stock.__init__).parameters.items()
-            if name not in without
-        }
-        merged.update(
-            (name, parameter)
-            for name, parameter in own.items()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        )
-        ordered = sorted(merged.values(), key=lambda p: (p.kind, p.default is not p.empty))
-        cls.__init__.__signature__ = inspect.Signature(ordered)
-        return cls
-
-    return decorate
-
-
-def reject_unknown_keys(cls: type, where: str, given: dict[str, Any]) -> None:
-    """Raises a UsageError that names the first keyword which the (extended) constructor does not take.
-
-    Args:
-        cls: a class decorated by :func:`extend_signature`.
-        where: the configuration's section, such as ``"encoder_conf"``.
-        given: the keywords that were given.
-    """
-    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "input_size")]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{where}: unknown key {name!r}; known keys are {', '.join(sorted(known))}")
 
 
 def mask_convolutions(block: torch.nn.Module) -> None:

@@ -2,15 +2,17 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tests import tiny
 
 from espnet_ee.errors import UserError
-from espnet_ee.plugin.checkpoint import load_model, read_train_config, sampling_rate
-from espnet_ee.plugin.compat import rename_keys
+from espnet_ee.host.compat import rename_keys
+from espnet_ee.store.checkpoint import load_model
+from espnet_ee.store.train_config import read_train_config, sampling_rate
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ class Payload:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda payload, path: pickle.dump(payload, open(path, "wb"))])
+@pytest.mark.parametrize("write", [torch.save, lambda payload, path: Path(path).write_bytes(pickle.dumps(payload))])
 def test_a_pickle_with_a_payload_is_refused(model, tmp_path, write):
     config, path = tiny.save(tmp_path, model)
     write(Payload(tmp_path / "pwned"), path)
@@ -137,15 +139,13 @@ def test_bad_configurations_are_refused(tmp_path, text, message):
 def test_missing_files_are_named(model, tmp_path):
     with pytest.raises(UserError, match="config.yaml: no such file"):
         load_model(tmp_path / "config.yaml", tmp_path / "model.pth")
-    config, path = tiny.save(tmp_path, model)
+    config, _path = tiny.save(tmp_path, model)
     with pytest.raises(UserError, match="other.pth: no such file"):
         load_model(config, tmp_path / "other.pth")
 
 
 def test_a_missing_statistics_file_is_named(model, tmp_path):
-    config, path = tiny.save(
-        tmp_path, model, normalize="global_mvn", normalize_conf={"stats_file": "nowhere/feats_stats.npz"}
-    )
+    config, path = tiny.save(tmp_path, model, normalize="global_mvn", normalize_conf={"stats_file": "nowhere/feats_stats.npz"})
     with pytest.raises(UserError, match="nowhere/feats_stats.npz: no such file"):
         load_model(config, path)
 

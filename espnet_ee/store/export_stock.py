@@ -14,50 +14,11 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask, encoder_choices
 
-from espnet_ee.encoder.base import REPLACED
-from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
-
-PREFIX = "early_exit_"
-# Files that a config.yaml names and a model cannot do without: (section, key).
-NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
-
-
-def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Rewrites the configuration of a stock InterCTC model: the same parameters, read as a shared-head early-exit model.
-
-    The layers of ``interctc_layer_idx`` and the last block become the exits; the model stays ESPnet's own.
-    Any other configuration comes back as it is.
-
-    Args:
-        config: of a training.
-        path: where it was read from, for messages.
-
-    Raises:
-        UserError: an InterCTC model that cannot be computed exit by exit, or not without seeing the padding.
-    """
-    conf = dict(config.get("encoder_conf") or {})
-    layers = conf.get("interctc_layer_idx") or []
-    generic = config["encoder"] in TESTED
-    if not layers or not (generic or PREFIX + str(config["encoder"]) in encoder_choices.classes):
-        return dict(config)
-    if conf.get("interctc_use_conditioning"):
-        raise UserError(f"{path}: interctc_use_conditioning: its blocks read the heads below; self-conditioned CTC has no early exit")
-    stock = inspect.signature(encoder_choices.get_class(config["encoder"]).__init__).parameters
-    # ESPnet writes into config.yaml what was given, and its own default is the older kind of positions.
-    positions = conf.get("pos_enc_layer_type", stock["pos_enc_layer_type"].default)
-    if "rel_pos_type" in stock and positions == "rel_pos":
-        conf.setdefault("rel_pos_type", stock["rel_pos_type"].default)
-    elif positions != "rel_pos":
-        conf.pop("rel_pos_type", None)
-    blocks = conf.get("num_blocks", stock["num_blocks"].default)
-    conf = {name: value for name, value in conf.items() if name not in REPLACED}
-    conf["exit_layers"] = [*sorted(layers), blocks]
-    conf["exit_norm"] = "none" if config["encoder"] == "e_branchformer" else "shared"
-    if generic:
-        conf["stock_encoder"] = config["encoder"]
-    return {**config, "encoder": PREFIX + ("stock" if generic else config["encoder"]), "encoder_conf": conf}
+from espnet_ee.store.checkpoint import check_keys, load_model
+from espnet_ee.store.interctc import PREFIX, from_interctc
+from espnet_ee.store.train_config import NEEDED_FILES, read_train_config
 
 
 def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: int, output_dir: str | Path) -> Path:
@@ -78,8 +39,6 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
     Raises:
         UserError: the model has no such exit, or the exit no stock form; or ``output_dir`` is something else than an export.
     """
-    from espnet_ee.plugin.checkpoint import check_keys, load_model, read_train_config
-
     output_dir = Path(output_dir)
     refuse_other_folder(output_dir, ("model.pth",), (train_config, model_file))
     config = from_interctc(read_train_config(train_config), train_config)

@@ -13,9 +13,10 @@ import numpy as np
 from espnet3.systems.esp2_asr.inference import ASRInferenceRunner
 
 from espnet_ee.decode.recognizer import EarlyExitRecognizer, Recognition
-from espnet_ee.plugin.checkpoint import load_model, read_train_config, sampling_rate
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
+from espnet_ee.store.checkpoint import load_model
+from espnet_ee.store.train_config import read_train_config, sampling_rate
 
 # As of ``Speech2Text``: text, tokens, their numbers, and what more is known of the hypothesis.
 Hypothesis = tuple[str, list[str], list[int], Recognition]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests import tiny
 
 from espnet_ee.errors import UserError
-from espnet_ee.plugin import archive
-from espnet_ee.plugin.archive import open_archive, write_archive
-from espnet_ee.plugin.model_card import Card
-from espnet_ee.plugin.package import load_package, open_package, pack_model
+from espnet_ee.store import archive
+from espnet_ee.store.archive import open_archive, write_archive
+from espnet_ee.store.model_card import Card
+from espnet_ee.store.package import load_package, open_package, pack_model
+from tests import tiny
 
 
 class Payload:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tests import tiny
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from tests import tiny
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
                 raise UserError(f"{where}: other audio_seconds of {utt} than above; keep one")
             found.setdefault(utt, []).append(_row(cell, words))
         except ValueError as error:
-            raise UserError(f"{where}: {error}; see espnet_ee/policy/imported.py for the format") from None
+            raise UserError(f"{where}: {error}; see espnet_ee/score/imported.py for the format") from None
     if not found:
         raise UserError(f"{path}: no row below the header")
     rows = {utt: tuple(sorted(found[utt], key=lambda row: row.evidence.layer)) for utt in sorted(found)}

@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
 from tests import tiny
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("espnet3", reason="espnet3 belongs to ESPnet 202611")
 
 from espnet3.systems.esp2_asr.inference import ASRInferenceRunner  # noqa: E402 - nothing to test without it
 
 from espnet_ee.decode.recognizer import EarlyExitRecognizer  # noqa: E402
 from espnet_ee.errors import UserError  # noqa: E402
-from espnet_ee.plugin.checkpoint import load_model  # noqa: E402
-from espnet_ee.plugin.espnet3 import EarlyExitInferenceRunner, EarlyExitSpeech2Text  # noqa: E402
+from espnet_ee.espnet3 import EarlyExitInferenceRunner, EarlyExitSpeech2Text  # noqa: E402
 from espnet_ee.policy.entropy import EntropyPolicy  # noqa: E402
+from espnet_ee.store.checkpoint import load_model  # noqa: E402
 
 # All that a recipe of espnet3 consists of, besides two configurations.
 RUN = """
@@ -81,13 +82,13 @@ INFERENCE = {
     "parallel": None,
     "dataset": {"test": [{"name": "test", "data_src_args": {"split": "test"}}]},
     "model": {
-        "_target_": "espnet_ee.plugin.espnet3.EarlyExitSpeech2Text",
+        "_target_": "espnet_ee.espnet3.EarlyExitSpeech2Text",
         "asr_train_config": "${exp_dir}/config.yaml",
         "asr_model_file": "${exp_dir}/epoch1_step2_valid.loss.ckpt",
         "policy": "entropy",
         "policy_conf": {"threshold": THRESHOLD},
     },
-    "runner": {"_target_": "espnet_ee.plugin.espnet3.EarlyExitInferenceRunner"},
+    "runner": {"_target_": "espnet_ee.espnet3.EarlyExitInferenceRunner"},
     "contract": {"outputs": {"exit_layer": {"kind": "number"}, "macs": {"kind": "number"}}},
 }
 
@@ -156,7 +157,11 @@ def files(tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize(
     ("policy", "exits"),
-    [({}, {4}), ({"policy": "fixed", "policy_conf": {"exit_layer": 2}}, {2}), ({"policy": "entropy", "policy_conf": {"threshold": 1}}, {1})],
+    [
+        ({}, {4}),
+        ({"policy": "fixed", "policy_conf": {"exit_layer": 2}}, {2}),
+        ({"policy": "entropy", "policy_conf": {"threshold": 1}}, {1}),
+    ],
 )
 def test_the_policy_decides_where_utterances_stop(files, policy, exits):
     target = EarlyExitSpeech2Text(**files, **policy, device="cpu")

@@ -22,14 +22,16 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_ee.decode.combine import Weights, check_weights, read_weights
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder
-from espnet_ee.plugin.archive import open_archive, write_archive
-from espnet_ee.plugin.checkpoint import build_model, fit_state, load_model, move, read_tensors, read_train_config
-from espnet_ee.plugin.model_card import Card, write_card
-from espnet_ee.plugin.stock import NEEDED_FILES, copy_needed_files, from_interctc
-from espnet_ee.plugin.untrusted import check_config, check_sizes, read_untrusted_yaml
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy, policy_of
+from espnet_ee.store.archive import open_archive, write_archive
+from espnet_ee.store.checkpoint import build_model, fit_state, load_model, move, read_tensors
+from espnet_ee.store.export_stock import copy_needed_files
+from espnet_ee.store.interctc import from_interctc
+from espnet_ee.store.model_card import Card, write_card
+from espnet_ee.store.train_config import NEEDED_FILES, read_train_config
+from espnet_ee.store.untrusted import check_config, check_sizes, read_untrusted_yaml
 
 SUFFIX = ".zip"
 # Of a training's configuration: where its data were and where it wrote. Nobody else needs to know.
@@ -141,7 +143,7 @@ def _read_policy(path: Path, final_exit: int) -> dict[str, Any]:
 
 
 def load_package(folder: str | Path, device: str = "cpu") -> Package:
-    """Loads a package's folder. Nothing in it is trusted: see :mod:`espnet_ee.plugin.untrusted`.
+    """Loads a package's folder. Nothing in it is trusted: see :mod:`espnet_ee.store.untrusted`.
 
     Raises:
         UserError: a file is missing, damaged, does not fit the others, or asks for what a package may not ask for.
@@ -204,6 +206,6 @@ def _download(name: str) -> Path:
     patterns = ["config.yaml", "model.pth", "policies.yaml", "*.npz", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # noqa: BLE001 - the library has its own, changing kinds of errors
+    except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{name}: no such folder, and the hub says: {first}") from None

@@ -7,6 +7,7 @@ was spent, so that an error of the calibration, or the chance of single utteranc
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def schedule(steps: Sequence[tuple[float, float]]) -> Budget:
         UserError: no step, the times do not rise from 0, or a budget is not above 0.
     """
     times = [time for time, _ in steps]
-    if not times or times[0] != 0 or not all(a < b for a, b in zip(times, times[1:], strict=False)):
+    if not times or times[0] != 0 or not all(a < b for a, b in itertools.pairwise(times)):
         raise UserError(f"budget: the steps' times are {times}; they must rise from 0")
     for _, budget in steps:
         if not 0 < budget < math.inf:

@@ -1,0 +1,1 @@
+"""The one place that knows ESPnet's versions and how it builds classes."""

@@ -1,0 +1,59 @@
+"""Constructors that show ESPnet what they take: of a stock class, and what ours adds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from espnet_ee.errors import UsageError
+
+Class = TypeVar("Class", bound=type)
+
+
+def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Class], Class]:
+    """Class decorator: shows the constructor of ``stock`` plus the decorated class's own keywords.
+
+    ESPnet fills ``--print_config`` and validates configurations from the constructor's signature, so
+    ``**kwargs`` would hide every default; and the stock signatures differ between versions, so
+    they cannot be written out once.
+
+    Args:
+        stock: the ESPnet class whose constructor is extended.
+        without: stock parameters that the decorated class sets itself.
+    """
+
+    def decorate(cls: Class) -> Class:
+        inherited = cls.__init__
+        own = inspect.signature(inherited).parameters
+        if "__init__" not in vars(cls):
+            # The signature goes to a constructor of the class's own: the inherited one belongs to others, too.
+            def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
+                inherited(self, *args, **kwargs)
+
+            cls.__init__ = constructor
+        merged = {
+            name: parameter for name, parameter in inspect.signature(stock.__init__).parameters.items() if name not in without
+        }
+        merged.update(
+            (name, parameter) for name, parameter in own.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        )
+        ordered = sorted(merged.values(), key=lambda p: (p.kind, p.default is not p.empty))
+        cls.__init__.__signature__ = inspect.Signature(ordered)
+        return cls
+
+    return decorate
+
+
+def reject_unknown_keys(cls: type, where: str, given: dict[str, Any]) -> None:
+    """Raises a UsageError that names the first keyword which the (extended) constructor does not take.
+
+    Args:
+        cls: a class decorated by :func:`extend_signature`.
+        where: the configuration's section, such as ``"encoder_conf"``.
+        given: the keywords that were given.
+    """
+    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "input_size")]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{where}: unknown key {name!r}; known keys are {', '.join(sorted(known))}")

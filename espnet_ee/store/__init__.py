@@ -1,0 +1,1 @@
+"""A model on disk: configurations, checkpoints, packages, exports."""

@@ -1,0 +1,54 @@
+"""Stock InterCTC models read as early-exit models with a shared head."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from espnet2.tasks.asr import encoder_choices
+
+from espnet_ee.encoder.base import REPLACED
+from espnet_ee.encoder.stock import TESTED
+from espnet_ee.errors import UserError
+
+PREFIX = "early_exit_"
+
+
+def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Rewrites the configuration of a stock InterCTC model: the same parameters, read as a shared-head early-exit model.
+
+    The layers of ``interctc_layer_idx`` and the last block become the exits; the model stays ESPnet's own.
+    Any other configuration comes back as it is.
+
+    Args:
+        config: of a training.
+        path: where it was read from, for messages.
+
+    Raises:
+        UserError: an InterCTC model that cannot be computed exit by exit, or not without seeing the padding.
+    """
+    conf = dict(config.get("encoder_conf") or {})
+    layers = conf.get("interctc_layer_idx") or []
+    generic = config["encoder"] in TESTED
+    if not layers or not (generic or PREFIX + str(config["encoder"]) in encoder_choices.classes):
+        return dict(config)
+    if conf.get("interctc_use_conditioning"):
+        raise UserError(
+            f"{path}: interctc_use_conditioning: its blocks read the heads below; self-conditioned CTC has no early exit"
+        )
+    stock = inspect.signature(encoder_choices.get_class(config["encoder"]).__init__).parameters
+    # ESPnet writes into config.yaml what was given, and its own default is the older kind of positions.
+    positions = conf.get("pos_enc_layer_type", stock["pos_enc_layer_type"].default)
+    if "rel_pos_type" in stock and positions == "rel_pos":
+        conf.setdefault("rel_pos_type", stock["rel_pos_type"].default)
+    elif positions != "rel_pos":
+        conf.pop("rel_pos_type", None)
+    blocks = conf.get("num_blocks", stock["num_blocks"].default)
+    conf = {name: value for name, value in conf.items() if name not in REPLACED}
+    conf["exit_layers"] = [*sorted(layers), blocks]
+    conf["exit_norm"] = "none" if config["encoder"] == "e_branchformer" else "shared"
+    if generic:
+        conf["stock_encoder"] = config["encoder"]
+    return {**config, "encoder": PREFIX + ("stock" if generic else config["encoder"]), "encoder_conf": conf}

@@ -1,0 +1,106 @@
+"""A training's ``config.yaml``: read, checked, and rewritten for a model that is to take audio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from espnet2.text.build_tokenizer import build_tokenizer
+from espnet2.text.token_id_converter import TokenIDConverter
+
+from espnet_ee.encoder.stock import TESTED
+from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_write, read_lines, read_yaml
+from espnet_ee.plugin.register import ENCODERS
+
+# Files that a config.yaml names and a model cannot do without: (section, key).
+NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
+
+
+def check_encoder(config: dict[str, Any], path: str | Path) -> None:
+    """Raises a UserError when the configuration's encoder has no exits, saying which have.
+
+    Args:
+        config: from :func:`read_train_config`.
+        path: where it was read from.
+    """
+    encoder = config["encoder"]
+    if encoder in ENCODERS:
+        return
+    own = "early_exit_stock" if encoder in TESTED else f"early_exit_{encoder}"
+    if own in ENCODERS:
+        raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor {own}")
+    raise UserError(
+        f"{path}: encoder {encoder!r} cannot be driven block by block and has no exits; use one of {', '.join(ENCODERS)}"
+    )
+
+
+def read_train_config(path: str | Path) -> dict[str, Any]:
+    """Reads a training's ``config.yaml``.
+
+    Raises:
+        UserError: missing, not plain YAML, or without a key that every ESPnet training writes.
+    """
+    config = read_yaml(path, "train the model first (stage 11)")
+    for key in ("token_list", "encoder", "encoder_conf", "model"):
+        if key not in config:
+            raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
+    if isinstance(config["token_list"], str):  # espnet2 writes the tokens, espnet3 the name of their file
+        config["token_list"] = [line.rstrip() for line in read_lines(config["token_list"])]
+    return config
+
+
+def sampling_rate(config: dict[str, Any]) -> int:
+    """The rate in Hz that a training's frontend was made for (``frontend_conf: fs``, such as ``16k``).
+
+    Args:
+        config: from :func:`read_train_config`.
+    """
+    rate = str((config.get("frontend_conf") or {}).get("fs", 16000))
+    try:
+        return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
+    except ValueError:
+        raise UserError(f"frontend_conf: fs {rate!r} is no sampling rate; write 16000 or 16k") from None
+
+
+def text_to_tokens(config: dict[str, Any]) -> Callable[[str], list[int]]:
+    """The function that turns a transcript into token numbers as the training did.
+
+    Args:
+        config: from :func:`read_train_config`.
+    """
+    tokenizer = build_tokenizer(
+        config.get("token_type") or "char",
+        bpemodel=config.get("bpemodel"),
+        space_symbol="<space>",
+        non_linguistic_symbols=config.get("non_linguistic_symbols"),
+    )
+    converter = TokenIDConverter(config["token_list"])
+    return lambda text: converter.tokens2ids(tokenizer.text2tokens(text))
+
+
+def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
+    """Writes the training configuration of a feature model as that of the same model with its frontend in front.
+
+    Args:
+        config: ``config.yaml`` of a model trained with ``feats_type: extracted``.
+        frontend: ``frontend.yaml`` of the features it was trained on.
+        out: the configuration to write; it goes with the same checkpoint.
+
+    Raises:
+        UserError: a file is missing or no mapping, or the model takes audio already, or other features.
+    """
+    trained, computed = read_yaml(config, "train the model first"), read_yaml(frontend, "it lies beside the features (stage 3)")
+    if trained.get("input_size") is None:
+        raise UserError(f"{config}: input_size is not set: this model takes audio already; nothing is to be done")
+    conf = computed.get("frontend_conf") or {}
+    if not isinstance(conf, dict):
+        raise UserError(f"{frontend}: frontend_conf must be 'key: value' lines; extract the features again (stage 3)")
+    mels = conf.get("n_mels")
+    if mels != trained["input_size"]:
+        raise UserError(f"{frontend}: makes {mels} features a frame, the model of {config} takes {trained['input_size']}")
+    changed = {**trained, "input_size": None, "frontend": "default", "frontend_conf": conf}
+    with atomic_write(out) as stream:
+        yaml.safe_dump(changed, stream, sort_keys=False)
