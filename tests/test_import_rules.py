@@ -289,7 +289,11 @@ def test_importing_policy_and_score_loads_no_torch() -> None:
         (policy_and_score_are_light, "espnet_ee.policy.x", "import torch.nn"),
         (policy_and_score_are_light, "espnet_ee.score.x", "def f() -> None:\n    from espnet2.asr import ctc"),
         (nothing_imports_upwards, "espnet_ee.policy.x", "from espnet_ee.score.wer import count_errors"),
-        (nothing_imports_upwards, "espnet_ee.decode.x", "def f() -> None:\n    from espnet_ee.store.package import load_package"),
+        (
+            nothing_imports_upwards,
+            "espnet_ee.decode.x",
+            "def f() -> None:\n    from espnet_ee.store.package import load_package",
+        ),
         (nothing_imports_upwards, "espnet_ee.score.x", "from espnet_ee.cli.main import main"),
         (nothing_imports_upwards, "espnet_ee.encoder.x", "from espnet_ee.data.audio import read_audio"),  # sideways
         (nothing_imports_upwards, "espnet_ee.model.x", "from espnet_ee.plugin import task"),
