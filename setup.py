@@ -52,6 +52,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_ee", "espnet_ee.*"]),
+    entry_points={"console_scripts": ["espnet-ee = espnet_ee.cli.main:entry"]},
     python_requires=">=3.10,<3.13",
     install_requires=BASE,
     extras_require={

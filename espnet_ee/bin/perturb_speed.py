@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_ee.data.speed import parse_factors, perturb_speed
+from espnet_ee.data.speed import check_factors, perturb_speed
 from espnet_ee.errors import run
 
 
@@ -25,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     args = get_parser().parse_args(arguments)
-    factors = parse_factors(args.factors)
+    factors = check_factors(args.factors.split())
     made = perturb_speed(args.source, args.out, factors, args.audio_dir, args.nj, args.max_skipped)
     print(made.describe(args.out))
 

@@ -44,7 +44,7 @@ class Corpus(ABC):
         """Looks up the sets asked for. Raises UsageError for a name that the corpus does not have."""
         for part in parts:
             if part not in self.known_sets:
-                raise UsageError(f"--parts: {self.name} has no {part!r}; choose from {' '.join(self.known_sets)}")
+                raise UsageError(f"--sets: {self.name} has no {part!r}; choose from {' '.join(self.known_sets)}")
         return {name: self.known_sets[name] for name in parts or self.known_sets}
 
     def _check_options(self) -> None:

@@ -61,7 +61,7 @@ class LibriSpeech(Corpus):
 
     def _choose_with_held_out(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         if len(parts) != 1:
-            raise UsageError("--corpus_options: hold_out takes readers out of one training set; name one in --parts")
+            raise UsageError("--corpus_options: hold_out takes readers out of one training set; name one in --sets")
         ((name, members),) = self._choose(parts).items()
         return {name: members, **dict.fromkeys(HELD_OUT, members)}
 
@@ -72,7 +72,7 @@ class LibriSpeech(Corpus):
             members = tuple(joined.split("+")) if joined else JOINED.get(name.replace("-", "_"), tuple(name.split("+")))
             name = name.replace("-", "_")
             if not name or "" in members or ("+" in name) or name in sets:
-                raise UsageError(f"--parts: {part!r} is not PART or NAME=PART+PART with a new name")
+                raise UsageError(f"--sets: {part!r} is not PART or NAME=PART+PART with a new name")
             sets[name] = tuple(self._part_of(member) for member in members)
         return sets
 

@@ -27,10 +27,10 @@ class _Job:
     factor: Fraction
 
 
-def parse_factors(text: str) -> list[str]:
-    """Splits ``"0.9 1.0 1.1"``. Raises UsageError for what is not a number from 0.25 to 4, or given twice."""
+def check_factors(words: Sequence[str]) -> list[str]:
+    """The words, as they shall stand in the ids. Raises UsageError for what is no number from 0.25 to 4, or given twice."""
     factors: list[str] = []
-    for word in text.split():
+    for word in words:
         try:
             value = Fraction(word) if "/" not in word else Fraction(0)
         except ValueError:
@@ -40,8 +40,6 @@ def parse_factors(text: str) -> list[str]:
         if value in map(Fraction, factors):
             raise UsageError(f"--factors: {word} is given twice; give each factor once")
         factors.append(word)
-    if not factors:
-        raise UsageError("--factors: is empty; give e.g. '0.9 1.0 1.1'")
     return factors
 
 

@@ -216,7 +216,7 @@ def test_whole_readers_are_held_out_the_same_ones_every_time(four_readers: Path)
 @pytest.mark.parametrize(
     ("parts", "count", "message"),
     [
-        (["train_clean_5", "train_clean_100", "dev"], "2", "name one in --parts"),
+        (["train_clean_5", "train_clean_100", "dev"], "2", "name one in --sets"),
         (["train_clean_5"], "1", "hold_out=1: give 0, or a number of readers from 2"),
         (["train_clean_5"], "two", "hold_out=two"),
         (["train_clean_5"], "4", "has only 4 readers; hold out fewer"),

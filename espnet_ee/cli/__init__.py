@@ -1,0 +1,1 @@
+"""The command ``espnet-ee``: one parser, one call each."""

@@ -1,0 +1,90 @@
+"""The command line itself: every command and option there is, how help and mistakes look, and what is loaded for them."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from espnet_ee.cli.main import COMMANDS, get_parser, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Scripts of users call these: a name that goes or changes its meaning is to be noted in the change log.
+OPTIONS = {
+    "": "--version",
+    "data": "",
+    "data prepare": "--corpus --root --out --sets --corpus_options --max_skipped --skip_in --lm_text",
+    "data validate": "--data --feats_type",
+    "data speed": "--data --out --audio_dir --factors --nj --max_skipped",
+    "data format": "--data --out --fs --nj --max_skipped",
+    "data features": "--data --out --frontend_conf --compress --nj --max_skipped",
+    "data filter": "--data --out --min_seconds --max_seconds --fs",
+    "data tokens": "--text --out --token_type --nbpe --model_type",
+    "data download": "--out --parts --hold_out --url",
+    "data mini": "--out --utterances_per_speaker --seed --nj",
+}
+
+
+def walk(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command with its parser."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, command in action.choices.items():
+                yield from walk(command, f"{name} {word}".strip())
+
+
+PARSERS = dict(walk(get_parser()))
+
+
+def names(parser: argparse.ArgumentParser) -> list[str]:
+    """Options of a parser as they are written, and its positional arguments by name."""
+    actions = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
+    words = [action.option_strings or [action.dest] for action in actions]
+    return [word for spellings in words for word in spellings if word not in ("-h", "--help")]
+
+
+def test_these_are_all_commands_and_options() -> None:
+    assert {name: " ".join(names(parser)) for name, parser in PARSERS.items()} == OPTIONS
+
+
+@pytest.mark.parametrize("parser", PARSERS.values(), ids=PARSERS)
+def test_one_dialect(parser: argparse.ArgumentParser) -> None:
+    assert not parser.allow_abbrev
+    for action in parser._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction), action
+        assert all(word == word.lower() and "-" not in word.strip("-") for word in action.option_strings), "snake_case"
+        assert "true" not in (action.choices or ()), "a flag takes no value"
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_help_is_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    assert f"usage: espnet-ee{f' {name}' if name else ''} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["", "dat", "nothing", "data", "data prep", "data mini --ou x", "--vers"])
+def test_what_is_no_command_is_a_mistake_of_the_command_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    heavy = ("torch", "espnet2", "scipy", "pandas", "jiwer", "matplotlib", *(("numpy",) if words == ["--help"] else ()))
+    program = (
+        "import sys\nfrom espnet_ee.cli.main import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
