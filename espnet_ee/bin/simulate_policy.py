@@ -17,10 +17,11 @@ from typing import TextIO
 import numpy as np
 
 from espnet_ee.errors import UsageError, run
-from espnet_ee.files import atomic_write, read_yaml
+from espnet_ee.files import atomic_write
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.policy.registry import build_policy, policy_of
+from espnet_ee.policy.registry import build_policy
 from espnet_ee.score.calibrate import plain_policy
 from espnet_ee.score.grid import Grid, Outcome, candidate_thresholds, exits_of, levels, outcome, read_grid, sweep
 
@@ -97,7 +98,7 @@ def _replay_name(grid: Grid, word: str, count: int) -> Iterator[list[str]]:
 
 def _replay_config(grid: Grid, word: str, count: int) -> Iterator[list[str]]:
     path, thresholds = (word, []) if Path(word).is_file() else _numbers(word)
-    policy = policy_of(read_yaml(path, "see conf/decode_*.yaml"), grid.table.exit_layers[-1])
+    policy = DecodingConfig.read(path).policy_for(grid.table.exit_layers)
     if isinstance(policy, FixedExitPolicy):
         yield from _replay_fixed(grid, thresholds or [policy.exit_layer])
     elif isinstance(policy, ThresholdPolicy):

@@ -11,19 +11,11 @@ import torch
 
 from espnet_ee.policy.evidence import ExitEvidence
 
-Path = np.ndarray  # (T,) the best token of every real frame
 # Of every real frame, (T,) each: best token, its probability, the logarithm of that, entropy.
-Frames = tuple[Path, np.ndarray, np.ndarray, np.ndarray]
-_TAIL = 0.1
+Frames = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def read_frames(
-    layer: int,
-    logits: torch.Tensor,
-    olens: torch.Tensor,
-    blank: int = 0,
-    previous: Sequence[Path | None] | None = None,
-) -> list[tuple[ExitEvidence, Path]]:
+def read_frames(layer: int, logits: torch.Tensor, olens: torch.Tensor, blank: int = 0) -> list[ExitEvidence]:
     """Reads what one exit says of every utterance of a batch.
 
     Args:
@@ -31,24 +23,20 @@ def read_frames(
         logits: (B, T, V), what the head's linear layer gives (log-probabilities are logits, too).
         olens: real frames (B,); what lies behind them is not looked at.
         blank: blank id.
-        previous: for every utterance its frames' best tokens at the exit before, None at the first exit.
 
     Returns:
-        For every utterance its evidence and its frames' best tokens. Mean frame entropy:
+        For every utterance its evidence. Mean frame entropy:
         xi = -1/(T V) sum_t sum_v p log p (arXiv 2309.09546). An utterance without frames has NaN statistics, which
         no policy stops at.
     """
     # What follows is paid at every exit of every utterance: see "deciding" in tools/bench_encoder.py.
     reduced = (_reduce if logits.device.type == "cpu" else _reduce_on_device)(logits, olens.tolist())
-    readings = []
-    for row, numbers in enumerate(reduced):
-        labels = numbers[0]
-        frames = len(labels)
-        before = previous[row] if previous else None
-        changed = math.nan if before is None or not frames else np.count_nonzero(labels != before) / frames
-        statistics = _statistics(numbers, blank, logits.size(-1)) if frames else _NOTHING
-        readings.append((ExitEvidence(layer=layer, frames=frames, changed_share=changed, **statistics), labels))
-    return readings
+    return [
+        ExitEvidence(
+            layer, frames=len(numbers[0]), **(_statistics(numbers, blank, logits.size(-1)) if len(numbers[0]) else _NOTHING)
+        )
+        for numbers in reduced
+    ]
 
 
 def _reduce(logits: torch.Tensor, olens: Sequence[int]) -> Iterator[Frames]:
@@ -94,7 +82,6 @@ def _statistics(reduced: Frames, blank: int, vocabulary: int) -> dict[str, Any]:
     runs = labels[starts]
     spoken_runs, spoken = runs != blank, labels != blank
     count = np.count_nonzero(spoken)
-    tail = math.ceil(_TAIL * frames)
     mean_entropy = float(total(entropy)) / (frames * vocabulary)
     return {
         "tokens": tuple(runs[spoken_runs].tolist()),
@@ -102,7 +89,6 @@ def _statistics(reduced: Frames, blank: int, vocabulary: int) -> dict[str, Any]:
         "confidence": float(total(sure)) / frames,
         "blank_share": 1.0 - count / frames,
         "score": float(total(log_sure)),
-        "entropy_tail": float(total(np.partition(entropy, frames - tail)[-tail:])) / (tail * vocabulary),
         "spoken_confidence": float(total(sure[spoken])) / count if count else math.nan,
         "token_confidence": float(np.minimum.reduce(np.maximum.reduceat(sure, starts)[spoken_runs])) if count else math.nan,
     }

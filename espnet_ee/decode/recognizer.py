@@ -11,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_ee.decode.combine import Weights, check_weights, combined, read_weights
-from espnet_ee.decode.greedy import Path as TokenPath
 from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.base import ExitOutput
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_yaml
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.registry import policy_of
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
 from espnet_ee.search.beam import NBestSearch
-from espnet_ee.text import collapse, tokens_to_text
+from espnet_ee.text import tokens_to_text
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Recognition:
         macs: multiply-accumulates spent: subsampling, blocks, the heads that were read, evidence.
         rows: the exits whose heads were read, in order; the last one gave the text.
         seconds: wall clock from the start of the batch to each of ``rows``, divided by the batch's size.
-        token_ids: the numbers of ``tokens``; those of ``evidence`` unless exits were combined.
+        token_ids: the numbers of ``tokens``.
     """
 
     text: str
@@ -61,8 +58,6 @@ class EarlyExitRecognizer:
             ``espnet`` model, whose one CTC head then serves every exit).
         policy: when to stop.
         read_every_exit: reads every passed head even where the policy needs none (for evidence tables).
-        combine: weights of the exits passed on the way to each exit, whose averaged log-probabilities then give the text
-            (:mod:`espnet_ee.decode.combine`); None: an exit's text is its own.
         nbest: makes an N-best of this size at every exit read (for evidence tables); 0: only if the policy needs one.
 
     Raises:
@@ -81,16 +76,11 @@ class EarlyExitRecognizer:
         policy: ExitPolicy,
         read_every_exit: bool = False,
         nbest: int = 0,
-        combine: Weights | None = None,
     ) -> None:
         check_readable(model)
         self.model = model.eval()
         self.encoder = model.encoder
-        if combine:
-            check_weights(combine, model.encoder.exit_layers)
-        self.combine = combine or {}
-        # What is averaged has to be read, whether the policy asks for it or not.
-        self._keep_every_exit, self._nbest = read_every_exit or bool(combine), nbest
+        self._keep_every_exit, self._nbest = read_every_exit, nbest
         self.search: NBestSearch | None = None
         self.use(policy)
         self.shape = model.encoder.shape()
@@ -99,7 +89,7 @@ class EarlyExitRecognizer:
     def use(self, policy: ExitPolicy) -> None:
         """Changes the policy for what is recognised from now on; see the class for ``policy`` and the errors."""
         policy.check(self.encoder.exit_layers)
-        size = max(self._nbest, int(policy.needs_nbest))
+        size = max(self._nbest, policy.nbest)
         if not size:
             self.search = None
         elif self.search is None or self.search.nbest != size:
@@ -120,19 +110,16 @@ class EarlyExitRecognizer:
         Args:
             train_config: ``exp/.../config.yaml``.
             model_file: ``exp/.../*.pth``.
-            policy: a policy, the file of a decoding configuration (its policy, and its weights of combined exits), such as
-                stage 14 writes, or none for the final exit.
+            policy: a policy, the file of a decoding configuration, such as stage 14 writes, or none for the final exit.
             device: torch device.
         """
         from espnet_ee.store.checkpoint import load_model  # imports all of ESPnet's ASR task
 
         if isinstance(policy, ExitPolicy):
             return cls(load_model(train_config, model_file, device), policy)
-        remedy = "give a decoding configuration, such as stage 14 writes"
-        conf = {"policy": "fixed"} if policy is None else read_yaml(policy, remedy)
-        combine = read_weights(conf.get("combine") or {})
+        config = DecodingConfig() if policy is None else DecodingConfig.read(policy)
         model = load_model(train_config, model_file, device)
-        return cls(model, policy_of(conf, model.encoder.exit_layers[-1]), combine=combine)
+        return cls(model, config.policy_for(model.encoder.exit_layers))
 
     @classmethod
     def from_pretrained(
@@ -151,7 +138,7 @@ class EarlyExitRecognizer:
             package = load_package(folder, device)
         if isinstance(policy, ExitPolicy):
             return cls(package.model, policy)
-        return cls(package.model, package.policy(policy), combine=package.weights(policy))
+        return cls(package.model, package.policy(policy))
 
     @torch.inference_mode()
     def recognize(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
@@ -214,37 +201,26 @@ class EarlyExitRecognizer:
             return self.model.logits(output.layer, output.hs[rows])
         return self.model.ctc.ctc_lo(output.hs[rows])
 
-    def read_head(
-        self, layer: int, logits: torch.Tensor, olens: torch.Tensor, previous: Sequence[TokenPath | None]
-    ) -> list[tuple[ExitEvidence, TokenPath]]:
-        """Evidence of an exit, and every frame's best token.
+    def read_head(self, layer: int, logits: torch.Tensor, olens: torch.Tensor) -> list[ExitEvidence]:
+        """Evidence of an exit.
 
         Args:
             layer: the exit's block.
             logits: (B, T, V), see :meth:`logits`.
             olens: real frames (B,).
-            previous: the frames' best tokens of these utterances at the exit before, None where it was not read.
         """
-        readings = read_frames(layer, logits, olens, self.model.blank_id, previous)
+        readings = read_frames(layer, logits, olens, self.model.blank_id)
         if self.search is None:
             return readings
         log_probs = logits.log_softmax(dim=-1)
         nbests = [self.search.scores(row[:frames].cpu().numpy()) for row, frames in zip(log_probs, olens, strict=True)]
-        return [(replace(e, nbest_scores=scores), path) for (e, path), scores in zip(readings, nbests, strict=True)]
+        return [replace(evidence, nbest_scores=scores) for evidence, scores in zip(readings, nbests, strict=True)]
 
-    def row(self, evidence: ExitEvidence, feature_frames: int, tokens: Sequence[int], combined: int) -> EvidenceRow:
-        """Adds text and compute to an exit's evidence.
-
-        Args:
-            evidence: the exit's own.
-            feature_frames: of the utterance.
-            tokens: what the text is made of: the exit's own or those of the combined exits.
-            combined: number of exits that were averaged, 0 for none.
-        """
+    def row(self, evidence: ExitEvidence, feature_frames: int) -> EvidenceRow:
+        """Adds text and compute to an exit's evidence."""
         encoder_macs = self.shape.segment_macs(feature_frames, [evidence.layer])[0]
         head_macs = self.shape.head_macs(evidence.frames, self.model.vocab_size)
-        head_macs += combined * evidence.frames * self.model.vocab_size
-        return EvidenceRow(evidence, tokens_to_text(self.token_strings(tokens)), encoder_macs, head_macs)
+        return EvidenceRow(evidence, tokens_to_text(self.token_strings(evidence.tokens)), encoder_macs, head_macs)
 
     def token_strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Token numbers as strings."""
@@ -278,9 +254,6 @@ class _Run:
         self.active = list(range(len(batch)))
         self.rows: list[list[EvidenceRow]] = [[] for _ in batch]
         self.seconds: list[list[float]] = [[] for _ in batch]
-        self.paths: list[TokenPath | None] = [None] * len(batch)
-        self.tokens: list[tuple[int, ...]] = [()] * len(batch)
-        self.passed: list[list[torch.Tensor]] = [[] for _ in batch]  # log-probabilities (T, V), to be combined
 
     def step(self) -> None:
         """Computes one segment, reads the heads that are wanted, and lets the finished utterances go."""
@@ -306,37 +279,24 @@ class _Run:
             return
         recognizer = self.recognizer
         logits, olens = recognizer.logits(output, places), output.olens[places]
-        previous = [self.paths[self.active[place]] for place in places]
-        readings = recognizer.read_head(output.layer, logits, olens, previous)
-        for number, (evidence, path) in enumerate(readings):
-            index = self.active[places[number]]
-            self.paths[index], self.tokens[index] = path, evidence.tokens
-            if recognizer.combine:
-                self.tokens[index] = self.combine(index, evidence.layer, logits[number, : evidence.frames])
-            row = recognizer.row(evidence, self.lengths[index], self.tokens[index], len(self.passed[index]))
-            self.rows[index].append(row)
+        for place, evidence in zip(places, recognizer.read_head(output.layer, logits, olens), strict=True):
+            index = self.active[place]
+            self.rows[index].append(recognizer.row(evidence, self.lengths[index]))
         elapsed = (time.perf_counter() - self.started) / len(self.rows)
         for place in places:
             self.seconds[self.active[place]].append(elapsed)
-
-    def combine(self, index: int, layer: int, logits: torch.Tensor) -> tuple[int, ...]:
-        """Greedy tokens of the exits passed so far, averaged."""
-        self.passed[index].append(logits.log_softmax(dim=-1))
-        weights = [weight for _, weight in sorted(self.recognizer.combine[layer].items())]
-        path = combined(self.passed[index], weights).argmax(dim=-1).tolist()
-        return tuple(collapse(path, self.recognizer.model.blank_id))
 
     def result(self, index: int) -> Recognition:
         rows = tuple(self.rows[index])
         last = rows[-1]
         return Recognition(
             text=last.hypothesis,
-            tokens=self.recognizer.token_strings(self.tokens[index]),
+            tokens=self.recognizer.token_strings(last.evidence.tokens),
             exit_layer=last.evidence.layer,
             macs=macs_of_stop(rows, len(rows) - 1, self.recognizer.read_every_exit),
             rows=rows,
             seconds=tuple(self.seconds[index]),
-            token_ids=self.tokens[index],
+            token_ids=last.evidence.tokens,
         )
 
 

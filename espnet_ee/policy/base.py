@@ -21,13 +21,18 @@ class ExitPolicy(ABC):
 
     Attributes:
         name: the policy's key in :data:`espnet_ee.policy.registry.POLICIES`.
-        needs_every_exit: whether the heads below the chosen exit must be computed; they then count as compute.
-        needs_nbest: size of the N-best list the policy reads, ``False`` for none (an N-best costs a beam search).
+        reads: the fields of :class:`ExitEvidence` that it looks at; who makes evidence makes these.
+        nbest: size of the N-best list it reads, 0 for none (an N-best costs a beam search).
     """
 
     name: ClassVar[str]
-    needs_every_exit: ClassVar[bool] = True
-    needs_nbest: ClassVar[int | bool] = False
+    reads: ClassVar[frozenset[str]]
+    nbest: int = 0
+
+    @property
+    def needs_every_exit(self) -> bool:
+        """Whether the heads below the exit it stops at must be computed; they then count as compute."""
+        return bool(self.reads)
 
     @abstractmethod
     def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:

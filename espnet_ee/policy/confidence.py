@@ -22,6 +22,7 @@ class ConfidencePolicy(ThresholdPolicy):
     """
 
     name: ClassVar[str] = "confidence"
+    reads: ClassVar[frozenset[str]] = frozenset({"spoken_confidence"})
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         return evidence[-1].spoken_confidence

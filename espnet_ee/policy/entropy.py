@@ -23,6 +23,7 @@ class EntropyPolicy(ThresholdPolicy):
     """
 
     name: ClassVar[str] = "entropy"
+    reads: ClassVar[frozenset[str]] = frozenset({"entropy"})
     compare = operator.lt
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 class ExitEvidence:
     """The evidence of one exit for one utterance, over its unpadded frames only.
 
+    Fields that nobody asked for, or that a table does not have, are NaN or empty; no policy stops at NaN.
+
     Attributes:
         layer: exit layer, the 1-based number of the block the exit follows.
         tokens: greedy CTC token numbers, blanks and repeats removed.
@@ -20,25 +22,19 @@ class ExitEvidence:
         score: log-probability of the greedy path (sum over the frames), <= 0.
         frames: T, the number of unpadded encoder frames.
         nbest_scores: total log scores of the beam's N best, best first; empty unless a policy asked for them.
-        entropy_tail: mean entropy of the most uncertain tenth of the frames (at least one), divided by the
-            vocabulary's size as ``entropy`` is: one doubtful word shows here when the mean hides it.
         spoken_confidence: mean over the frames whose best token is not the blank of the largest probability;
             NaN without such a frame.
         token_confidence: least sure token: the minimum over the tokens of the largest probability within the
             token's frames; NaN without a token.
-        changed_share: share of the frames whose best token is another than at the exit before; NaN at the first.
     """
 
     layer: int
-    tokens: tuple[int, ...]
-    entropy: float
-    confidence: float
-    blank_share: float
-    score: float
-    frames: int
+    tokens: tuple[int, ...] = ()
+    entropy: float = math.nan
+    confidence: float = math.nan
+    blank_share: float = math.nan
+    score: float = math.nan
+    frames: int = 0
     nbest_scores: tuple[float, ...] = ()
-    # Not every table and runtime has these: NaN means "not known", and no policy stops at it.
-    entropy_tail: float = math.nan
     spoken_confidence: float = math.nan
     token_confidence: float = math.nan
-    changed_share: float = math.nan

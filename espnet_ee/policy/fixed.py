@@ -20,7 +20,7 @@ class FixedExitPolicy(ExitPolicy):
     """
 
     name: ClassVar[str] = "fixed"
-    needs_every_exit: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
     exit_layer: int
 
     def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:

@@ -50,6 +50,11 @@ class LearnedPolicy(ThresholdPolicy):
         if not all(share >= 0 for share in self.returns.values()):
             raise UserError("policy learned: a return is below 0; fit the policy again")
 
+    @property
+    def reads(self) -> frozenset[str]:  # type: ignore[override]
+        """What its features read; the entropy says whether an exit is broken."""
+        return frozenset({"entropy"}).union(*(FEATURES[name].reads for name in self.weights))
+
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         layer = evidence[-1].layer
         # The last exit stops anyway; NaN here must not reach a logarithm.

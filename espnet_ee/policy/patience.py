@@ -21,6 +21,7 @@ class PatiencePolicy(ThresholdPolicy):
     """
 
     name: ClassVar[str] = "patience"
+    reads: ClassVar[frozenset[str]] = frozenset({"tokens", "entropy"})
     compare = operator.ge
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:

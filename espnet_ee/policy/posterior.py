@@ -22,17 +22,13 @@ class PosteriorPolicy(ThresholdPolicy):
     """
 
     name: ClassVar[str] = "posterior"
+    reads: ClassVar[frozenset[str]] = frozenset({"nbest_scores"})
     nbest: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nbest < 2:
             raise UserError(f"policy posterior: nbest is {self.nbest}; the best of one is always sure, give 2 or more")
-
-    @property
-    def needs_nbest(self) -> int:  # type: ignore[override]
-        """The size of the N-best list."""
-        return self.nbest
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         scores = evidence[-1].nbest_scores[: self.nbest]

@@ -57,24 +57,6 @@ def build_policy(name: str, conf: Mapping[str, Any]) -> ExitPolicy:
     return policy_class(**{key: _convert(name, key, value, types[key]) for key, value in conf.items()})
 
 
-def policy_of(conf: Mapping[str, Any], final_exit: int) -> ExitPolicy:
-    """The policy of a decoding configuration, or of the ``decode.yaml`` of a run.
-
-    Args:
-        conf: with ``policy`` and ``policy_conf``; with ``combine`` alone it is that of the final exit.
-        final_exit: where ``fixed`` without an exit stops.
-
-    Raises:
-        UserError: there is no such policy, or its settings do not fit it.
-    """
-    name, settings = conf.get("policy"), conf.get("policy_conf") or {}
-    if name is None and conf.get("combine"):
-        name = FixedExitPolicy.name
-    if name == FixedExitPolicy.name and isinstance(settings, Mapping):
-        settings = {"exit_layer": final_exit, **settings}
-    return build_policy(name, settings)
-
-
 def _convert(name: str, key: str, value: Any, wanted: type) -> Any:
     """Returns the value as ``wanted``, or says in one line why it is none."""
     if get_origin(wanted) is Mapping:

@@ -16,23 +16,11 @@ from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.evidence import ExitEvidence
 
-COLUMNS = (
-    "utt_id",
-    "exit_layer",
-    "frames",
-    "audio_seconds",
-    "entropy",
-    "confidence",
-    "blank_share",
-    "score",
-    "encoder_macs",
-    "head_macs",
-    "tokens",
-    "hypothesis",
-)
-# Tables made before these existed are read, too: the policies that need them then never stop.
-_EXTRA = ("entropy_tail", "spoken_confidence", "token_confidence", "changed_share")
-ALL_COLUMNS = (*COLUMNS[:-2], *_EXTRA, "nbest_scores", *COLUMNS[-2:])
+# Without these no exit can be chosen and nothing counted.
+NEEDED = ("utt_id", "exit_layer", "frames", "audio_seconds", "encoder_macs", "head_macs", "tokens", "hypothesis")
+# What an older table may lack, and a later one leave empty: then it is not known, and no policy stops at it.
+NUMBERS = ("entropy", "confidence", "blank_share", "score", "spoken_confidence", "token_confidence")
+COLUMNS = (*NEEDED[:4], *NUMBERS, *NEEDED[4:6], "nbest_scores", *NEEDED[6:])
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {escape[1]: char for char, escape in _ESCAPES.items()}
 
@@ -90,7 +78,7 @@ def macs_of_stop(rows: Sequence[EvidenceRow], index: int, needs_every_exit: bool
 def write_table(path: str | Path, table: EvidenceTable) -> None:
     """Writes the table atomically, utterances sorted by id (C locale order)."""
     with atomic_write(path) as stream:
-        stream.write("\t".join(ALL_COLUMNS) + "\n")
+        stream.write("\t".join(COLUMNS) + "\n")
         for utt_id in sorted(table.utterances):
             utterance = table.utterances[utt_id]
             layers = tuple(row.evidence.layer for row in utterance.rows)
@@ -102,19 +90,15 @@ def write_table(path: str | Path, table: EvidenceTable) -> None:
 
 def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
     evidence = row.evidence
-    # float() first: NumPy's scalars print as np.float32(...)
-    floats = [repr(float(v)) for v in (evidence.entropy, evidence.confidence, evidence.blank_share, evidence.score)]
-    # An empty cell says "not known".
-    extra = ["" if math.isnan(value) else repr(float(value)) for value in (getattr(evidence, n) for n in _EXTRA)]
     return [
         utt_id,
         str(evidence.layer),
         str(evidence.frames),
         repr(float(audio_seconds)),
-        *floats,
+        # An empty cell says "not known". float() first: NumPy's scalars print as np.float32(...)
+        *("" if math.isnan(value) else repr(float(value)) for value in (getattr(evidence, name) for name in NUMBERS)),
         str(row.encoder_macs),
         str(row.head_macs),
-        *extra,
         " ".join(repr(float(score)) for score in evidence.nbest_scores),
         " ".join(map(str, evidence.tokens)),
         "".join(_ESCAPES.get(char, char) for char in row.hypothesis),
@@ -156,11 +140,21 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: no such file; decode with --all_exits true first") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; decode with --all_exits true again") from None
-    if tuple(lines[0].split("\t")) not in (COLUMNS, ALL_COLUMNS):
-        raise UserError(f"{path}:1: not the header of an evidence table; decode with --all_exits true again")
+    _check_header(path, lines[0].split("\t"))
     if lines.pop():
         raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; decode with --all_exits true again")
     yield from enumerate(lines, 1)
+
+
+def _check_header(path: Path, columns: Sequence[str]) -> None:
+    for name in NEEDED:
+        if name not in columns:
+            raise UserError(
+                f"{path}:1: not the header of an evidence table: no column {name!r}; decode with --all_exits true again"
+            )
+    for name in columns:
+        if name not in COLUMNS or columns.count(name) > 1:
+            raise UserError(f"{path}:1: the column {name!r} is unknown or there twice; decode with --all_exits true again")
 
 
 def _parse(line: str, columns: Sequence[str], where: str) -> tuple[str, float, EvidenceRow]:
@@ -172,13 +166,9 @@ def _parse(line: str, columns: Sequence[str], where: str) -> tuple[str, float, E
         evidence = ExitEvidence(
             layer=int(cell["exit_layer"]),
             tokens=tuple(map(int, cell["tokens"].split())),
-            entropy=float(cell["entropy"]),
-            confidence=float(cell["confidence"]),
-            blank_share=float(cell["blank_share"]),
-            score=float(cell["score"]),
             frames=int(cell["frames"]),
             nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
-            **{name: float(cell[name]) for name in _EXTRA if cell.get(name)},
+            **{name: float(cell[name]) for name in NUMBERS if cell.get(name)},
         )
         row = EvidenceRow(evidence, _unescape(cell["hypothesis"]), int(cell["encoder_macs"]), int(cell["head_macs"]))
         return cell["utt_id"], read_seconds(cell["audio_seconds"]), row

@@ -171,7 +171,7 @@ def levels(grid: Grid, policy: ThresholdPolicy) -> np.ndarray:
         for index in range(len(evidence) - 1):
             found[row, index] = policy.level(evidence[: index + 1])
     if not np.isfinite(found).any() and _says_something(grid):
-        remedy = "decode with --all_exits true --nbest N" if policy.needs_nbest else "decode with --all_exits true again"
+        remedy = "decode with --all_exits true --nbest N" if policy.nbest else "decode with --all_exits true again"
         raise UserError(f"policy {policy.name}: the evidence table of set {grid.name} lacks what it reads; {remedy}")
     return found
 

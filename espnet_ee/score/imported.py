@@ -14,8 +14,8 @@ A TSV file with a header and one row for each utterance and exit, in any order. 
                     layers
 ``head_macs``       those of the exit's head; 0 where it is missing
 ``frames``          encoder frames; the number of the reference's characters where it is missing
-``confidence`` ``blank_share`` ``score`` ``entropy_tail`` ``spoken_confidence`` ``token_confidence``
-``changed_share``   as in our own tables (:class:`espnet_ee.policy.evidence.ExitEvidence`)
+``confidence`` ``blank_share`` ``score`` ``spoken_confidence`` ``token_confidence``
+                    as in our own tables (:class:`espnet_ee.policy.evidence.ExitEvidence`)
 ==================  =====================================================================================
 
 The policy ``confidence`` reads ``spoken_confidence``; ``learned`` reads what its features are made of (with the default ones
@@ -38,10 +38,8 @@ _NUMBERS = (
     "confidence",
     "blank_share",
     "score",
-    "entropy_tail",
     "spoken_confidence",
     "token_confidence",
-    "changed_share",
 )
 _KNOWN = (*NEEDED, *_NUMBERS, "posterior", "audio_seconds", "encoder_macs", "head_macs", "frames")
 

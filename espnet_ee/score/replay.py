@@ -100,9 +100,7 @@ def choose_exits(table: EvidenceTable, policy: ExitPolicy) -> dict[str, int]:
         UserError: the policy does not fit the table's exits, or needs an N-best, which the table lacks.
     """
     policy.check(table.exit_layers)
-    if policy.needs_nbest and not all(
-        row.evidence.nbest_scores for utterance in table.utterances.values() for row in utterance.rows
-    ):
+    if policy.nbest and not all(row.evidence.nbest_scores for utterance in table.utterances.values() for row in utterance.rows):
         raise UserError(
             f"policy {policy.name}: needs N-best scores, which the evidence table lacks; decode all exits with --nbest"
         )

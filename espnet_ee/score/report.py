@@ -133,8 +133,6 @@ def _online_lines(runs: Sequence[OnlineRun]) -> list[str]:
 
 def describe_check(run: OnlineRun) -> str:
     """Says in one line whether an online run equals its replay, and if not, in how many utterances it differs."""
-    if run.combined and not run.other_exits:
-        return f"the same exits as its replay ({run.utterances} utterances); text and MACs are those of the exits combined"
     if run.equals_replay:
         return f"online = replay: yes ({run.utterances} utterances: same exits, same text, same MACs)"
     return (

@@ -11,7 +11,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write, read_lines, read_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy
-from espnet_ee.policy.registry import policy_of
+from espnet_ee.policy.decoding import KEYS, DecodingConfig
 from espnet_ee.policy.table import EvidenceTable, macs_of_stop, read_table
 from espnet_ee.score.replay import OperatingPoint, ScoredSet, Seconds, choose_exits, operating_point, score_set
 from espnet_ee.score.wer import add_counts, check_same_utterances, count_errors
@@ -31,7 +31,6 @@ class OnlineRun:
         other_texts: utterances whose text differs from their replay's.
         other_macs: utterances whose compute differs from their replay's.
         batch_size: how many utterances were decoded together.
-        combined: whether its exits were combined; then text and compute are not those of the kept exits, and are not compared.
     """
 
     point: OperatingPoint
@@ -41,7 +40,6 @@ class OnlineRun:
     other_texts: int
     other_macs: int
     batch_size: int | None
-    combined: bool = False
 
     @property
     def equals_replay(self) -> bool:
@@ -101,8 +99,8 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         UserError: a file is missing or broken, or the utterances are not those of the reference.
     """
     conf = read_yaml(folder / "decode.yaml", "run stage 12")
-    policy = policy_of(conf, scored.table.exit_layers[-1])
-    combined = bool(conf.get("combine"))
+    decoding = {key: conf[key] for key in KEYS if key in conf}
+    policy = DecodingConfig.from_mapping(decoding, str(folder / "decode.yaml")).policy_for(scored.table.exit_layers)
     texts = read_scp(folder / "1best_recog" / "text", allow_empty=True)
     exits = _read_integers(folder / "utt2exit")
     macs = _read_integers(folder / "utt2macs")
@@ -135,10 +133,9 @@ def load_online_run(folder: Path, tag: str, scored: ScoredSet, references: Mappi
         policy=describe_policy(policy),
         utterances=len(texts),
         other_exits=sum(exits[utt] != layer for utt, (layer, _, _) in expected.items()),
-        other_texts=0 if combined else sum(texts[utt] != text for utt, (_, text, _) in expected.items()),
-        other_macs=0 if combined else sum(macs[utt] != count for utt, (_, _, count) in expected.items()),
+        other_texts=sum(texts[utt] != text for utt, (_, text, _) in expected.items()),
+        other_macs=sum(macs[utt] != count for utt, (_, _, count) in expected.items()),
         batch_size=conf.get("batch_size"),
-        combined=combined,
     )
 
 

@@ -129,7 +129,6 @@ def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[Operat
     lines = []
     for name, policy in policies.items():
         described = describe_policy(build_policy(policy["policy"], policy["policy_conf"]))
-        described += ", the exits passed combined" if policy.get("combine") else ""
         scored = [point for point in points if point.kind == "online" and point.name == name]
         rates = "".join(f"; {p.set}: WER {p.wer:.2f} %, mean exit {p.depth:.2f}" for p in scored)
         lines.append(f"- `{name}`: {described}{rates}")

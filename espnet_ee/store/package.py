@@ -19,12 +19,12 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_ee.decode.combine import Weights, check_weights, read_weights
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder
+from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.policy.registry import build_policy, policy_of
+from espnet_ee.policy.registry import build_policy
 from espnet_ee.store.archive import open_archive, write_archive
 from espnet_ee.store.checkpoint import build_model, fit_state, load_model, move, read_tensors
 from espnet_ee.store.export_stock import copy_needed_files
@@ -47,12 +47,10 @@ class Package:
     Attributes:
         model: in evaluation mode.
         policies: by name, in the order they were packed.
-        combine: the weights of combined exits of those that have any.
     """
 
     model: ESPnetASRModel
     policies: dict[str, ExitPolicy]
-    combine: dict[str, Weights]
 
     def policy(self, name: str | None = None) -> ExitPolicy:
         """The policy of that name; without a name the first one, or the final exit where there is none."""
@@ -61,10 +59,6 @@ class Package:
         if name is not None:
             return self.policies[name]
         return next(iter(self.policies.values()), FixedExitPolicy(self.model.encoder.exit_layers[-1]))
-
-    def weights(self, name: str | None = None) -> Weights:
-        """The weights with which the policy of that name (or the first) combines exits; none where it does not."""
-        return self.combine.get(name or next(iter(self.policies), ""), {})
 
 
 def pack_model(
@@ -131,15 +125,9 @@ def _write_package(
 
 
 def _read_policy(path: Path, final_exit: int) -> dict[str, Any]:
-    """Policy and settings of a decoding configuration, checked; weights of combined exits where it has any."""
-    content = read_yaml(path, "see conf/decode_*.yaml")
-    try:
-        policy = policy_of(content, final_exit)
-        combine = read_weights(content.get("combine") or {})
-    except UserError as error:
-        raise UserError(f"{path}: not a decoding configuration: {error}") from None
-    given = {"exit_layer": final_exit} if policy == FixedExitPolicy(final_exit) else dict(content["policy_conf"])
-    return {"policy": policy.name, "policy_conf": given, **({"combine": combine} if combine else {})}
+    """Policy and settings of a decoding configuration."""
+    mapping = DecodingConfig.read(path).to_mapping()
+    return {"policy": mapping["policy"], "policy_conf": mapping["policy_conf"] or {"exit_layer": final_exit}}
 
 
 def load_package(folder: str | Path, device: str = "cpu") -> Package:
@@ -156,15 +144,12 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
     model = build_model(located(config, folder), folder / "config.yaml")
     model.load_state_dict(fit_state(model, state, folder / "model.pth"))
     described = read_untrusted_yaml(folder / "policies.yaml") if (folder / "policies.yaml").exists() else {}
-    policies, combine = {}, {}
+    policies = {}
     for name, policy in described.items():
         if not isinstance(policy, dict) or not isinstance(policy.get("policy_conf", {}), dict):
             raise UserError(f"{folder / 'policies.yaml'}: {name}: no policy")
         policies[name] = build_policy(str(policy.get("policy")), policy.get("policy_conf", {}))
-        if policy.get("combine"):
-            combine[name] = read_weights(policy["combine"])
-            check_weights(combine[name], model.encoder.exit_layers)
-    return Package(move(model, device).eval(), policies, combine)
+    return Package(move(model, device).eval(), policies)
 
 
 def located(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.posterior import PosteriorPolicy
 from espnet_ee.policy.table import read_table
 from espnet_ee.store.train_config import write_raw_audio_config
 from tests import tiny
@@ -63,7 +64,7 @@ def test_files_of_an_online_run(monkeypatch, experiment, tmp_path):
     for name in ("utt2exit", "utt2macs", "utt2dur"):
         assert list(read_scp(out / name)) == [f"utt{number}" for number in range(6)]
     facts = yaml.safe_load((out / "decode.yaml").read_text())
-    assert facts["policy_conf"] == {"threshold": "0.2"}
+    assert facts["policy_conf"] == {"threshold": 0.2}
     assert facts["utterances"] == 6
     assert facts["rtf"] == pytest.approx(facts["decode_seconds"] / facts["audio_seconds"], rel=0.05)
 
@@ -124,7 +125,7 @@ def test_wrong_settings_are_named_and_nothing_is_written(monkeypatch, experiment
 
 def test_an_unknown_key_of_the_configuration_is_named(monkeypatch, experiment, tmp_path):
     (tmp_path / "decode.yaml").write_text("policy: entropy\nbatchsize: 3\n")
-    with pytest.raises(UsageError, match="decode.yaml: unknown key 'batchsize'"):
+    with pytest.raises(UserError, match="decode.yaml: unknown key 'batchsize'"):
         decode(monkeypatch, experiment, tmp_path / "out", "--config", tmp_path / "decode.yaml")
 
 
@@ -208,18 +209,14 @@ def test_one_setting_on_the_command_line_leaves_the_files_others(monkeypatch, ex
     config.write_text("policy: posterior\npolicy_conf: {threshold: 0.5, nbest: 4}\n")
     monkeypatch.setattr(sys, "argv", ["asr_inference", "--asr_train_config", "c", "--asr_model_file", "m", "--data_dir", "d",
                                       "--output_dir", "o", "--config", str(config), "--policy_conf", "threshold=0.3"])  # fmt: skip
-    assert asr_inference.read_settings(asr_inference.parse_arguments())["policy_conf"] == {"threshold": "0.3", "nbest": 4}
+    assert asr_inference.read_settings(asr_inference.parse_arguments()).policy == PosteriorPolicy(0.3, nbest=4)
 
 
 @pytest.mark.parametrize(
     ("content", "options", "error", "message"),
     [
-        ("policy_conf: 0.003", (), UserError, "policy_conf must be 'key: value' lines"),
+        ("policy_conf: 0.003", (), UserError, "decode.yaml: policy_conf"),
         ("policy: [entropy]", (), UserError, "is unknown"),
-        ("combine: 3", (), UserError, "combine must be 'key: value' lines"),
-        ("combine: {1: 0.5}", (), UserError, "combine: must be weights by exit"),
-        ("combine: {1: {1: .nan}}", (), UserError, "combine: the weight of exit 1 at exit 1 is nan"),
-        ("combine: {1: {1: a}}", (), UserError, "is 'a'; give a finite number"),
         ("policy_conf:", ("--all_exits", "true", "--policy", "entropy"), UsageError, "give no --policy"),
         ("policy_conf:", ("--device", "cuda:99"), UsageError, "device cuda:99"),
     ],
@@ -240,14 +237,9 @@ def test_no_utterance_is_said(monkeypatch, experiment, tmp_path):
 
 def test_from_python_a_decoding_configuration_is_enough(experiment, tmp_path):
     _, config, checkpoint, _ = experiment
-    weights = {1: {1: 1.0}, 2: {1: 0.5, 2: 0.5}, 4: {1: 0.2, 2: 0.3, 4: 0.5}}
-    (tmp_path / "decode.yaml").write_text(
-        yaml.safe_dump({"policy": "entropy", "policy_conf": {"threshold": 0.2}, "combine": weights})
-    )
+    (tmp_path / "decode.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
     calibrated = EarlyExitRecognizer.from_files(config, checkpoint, tmp_path / "decode.yaml")
-    assert (calibrated.policy, calibrated.combine) == (EntropyPolicy(0.2), weights)
-    (tmp_path / "weights.yaml").write_text(yaml.safe_dump({"combine": weights}))  # as fit_combine writes them
-    assert EarlyExitRecognizer.from_files(config, checkpoint, str(tmp_path / "weights.yaml")).combine == weights
+    assert calibrated.policy == EntropyPolicy(0.2)
     assert EarlyExitRecognizer.from_files(config, checkpoint).policy == FixedExitPolicy(4)
     with pytest.raises(UserError, match="entropy: no such file; give a decoding configuration"):
         EarlyExitRecognizer.from_files(config, checkpoint, "entropy")

@@ -148,7 +148,7 @@ def test_evidence_is_the_papers_formula():
     torch.manual_seed(0)
     log_probs = torch.randn(2, 9, 5).log_softmax(-1)
     log_probs[1, 4:] = float("nan")
-    (whole, _), (short, _) = read_frames(2, log_probs, torch.tensor([9, 4]))
+    whole, short = read_frames(2, log_probs, torch.tensor([9, 4]))
     p = log_probs[1, :4].double().exp()
     assert short.entropy == pytest.approx(float(-(p * p.log()).sum() / (4 * 5)), rel=1e-6)
     assert short.confidence == pytest.approx(float(p.max(-1).values.mean()), rel=1e-6)
@@ -161,13 +161,13 @@ def test_certain_frames_have_no_entropy():
     """p = 0 must not make 0 * -inf = NaN of a certain frame."""
     log_probs = torch.full((1, 3, 4), float("-inf"))
     log_probs[..., 1] = 0.0
-    [(evidence, _)] = read_frames(1, log_probs, torch.tensor([3]))
+    [evidence] = read_frames(1, log_probs, torch.tensor([3]))
     assert evidence.entropy == 0.0
     assert evidence.tokens == (1,)
 
 
 def test_no_frames_is_evidence_of_nothing():
-    [(evidence, _)] = read_frames(1, torch.randn(1, 3, 4), torch.tensor([0]))
+    [evidence] = read_frames(1, torch.randn(1, 3, 4), torch.tensor([0]))
     assert evidence.frames == 0
     assert np.isnan(evidence.entropy)
     assert not EntropyPolicy(float("inf")).should_stop([evidence])
@@ -203,7 +203,7 @@ def test_a_model_whose_exits_cannot_be_read_is_refused(changes, message):
 
 def test_the_entropy_of_a_certain_exit_is_not_negative():
     logits = torch.tensor([100.0, 80.0, 80.0]).repeat(1, 7, 1) + torch.arange(7)[None, :, None] * 3.3
-    [(evidence, _)] = read_frames(2, logits, torch.tensor([7]))
+    [evidence] = read_frames(2, logits, torch.tensor([7]))
     assert evidence.entropy >= 0 and not EntropyPolicy(0.0).should_stop([evidence])
-    [(broken, _)] = read_frames(2, logits * float("nan"), torch.tensor([7]))
+    [broken] = read_frames(2, logits * float("nan"), torch.tensor([7]))
     assert np.isnan(broken.entropy)

@@ -76,7 +76,7 @@ def test_fixed_stops_at_its_layer(layer: int) -> None:
     policy = FixedExitPolicy(layer)
     policy.check(EXIT_LAYERS)
     assert EXIT_LAYERS[choose_exit(policy, evidence_of([math.nan] * 6))] == layer
-    assert not policy.needs_every_exit
+    assert not policy.needs_every_exit and not policy.reads
 
 
 def test_fixed_refuses_a_layer_without_exit() -> None:

@@ -48,7 +48,7 @@ def drawn(seed: int, broken: float = 0.0) -> tuple[ExitEvidence, ...]:
     def exit_(layer: int) -> ExitEvidence:
         tokens = tuple(random.choices((1, 2), k=random.randrange(3)))
         nbest = tuple(-number() for _ in range(random.randrange(4)))
-        return ExitEvidence(layer, tokens, number(), number(), number(), -number(), 10, nbest, *(number() for _ in range(4)))
+        return ExitEvidence(layer, tokens, number(), number(), number(), -number(), 10, nbest, *(number() for _ in range(2)))
 
     return tuple(map(exit_, LAYERS))
 
@@ -57,7 +57,7 @@ seeds = st.integers(0, 2**32)
 
 
 def plain(layer: int = 2, tokens: tuple[int, ...] = (1, 2), **changes: float | tuple[float, ...]) -> ExitEvidence:
-    return replace(ExitEvidence(layer, tokens, 0.1, 0.9, 0.5, -1.0, 10, (-1.0, -2.0), 0.2, 0.8, 0.6, 0.0), **changes)
+    return replace(ExitEvidence(layer, tokens, 0.1, 0.9, 0.5, -1.0, 10, (-1.0, -2.0), 0.8, 0.6), **changes)
 
 
 def test_every_policy_of_the_registry_but_fixed_is_tried_here() -> None:
@@ -126,12 +126,14 @@ def test_posterior_is_the_papers_formula() -> None:
 
 
 def test_learned_is_its_formula() -> None:
-    policy = LearnedPolicy(0.5, {"token_doubt": 2.0, "same_tokens": -0.3}, {2: 0.1, 4: 0.2, 6: 0.3}, {2: 1.0, 4: 0.5, 6: 0.0})
+    policy = LearnedPolicy(
+        0.5, {"least_token_doubt": 2.0, "agreeing_exits": -0.3}, {2: 0.1, 4: 0.2, 6: 0.3}, {2: 1.0, 4: 0.5, 6: 0.0}
+    )
     first, second = plain(2, token_confidence=0.75), plain(4, token_confidence=0.75)
     assert policy.level([first]) == pytest.approx(math.exp(0.1 + 2 * 0.25))
     assert policy.level([first, second]) == pytest.approx(math.exp(0.2 + 2 * 0.25 - 0.3) * 0.5)
     assert policy.level([first, replace(second, token_confidence=1.0)]) > 0  # however sure: the deepest exit stays in reach
-    assert math.isfinite(replace(policy, weights={"token_doubt": 1e9}).level([first]))
+    assert math.isfinite(replace(policy, weights={"least_token_doubt": 1e9}).level([first]))
     assert math.isnan(policy.level([plain(8)]))
 
 
@@ -145,7 +147,7 @@ def test_learned_never_goes_below_an_exit_that_none_below_improves(seed: int, th
 
 @pytest.mark.parametrize("bad", BROKEN)
 def test_learned_takes_no_broken_expectation_for_nothing_to_gain(bad: float) -> None:
-    policy = LearnedPolicy(0.5, {"token_doubt": 1.0}, {2: 0.0, 4: 0.0}, {2: 0.0, 4: 0.0})
+    policy = LearnedPolicy(0.5, {"least_token_doubt": 1.0}, {2: 0.0, 4: 0.0}, {2: 0.0, 4: 0.0})
     assert not policy.should_stop([plain(token_confidence=bad)])
     assert policy.should_stop([plain()])
 
@@ -157,6 +159,27 @@ def test_features_of_a_change() -> None:
     assert FEATURES["changed_tokens"]([before, plain(4, ())]) == 4
     assert FEATURES["changed_tokens"]([plain(2, (1, 1)), plain(4, (1, 1, 1))]) == 1 / 3
     assert FEATURES["agreeing_exits"]([before, after, replace(after, layer=6)]) == 1
+
+
+def test_the_least_doubt_is_that_of_the_surest_exit_so_far() -> None:
+    sure, unsure, silent = plain(2, token_confidence=0.9), plain(4, token_confidence=0.6), plain(6, (), confidence=0.95)
+    doubt = FEATURES["least_token_doubt"]
+    assert doubt([sure]) == doubt([sure, unsure]) == pytest.approx(0.1)
+    assert doubt([unsure]) == pytest.approx(0.4)
+    assert doubt([sure, unsure, silent]) == pytest.approx(0.05)
+    assert doubt([silent, unsure]) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("policy", POLICIES_WITH_A_THRESHOLD, ids=lambda policy: policy.name)
+@given(seed=seeds)
+@settings(deadline=None, max_examples=60)
+def test_a_policy_looks_at_nothing_but_what_it_reads(policy: ThresholdPolicy, seed: int) -> None:
+    whole = drawn(seed)
+    told = ("layer", "frames", *policy.reads)
+    bare = tuple(ExitEvidence(**{name: getattr(exit_, name) for name in told}) for exit_ in whole)
+    for index in range(len(LAYERS)):
+        one, other = policy.level(whole[: index + 1]), policy.level(bare[: index + 1])
+        assert one == other or (math.isnan(one) and math.isnan(other))
 
 
 @given(seed=seeds)
@@ -174,7 +197,10 @@ def test_features_are_numbers_where_the_evidence_is(seed: int) -> None:
         ({"weights": {}, "intercepts": {2: 1}, "returns": {4: 1}}, "different exit layers"),
         ({"weights": {}, "intercepts": {2: 1}, "returns": {2: -1}}, "a return is below 0"),
         ({"weights": 3, "intercepts": {2: 1}, "returns": {2: 1}}, "weights must be a table of numbers"),
-        ({"weights": {"doubt": "much"}, "intercepts": {2: 1}, "returns": {2: 1}}, r"weights\[doubt\] must be of type float"),
+        (
+            {"weights": {"log_entropy": "much"}, "intercepts": {2: 1}, "returns": {2: 1}},
+            r"weights\[log_entropy\] must be of type float",
+        ),
         ({"weights": {}, "intercepts": {"two": 1}, "returns": {2: 1}}, "a key of intercepts must be of type int, not 'two'"),
     ],
 )

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_ee.bin.asr_inference import DEFAULTS
 from espnet_ee.policy.base import ExitPolicy
-from espnet_ee.policy.registry import policy_of
+from espnet_ee.policy.decoding import DecodingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted([*ROOT.glob("conf/*.yaml"), *ROOT.glob("egs/*/*/conf/*.yaml")])
@@ -92,6 +91,6 @@ def test_models_are_chosen_by_what_the_model_reports(path: Path):
 
 @pytest.mark.parametrize("path", DECODE, ids=name_of)
 def test_decoding_configurations_make_a_policy(path: Path):
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(config) <= set(DEFAULTS)
-    assert isinstance(policy_of({**DEFAULTS, **config}, final_exit=12), ExitPolicy)
+    config = DecodingConfig.read(path)
+    assert DecodingConfig.from_mapping(config.to_mapping(), "again") == config
+    assert isinstance(config.policy_for(range(1, 13)), ExitPolicy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,23 +156,6 @@ def test_a_changed_option_redoes_its_stage_only(workspace: Workspace, tmp_path: 
     copied = {"RESULTS.md", "exits.csv", "curve.png", "POLICIES.md", "policies.csv", "policies.png"}
     assert {path.name for path in tmp_path.iterdir()} == copied
     assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8").count("second look") == 1  # not in the command, too
-
-
-def test_combining_exits_is_fitted_on_dev_and_measured_on_every_set(workspace: Workspace):
-    options = ("--speed_perturb_factors", "0.9 1.0", "--stage", "14", "--stop_stage", "14", "--combine_exits", "true")
-    workspace.run(*options)
-    page = (workspace.folder / EXPERIMENT / "combine/COMBINE.md").read_text(encoding="utf-8")
-    exits = csv_rows(workspace.folder / EXPERIMENT / "exits.csv")
-    for name in ("dev", "test"):
-        table = page[page.index(f"## {name} (") :]
-        for layer in (1, 2):
-            (row,) = re.findall(rf"^\|{layer}\|(.*)\|$", table.split("\n## ")[0], re.MULTILINE)
-            alone = next(line for line in exits if (line["set"], line["name"]) == (name, f"exit {layer}"))
-            assert float(row.split("|")[0]) == pytest.approx(float(alone["wer"]), abs=0.006)
-            assert "[" in row.split("|")[2]
-    before = workspace.state()
-    workspace.run(*options)
-    assert workspace.state() == before
 
 
 def test_the_package_holds_the_policies_that_ran_and_those_that_were_calibrated(workspace: Workspace):

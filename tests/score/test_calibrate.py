@@ -50,8 +50,7 @@ def make_set(count: int, seed: int) -> tuple[EvidenceTable, dict[str, str]]:
             noise = random.uniform(0, 0.3, 4)
             evidence = ExitEvidence(
                 layer, tuple(int(w[1:] or 60) for w in words), 0.01 + 0.05 * (share + 3 * noise[0]), 0.95 - 0.3 * share, 0.5, -1.0, 50,
-                (-1.0, -1.5 - 3 * (1 - share) + noise[3]), 0.1 + share, 0.95 - 0.4 * (share + noise[1]), 0.9 - 0.8 * (share > 0) + noise[2] / 3,
-                float("nan") if not index else 0.1,
+                (-1.0, -1.5 - 3 * (1 - share) + noise[3]), 0.95 - 0.4 * (share + noise[1]), 0.9 - 0.8 * (share > 0) + noise[2] / 3,
             )  # fmt: skip
             rows.append(EvidenceRow(evidence, " ".join(words), 1000000 * layer, 50000))
         name = f"u{number:04d}"
@@ -196,7 +195,7 @@ def test_few_errors_leave_the_say_to_the_first_feature_alone() -> None:
     def first(utterances: int) -> float:
         errors = random.poisson(100 * np.exp(-5 + features[:utterances].sum(axis=2) / 2))
         one = Samples(np.array([2, 4]), features[:utterances], np.tile(errors, 2), np.full(utterances, 100))
-        weights = list(fit_learned(one, ("log_entropy", "doubt")).weights.values())
+        weights = list(fit_learned(one, ("log_entropy", "agreeing_exits")).weights.values())
         return weights[0] / sum(weights)
 
     assert first(3000) == pytest.approx(0.5, abs=0.05)
@@ -211,7 +210,7 @@ def test_the_fit_finds_the_rates_that_made_the_errors() -> None:
     rates = np.exp(features @ slopes + intercepts)
     errors = np.concatenate([random.poisson(frames[:, None] * rates), np.zeros((utterances, 1), int)], axis=1)
     features[0, 0, 0] = np.nan
-    fitted = fit_learned(Samples(np.array([2, 4, 6, 8]), features, errors, frames), ("doubt", "token_rate"))
+    fitted = fit_learned(Samples(np.array([2, 4, 6, 8]), features, errors, frames), ("log_entropy", "agreeing_exits"))
     assert list(fitted.weights.values()) == pytest.approx(slopes, abs=0.03)
     assert [fitted.intercepts[2], fitted.intercepts[4]] == pytest.approx([-3.0, -4.0], abs=0.05)
     assert -30 < fitted.intercepts[6] < -6

@@ -195,13 +195,3 @@ def test_without_matplotlib_the_curve_says_what_to_install(
     with pytest.raises(UserError, match=r"pip install 'espnet_ee\[recipe\]'"):
         draw_curve(tmp_path / "curve.png", fixed_points(score_set("dev", table, references)), ["dev"], "m")
     assert not (tmp_path / "curve.png").exists()
-
-
-def test_a_run_of_combined_exits_is_compared_by_its_exits(experiment: Path) -> None:
-    folder = experiment / "decode_entropy" / "test"
-    edit(folder / "decode.yaml", "batch_size: 1", "batch_size: 1\ncombine: {2: {2: 1.0}, 6: {2: 0.5, 6: 0.5}}")
-    edit(folder / "1best_recog/text", "CAT", "RAT")
-    edit(folder / "utt2macs", "a 630", "a 640")
-    assert "the same exits as its replay (3 utterances); text and MACs are those of the exits combined" in score(experiment)
-    edit(folder / "utt2exit", "a 6", "a 2")
-    assert "online = replay: **NO**: of 3 utterances 1 stopped at another exit" in score(experiment)

@@ -111,7 +111,7 @@ def test_a_set_that_lacks_an_utterance_is_refused(table: EvidenceTable, referenc
 def test_a_policy_that_needs_an_nbest_cannot_be_replayed(table: EvidenceTable) -> None:
     @dataclass(frozen=True)
     class Hungry(EntropyPolicy):
-        needs_nbest: ClassVar[int] = 5
+        nbest: ClassVar[int] = 5
 
     with pytest.raises(UserError, match="needs N-best scores, which the evidence table lacks"):
         choose_exits(table, Hungry(0.1))

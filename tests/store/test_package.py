@@ -157,22 +157,13 @@ def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
         EarlyExitRecognizer.from_pretrained("someone/tiny")
 
 
-def test_weights_of_combined_exits_are_packed_with_their_policy(trained, tmp_path):
+def test_two_policies_of_one_name_are_refused(trained, tmp_path):
     _, paths, _ = trained
-    weights = {1: {1: 1.0}, 2: {1: 0.5, 2: 0.5}, 4: {1: 0.2, 2: 0.3, 4: 0.5}}
-    (tmp_path / "mixed.yaml").write_text(
-        yaml.safe_dump({"policy": "entropy", "policy_conf": {"threshold": 0.2}, "combine": weights})
-    )
-    (tmp_path / "weights.yaml").write_text(yaml.safe_dump({"combine": weights}))  # as fit_combine writes them
-    made = pack_model(*paths, tmp_path / "package", CARD, [tmp_path / "mixed.yaml", tmp_path / "weights.yaml"])
-    for name, policy in ((None, EntropyPolicy(0.2)), ("mixed", EntropyPolicy(0.2)), ("weights", FixedExitPolicy(4))):
-        recognizer = EarlyExitRecognizer.from_pretrained(made, name)
-        assert (recognizer.policy, recognizer.combine) == (policy, weights)
-    assert "the exits passed combined" in (made / "README.md").read_text()
     (tmp_path / "other").mkdir()
-    (tmp_path / "other/mixed.yaml").write_text("policy: fixed\n")
+    for path in (tmp_path / "early.yaml", tmp_path / "other/early.yaml"):
+        path.write_text("policy: fixed\n")
     with pytest.raises(UserError, match="two files have one name"):
-        pack_model(*paths, tmp_path / "two", CARD, [tmp_path / "mixed.yaml", tmp_path / "other/mixed.yaml"])
+        pack_model(*paths, tmp_path / "two", CARD, [tmp_path / "early.yaml", tmp_path / "other/early.yaml"])
 
 
 def test_only_an_earlier_package_is_replaced(trained, packed):

@@ -41,7 +41,6 @@ batch_size=1               # utterances decoded at once when every exit is kept
 num_threads=""             # threads of a decoding; empty: as its configuration says, or 1
 calibrate_policies="entropy confidence patience learned" # exit policies that stage 14 calibrates, separated by blanks
 calibrate_targets="wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6" # what they are to meet on valid_set; also macs_per_second=X
-combine_exits=false        # true: stage 14 also fits weights for combining the exits passed, and measures them (COMBINE.md)
 results_dir=""             # folder that gets copies of RESULTS.md, POLICIES.md, their tables and pictures; empty: none
 separate_exps=""           # scored experiments of separately trained depths, for the curve, separated by blanks
 pack_name=""               # stage 15: name of the package, owner/model on the hub; empty: the experiment's
@@ -66,7 +65,6 @@ require_choice feats_compress true false
 require_choice speed_perturb stored on_the_fly
 require_choice token_type char bpe
 require_choice bpemode unigram bpe
-require_choice combine_exits true false
 require_choice feats_normalize global_mvn config
 for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
@@ -263,10 +261,7 @@ config_lines=$(frontend_and_preprocessing)
     if in_stage 11; then train_model; fi
     if in_stage 12; then decode_sets; fi
     if in_stage 13; then score_sets; fi
-    if in_stage 14; then
-        calibrate_on_valid_set
-        if [ "${combine_exits}" = true ]; then combine_on_valid_set; fi
-    fi
+    if in_stage 14; then calibrate_on_valid_set; fi
     if in_stage 15; then pack_model; fi
     log "finished, stages ${stage} to $((stop_stage < 15 ? stop_stage : 15))"
     exit 0

@@ -98,31 +98,3 @@ calibrate_on_valid_set() {
     copy_results "${out}"/{POLICIES.md,policies.csv,policies.png}
     log "stage 14: ${out}: decode_POLICY_TARGET.yaml for --inference_configs, POLICIES.md, policies.png"
 }
-
-# Stage 14, by option: weights for combining exits, fitted on the development set, and every exit with and without them.
-combine_on_valid_set() {
-    local out=${asr_exp}/combine files wanted
-    need_decoding "${asr_exp}/${all_exits_tag}/${valid_set}/.done"
-    readarray -t files < <(for name in "${eval_sets[@]}"; do echo "${asr_exp}/${all_exits_tag}/${name}/.done"; done)
-    wanted=$(identity "${valid_set} ${test_sets}" "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}" "${files[@]}")
-    run_once "stage 14: combining exits" "${asr_exp}/.stage14_combine.done" "${wanted}" "${asr_exp}/log/combine.log" \
-        measure_combining "${out}"
-    copy_results "${out}/COMBINE.md"
-    log "stage 14: ${out}: decode_combine.yaml, COMBINE.md"
-}
-
-measure_combining() {
-    local out=$1 name alone=() together=() texts=()
-    "${python}" -m espnet_ee.bin.fit_combine "${model_args[@]}" --data_dir "${data_feats}/${valid_set}" \
-        --output "${out}/decode_combine.yaml" || return
-    for name in "${eval_sets[@]}"; do
-        "${decode_run[@]}" "${model_args[@]}" --all_exits true --batch_size "${batch_size}" --data_dir "${data_feats}/${name}" \
-            --config "${out}/decode_combine.yaml" --output_dir "${out}/${name}" || return
-        alone+=("${asr_exp}/${all_exits_tag}/${name}/evidence.tsv")
-        together+=("${out}/${name}/evidence.tsv")
-        texts+=("${data_feats}/${name}/text")
-    done
-    "${python}" -m espnet_ee.bin.compare_exits --evidence "${alone[@]}" --other "${together[@]}" --text "${texts[@]}" \
-        --names "the exit" "the exits combined" --other_passes_heads true --title "Combining the exits passed on the way" \
-        --note "Weights fitted on ${valid_set}; $(shown_command)" --output "${out}/COMBINE.md"
-}

@@ -1,0 +1,124 @@
+"""The decoding configuration: the YAML that users hold, calibration writes and packages carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import read_yaml
+from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.registry import build_policy
+
+KEYS = ("policy", "policy_conf", "batch_size", "num_threads")
+_REMEDY = "give a decoding configuration, such as calibration writes"
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How to recognise: when to stop, and how many utterances and threads at once.
+
+    Attributes:
+        policy: when an utterance stops; None: at the final exit.
+        batch_size: utterances recognised together.
+        num_threads: CPU threads.
+
+    Raises:
+        UserError: a number is not a whole one from 1 on.
+
+    >>> DecodingConfig.from_mapping({"policy": "entropy", "policy_conf": {"threshold": 0.01}}, "decode.yaml")
+    DecodingConfig(policy=EntropyPolicy(threshold=0.01), batch_size=1, num_threads=1)
+    """
+
+    policy: ExitPolicy | None = None
+    batch_size: int = 1
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "num_threads"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{key} is {value!r}; give a whole number from 1 on")
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> DecodingConfig:
+        """Reads the keys of a decoding configuration; a key without a value counts as not there.
+
+        Args:
+            mapping: what the YAML holds.
+            where: what an error's line begins with, such as the file's name.
+
+        Raises:
+            UserError: a key is unknown, or a value is of the wrong kind; file and key are named.
+        """
+        for key in mapping:
+            if key not in KEYS:
+                raise UserError(f"{where}: unknown key {key!r}; known keys are {', '.join(KEYS)}")
+        values = {key: value for key, value in mapping.items() if value is not None}
+        name, conf = values.pop("policy", None), values.pop("policy_conf", {})
+        try:
+            return cls(_policy(name, conf), **values)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> DecodingConfig:
+        """Reads a YAML file; an empty one is the final exit's. See :meth:`from_mapping`."""
+        return cls.from_mapping(read_yaml(path, _REMEDY, allow_empty=True), str(path))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What :meth:`from_mapping` reads back: plain numbers, words and tables."""
+        conf = {} if self.policy is None else _plain(asdict(self.policy))  # type: ignore[call-overload]
+        name = FixedExitPolicy.name if self.policy is None else self.policy.name
+        return {"policy": name, "policy_conf": conf, "batch_size": self.batch_size, "num_threads": self.num_threads}
+
+    def changed(
+        self, policy: str | None = None, settings: Mapping[str, Any] | None = None, **numbers: int | None
+    ) -> DecodingConfig:
+        """The configuration with what a command line says.
+
+        Args:
+            policy: another policy, which begins without settings.
+            settings: of the policy, in place of those of the same name.
+            numbers: ``batch_size`` and ``num_threads``; None leaves them.
+
+        Raises:
+            UsageError: as :meth:`from_mapping`.
+        """
+        mapping = self.to_mapping()
+        if policy is not None:
+            mapping.update(policy=policy, policy_conf={})
+        mapping["policy_conf"] = {**mapping["policy_conf"], **(settings or {})}
+        mapping.update({key: value for key, value in numbers.items() if value is not None})
+        try:
+            return self.from_mapping(mapping, "command line")
+        except UserError as error:
+            raise UsageError(str(error)) from None
+
+    def policy_for(self, exit_layers: Sequence[int]) -> ExitPolicy:
+        """The policy, checked against a model's exits; that of the final exit where there is none.
+
+        Args:
+            exit_layers: the model's, rising.
+
+        Raises:
+            UserError: the policy does not fit them.
+        """
+        policy = FixedExitPolicy(exit_layers[-1]) if self.policy is None else self.policy
+        policy.check(exit_layers)
+        return policy
+
+
+def _policy(name: Any, conf: Any) -> ExitPolicy | None:
+    if name is None and conf:
+        raise UserError("policy_conf without a policy; name the policy")
+    if name is None or (name == FixedExitPolicy.name and conf == {}):
+        return None
+    return build_policy(name, conf)
+
+
+def _plain(value: Any) -> Any:
+    return {key: _plain(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,83 @@
+"""The decoding configuration: what is written is read back, and what is wrong is named with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.entropy import EntropyPolicy
+from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.learned import LearnedPolicy
+from espnet_ee.policy.posterior import PosteriorPolicy
+
+LEARNED = LearnedPolicy(0.25, {"log_entropy": 1.5, "changed_tokens": -0.1}, {2: 0.5, 4: 0.1}, {2: 0.1, 4: 0.0})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DecodingConfig(),
+        DecodingConfig(FixedExitPolicy(4), batch_size=8),
+        DecodingConfig(EntropyPolicy(float("inf")), num_threads=2),
+        DecodingConfig(PosteriorPolicy(0.5, nbest=4)),
+        DecodingConfig(LEARNED, 3, 5),
+    ],
+)
+def test_what_is_written_is_read_back(config: DecodingConfig, tmp_path: Path) -> None:
+    path = tmp_path / "decode.yaml"
+    path.write_text(yaml.safe_dump(config.to_mapping()), encoding="utf-8")
+    assert DecodingConfig.read(path) == config
+
+
+@pytest.mark.parametrize("text", ["", "policy:\n", "policy: fixed\npolicy_conf:\n", "policy: fixed", "batch_size: 1"])
+def test_nothing_said_is_the_final_exit(text: str, tmp_path: Path) -> None:
+    (tmp_path / "decode.yaml").write_text(text, encoding="utf-8")
+    config = DecodingConfig.read(tmp_path / "decode.yaml")
+    assert config == DecodingConfig()
+    assert config.policy_for((2, 4, 6)) == FixedExitPolicy(6)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("polcy: entropy", "polcy"),
+        ("policy: [entropy]", "entropy"),
+        ("policy: entropy", "threshold"),
+        ("policy: entropy\npolicy_conf: 0.1", "policy_conf"),
+        ("policy: entropy\npolicy_conf: {treshold: 1}", "treshold"),
+        ("policy_conf: {threshold: 1}", "policy_conf"),
+        ("batch_size: 0", "batch_size"),
+        ("batch_size: many", "batch_size"),
+        ("num_threads: true", "num_threads"),
+        ("num_threads: 1.5", "num_threads"),
+        ("combine: {1: {1: 1.0}}", "combine"),
+        ("3: 4", "3"),
+        ("- 3", "key: value"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_key(text: str, key: str, tmp_path: Path) -> None:
+    (tmp_path / "decode.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"decode\.yaml: (?s:.)*{key}") as caught:
+        DecodingConfig.read(tmp_path / "decode.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_changes_single_settings() -> None:
+    config = DecodingConfig(PosteriorPolicy(0.5, nbest=4), batch_size=8)
+    assert config.changed() == config
+    assert config.changed(None, {"threshold": "0.3"}, num_threads=2) == DecodingConfig(PosteriorPolicy(0.3, nbest=4), 8, 2)
+    assert config.changed("entropy", {"threshold": "1e-3"}, batch_size=None) == DecodingConfig(EntropyPolicy(0.001), 8)
+    assert config.changed("fixed") == DecodingConfig(batch_size=8)
+    with pytest.raises(UsageError, match="nbest"):
+        config.changed("entropy", {"threshold": 1, "nbest": 4})
+
+
+def test_a_policy_is_checked_against_the_model() -> None:
+    DecodingConfig(LEARNED).policy_for((2, 4, 6))
+    for config in (DecodingConfig(LEARNED), DecodingConfig(FixedExitPolicy(6))):
+        with pytest.raises(UserError, match=r"learned|fixed"):
+            config.policy_for((2, 4))
