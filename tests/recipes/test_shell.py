@@ -30,7 +30,7 @@ def test_shellcheck():
     beside = Path(sys.executable).with_name("shellcheck")
     command = str(beside) if beside.exists() else shutil.which("shellcheck")
     if command is None:
-        pytest.skip("shellcheck is not installed (tools/install.sh --extras dev)")
+        pytest.skip("shellcheck is not installed (tools/install.sh --dev)")
     result = subprocess.run(
         [command, *map(str, SCRIPTS)], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
