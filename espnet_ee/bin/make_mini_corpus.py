@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_ee.data.synthetic import make_corpus
+from espnet_ee.data.mini.make import make_corpus
 from espnet_ee.errors import run
 
 

@@ -175,7 +175,7 @@ def _add_mini(parser: Parser) -> None:
 
 
 def _mini(options: argparse.Namespace) -> None:
-    from espnet_ee.data.synthetic import make_corpus
+    from espnet_ee.data.mini.make import make_corpus
 
     counts = make_corpus(options.out, options.nj, options.utterances_per_speaker, options.seed)
     for name, count in counts.items():

@@ -22,7 +22,7 @@ _UNKNOWN = 1 << 62
 
 
 def read_audio(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, int]:
-    """Reads FLAC, WAV or PCM SPHERE: all of it, or a span.
+    """Reads mono audio (FLAC, WAV, PCM SPHERE, ...): all of it, or a span.
 
     Returns:
         Samples (T,) float32 in [-1, 1], and the sampling rate in Hz.
@@ -32,16 +32,44 @@ def read_audio(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, 
             or it ends before the span does.
     """
     samples, rate, _ = _read(path, "float32", span)
+    return _finite(samples[:, 0], path), rate
+
+
+def _finite(samples: np.ndarray, path: str | Path) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: holds samples that are not finite (NaN or infinity); make the file again")
-    return samples, rate
+    return samples
+
+
+def read_any(path: str | Path, rate: int) -> tuple[np.ndarray, str]:
+    """Reads any file that libsndfile reads, whatever its rate and channels.
+
+    Args:
+        path: the file.
+        rate: sampling rate in Hz the samples shall have. They are resampled as ``espnet-ee data format`` does it.
+
+    Returns:
+        Samples (T,) float32 in [-1, 1], the mean of the channels; and what was done to the file, empty if nothing.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity.
+    """
+    channels, file_rate, _ = _read(path, "float32", mono=False)
+    samples = _finite(channels, path).mean(axis=1, dtype=np.float64)
+    notes = []
+    if channels.shape[1] > 1:
+        notes.append(f"{channels.shape[1]} channels, mixed down")
+    if file_rate != rate:
+        notes.append(f"{file_rate} Hz, resampled to {rate} Hz")
+        samples = resample(to_int16(samples * FULL_SCALE), file_rate, rate) / FULL_SCALE
+    return samples.astype(np.float32), "; ".join(notes)
 
 
 def read_int16(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, int]:
     """Reads audio as (T,) int16 and its rate in Hz: bit-exact where the file has 16 bits, else rounded and clipped."""
     samples, rate, subtype = _read(path, "int16", span)
     if subtype == "PCM_16":
-        return samples, rate
+        return samples[:, 0], rate
     floats, rate = read_audio(path, span)
     return to_int16(floats.astype(np.float64) * FULL_SCALE), rate
 
@@ -93,9 +121,10 @@ def clip_samples(clip: Clip) -> tuple[int, int]:
     return last - first, rate
 
 
-def _read(path: str | Path, dtype: str, span: Span | None) -> tuple[np.ndarray, int, str]:
+def _read(path: str | Path, dtype: str, span: Span | None = None, mono: bool = True) -> tuple[np.ndarray, int, str]:
+    """Samples (T, channels), rate in Hz, and the file's kind of samples as libsndfile calls it."""
     with _open(path) as sound:
-        if sound.channels != 1:
+        if mono and sound.channels != 1:
             raise UserError(f"{path}: has {sound.channels} channels; make one mono file of each")
         first, promised = 0, _promised_frames(path, sound)
         if span is not None:
@@ -104,7 +133,7 @@ def _read(path: str | Path, dtype: str, span: Span | None) -> tuple[np.ndarray, 
         try:
             if first:
                 sound.seek(min(first, sound.frames))
-            samples = sound.read(promised if span else -1, dtype=dtype)
+            samples = sound.read(promised if span else -1, dtype=dtype, always_2d=True)
         except soundfile.LibsndfileError as error:
             raise UserError(f"{path}: cannot be read to its end ({error.error_string}); get the file again") from None
         if not promised:
@@ -117,12 +146,12 @@ def _read(path: str | Path, dtype: str, span: Span | None) -> tuple[np.ndarray, 
 def _open(path: str | Path) -> soundfile.SoundFile:
     path = Path(path)
     if not is_file(path):
-        raise UserError(f"{path}: no such audio file; unpack the corpus again or mend wav.scp")
+        raise UserError(f"{path}: no such audio file; check the path, or unpack the corpus again")
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:
         why = error.error_string
-        raise UserError(f"{path}: not readable as FLAC, WAV or uncompressed SPHERE ({why}); convert it") from None
+        raise UserError(f"{path}: not readable as audio ({why}); convert it to FLAC or WAV") from None
 
 
 def _promised_frames(path: str | Path, sound: Any) -> int:

@@ -3,8 +3,10 @@ samples once, never truncated: 17.82 s is no binary fraction, and truncating it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from pathlib import Path
 
 from espnet_ee.errors import UserError
 
@@ -90,3 +92,26 @@ def parse_segment(value: str, where: str) -> tuple[str, Span]:
     if len(words) != 3:
         raise UserError(f"{where}: not 'RECORDING START END' after the id: {value!r}; mend the line")
     return words[0], parse_span(words[1], words[2], where)
+
+
+def clips_of(wavs: Mapping[str, str], segments: Mapping[str, str] | None, folder: str | Path) -> dict[str, Clip]:
+    """Where the sound of every utterance is: a file of ``wav.scp``, or with ``segments`` a stretch of one.
+
+    Args:
+        wavs: the table ``wav.scp``.
+        segments: the table ``segments``, if there is one.
+        folder: the data directory, for errors.
+
+    Raises:
+        UserError: a line of ``segments`` is malformed, or names a recording that ``wav.scp`` has not.
+    """
+    if segments is None:
+        return {utt_id: Clip(path) for utt_id, path in wavs.items()}
+    clips = {}
+    for number, (utt_id, line) in enumerate(segments.items(), 1):
+        where = f"{Path(folder) / 'segments'}:{number}"
+        recording, span = parse_segment(line, where)
+        if recording not in wavs:
+            raise UserError(f"{where}: {utt_id}: {recording!r} is not in {Path(folder) / 'wav.scp'}; add or delete it")
+        clips[utt_id] = Clip(wavs[recording], span)
+    return clips

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_ee.data.audio import count_samples
-from espnet_ee.data.clip import Clip, parse_segment
+from espnet_ee.data.clip import Clip, clips_of
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, is_file, refuse_other_folder
 from espnet_ee.kaldi import read_scp, split_place, write_scp
@@ -49,11 +49,7 @@ class DataDir:
 
     def clips(self) -> dict[str, Clip]:
         """Where the sound of every utterance is: a file of ``wav.scp``, or with ``segments`` a stretch of one."""
-        wavs = self.tables["wav.scp"]
-        if "segments" not in self.tables:
-            return {utt_id: Clip(path) for utt_id, path in wavs.items()}
-        parsed = {utt_id: parse_segment(line, utt_id) for utt_id, line in self.tables["segments"].items()}
-        return {utt_id: Clip(wavs[recording], span) for utt_id, (recording, span) in parsed.items()}
+        return clips_of(self.tables["wav.scp"], self.tables.get("segments"), self.path)
 
     def where(self, table: str, utt_id: str) -> str:
         """``file:line`` of an utterance."""
@@ -109,7 +105,8 @@ def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDi
 
 def _check_segments_end(data: DataDir) -> None:
     lengths: dict[str, tuple[int, int]] = {}
-    for number, (utt_id, clip) in enumerate(data.clips().items() if "segments" in data.tables else (), 1):
+    has_times = {"segments", "wav.scp"} <= data.tables.keys()
+    for number, (utt_id, clip) in enumerate(data.clips().items() if has_times else (), 1):
         if clip.path not in lengths:
             lengths[clip.path] = count_samples(clip.path)
         count, rate = lengths[clip.path]
@@ -145,33 +142,30 @@ def _check_complete(data: DataDir, feats_type: str | None) -> None:
     if feats_type is not None and feats_type not in _SOURCE_OF:
         raise UserError(f"{data.path / 'feats_type'}: {feats_type!r} is not known; write raw or extracted")
     source = _SOURCE_OF[feats_type] if feats_type else data.source
-    for name in (source, "text", "utt2spk"):
+    sound = ("wav.scp",) if source == "segments" else ()  # times of a recording are nothing without it
+    for name in (source, *sound, "text", "utt2spk"):
         if name not in data.tables:
             raise UserError(f"{data.path / name}: no such file; run the stage that makes {data.path} again")
 
 
 def _check_tables(data: DataDir) -> None:
     source = data.source
-    if "segments" in data.tables:
+    if "segments" in data.tables and "wav.scp" in data.tables:
         _check_recordings(data)
     if not data.tables[source]:
         raise UserError(f"{data.path / source}: lists no utterances; run the stage that makes {data.path} again")
     for name, table in data.tables.items():
         _check_lines(data.path / name, table)
-        if table.keys() != data.tables[source].keys() and not (source == "segments" and name == "wav.scp"):
+        of_recordings = name == "wav.scp" and "segments" in data.tables
+        if table.keys() != data.tables[source].keys() and not of_recordings:
             raise _difference(data, source, name)
 
 
 def _check_recordings(data: DataDir) -> None:
     """With segments, wav.scp lists recordings: those that the segments are cut from."""
-    used: set[str] = set()
-    for number, (utt_id, line) in enumerate(data.tables["segments"].items(), 1):
-        where = f"{data.path / 'segments'}:{number}"
-        recording, _ = parse_segment(line, where)
-        used.add(recording)
-        if recording not in data.tables.get("wav.scp", {}):
-            raise UserError(f"{where}: {utt_id}: {recording!r} is not in {data.path / 'wav.scp'}; add or delete it")
-    for number, recording in enumerate(data.tables.get("wav.scp", {}), 1):
+    data.clips()  # checks every line
+    used = {line.split()[0] for line in data.tables["segments"].values()}
+    for number, recording in enumerate(data.tables["wav.scp"], 1):
         if recording not in used:
             where = f"{data.path / 'wav.scp'}:{number}"
             raise UserError(f"{where}: {recording!r} is not in {data.path / 'segments'}; add its segments or delete it")
@@ -187,8 +181,8 @@ def _check_lines(path: Path, table: Table) -> None:
             raise UserError(f"{path}:{number}: {key!r} is out of order; sort the file with LC_ALL=C sort")
         if counts and not (value.isascii() and value.isdigit() and int(value) > 0):
             raise UserError(f"{path}:{number}: {value!r} is not a count above 0; run the stage that makes it again")
-        if path.name == "wav.scp" and value.endswith("|"):
-            raise UserError(f"{path}:{number}: commands are not run; write the audio into a file and give its path")
+        if path.name == "wav.scp":
+            refuse_command(value, f"{path}:{number}")
         if path.name == "feats.scp":
             split_place(value, f"{path}:{number}")
         odd = _ODD_BLANK.search(value) if path.name == "text" else None
@@ -197,6 +191,12 @@ def _check_lines(path: Path, table: Table) -> None:
         if path.name == "utt2spk" and len(value.split()) != 1:
             raise UserError(f"{path}:{number}: a speaker is one word, not {value!r}; mend the line")
         previous = key
+
+
+def refuse_command(value: str, where: str) -> None:
+    """Raises UserError for what is no path in wav.scp but a command: Kaldi's tools would give it to a shell."""
+    if value.endswith("|"):
+        raise UserError(f"{where}: commands are not run; write the audio into a file and give its path")
 
 
 def _difference(data: DataDir, source: str, name: str) -> UserError:

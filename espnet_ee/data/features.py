@@ -14,12 +14,12 @@ import yaml
 
 from espnet_ee.data.audio import read_audio
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_to_replace_files
+from espnet_ee.data.derived import derived_dir
 from espnet_ee.data.kaldi_ark import write_ark
 from espnet_ee.data.parallel import ordered_map
-from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
+from espnet_ee.data.skips import Prepared, Skip
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_yaml, refuse_overlap
+from espnet_ee.files import read_yaml
 
 if TYPE_CHECKING:
     from espnet2.asr.frontend.default import DefaultFrontend
@@ -38,7 +38,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Done:
+class _Shard:
     scp: dict[str, str]
     frames: dict[str, int]
     skips: list[Skip]
@@ -69,35 +69,25 @@ def extract_features(
     Raises:
         UserError: the options or the directory are broken, or more files than may be skipped.
     """
-    check_limit(max_skipped)
-    refuse_overlap(source, out)
     conf = read_frontend_conf(conf_file)
     feats_dim = build_frontend(yaml.safe_dump(conf)).output_size()
-    data = read_data_dir(source, "raw")
-    refuse_to_replace_files(data, out)
-    utterances = tuple(data.clips().items())
-    with new_data_dir(out) as draft:
-        if "," in str(draft.folder) or "|" in str(draft.folder):
+    with derived_dir(source, out, "raw", max_skipped) as new:
+        folder, tables = new.draft.folder, new.draft.tables
+        if "," in str(folder) or "|" in str(folder):
             raise UsageError(f"--out {out}: Kaldi's tools read ',' and '|' as more than a path; give another folder")
-        (draft.folder / "data").mkdir()
+        (folder / "data").mkdir()
         jobs = [
-            _Job(shard, draft.folder / "data" / f"feats.{number}.ark", yaml.safe_dump(conf), compress)
-            for number, shard in enumerate(_shards(utterances), 1)
+            _Job(shard, folder / "data" / f"feats.{number}.ark", yaml.safe_dump(conf), compress)
+            for number, shard in enumerate(_shards(tuple(new.source.clips().items())), 1)
         ]
-        results = ordered_map(_extract_shard, jobs, nj, f"extract_features {out.name} (archives)", chunk=1)
-        skips = [skip for done in results for skip in done.skips]
-        settle(skips, len(utterances), max_skipped, str(source))
-        draft.tables["feats.scp"] = {
-            utt_id: value.replace(str(draft.folder), str(out), 1) for done in results for utt_id, value in done.scp.items()
-        }
-        kept = draft.tables["feats.scp"]
-        draft.tables.update({name: {key: data.tables[name][key] for key in kept} for name in ("text", "utt2spk")})
-        draft.tables["utt2num_frames"] = {utt_id: str(count) for done in results for utt_id, count in done.frames.items()}
-        draft.notes["feats_type"] = "extracted\n"
-        draft.notes["feats_dim"] = f"{feats_dim}\n"
-        draft.notes["frontend.yaml"] = yaml.safe_dump({"frontend": "default", "frontend_conf": conf}, sort_keys=False)
-        write_skips(draft.folder, skips)
-    return Prepared(len(kept), tuple(skips))
+        results = ordered_map(_extract_shard, jobs, nj, f"features of {out.name} (archives)", chunk=1)
+        skips = new.settle(skip for shard in results for skip in shard.skips)
+        places = {utt_id: place for shard in results for utt_id, place in shard.scp.items()}
+        tables["feats.scp"] = {utt_id: place.replace(str(folder), str(out), 1) for utt_id, place in places.items()}
+        tables["utt2num_frames"] = {utt_id: str(count) for shard in results for utt_id, count in shard.frames.items()}
+        stored = yaml.safe_dump({"frontend": "default", "frontend_conf": conf}, sort_keys=False)
+        new.draft.notes.update({"feats_type": "extracted\n", "feats_dim": f"{feats_dim}\n", "frontend.yaml": stored})
+        return new.carry(places, skips)
 
 
 def read_frontend_conf(path: Path | None) -> dict[str, Any]:
@@ -110,11 +100,11 @@ def read_frontend_conf(path: Path | None) -> dict[str, Any]:
 
     parameters = inspect.signature(DefaultFrontend.__init__).parameters
     defaults = {name: value.default for name, value in parameters.items() if name not in ("self", "apply_stft")}
-    given = _read_options(path) if path else {}
-    for key in given:
+    options = _read_options(path) if path else {}
+    for key in options:
         if key not in defaults:
             raise UserError(f"{path}: DefaultFrontend has no option {key!r}; it has {' '.join(defaults)}")
-    conf = {**defaults, **given}
+    conf = {**defaults, **options}
     if isinstance(conf["fs"], str):
         import humanfriendly
 
@@ -127,14 +117,14 @@ def read_frontend_conf(path: Path | None) -> dict[str, Any]:
 
 def _read_options(path: Path) -> Mapping[str, Any]:
     remedy = "give options of DefaultFrontend"
-    given = read_yaml(path, remedy, allow_empty=True)
-    if "frontend" in given:
-        if given["frontend"] != "default":
-            raise UserError(f"{path}: frontend: {given['frontend']!r} cannot be extracted; only 'default' can")
-        given = given.get("frontend_conf") or {}
-    if not isinstance(given, dict):
+    options = read_yaml(path, remedy, allow_empty=True)
+    if "frontend" in options:
+        if options["frontend"] != "default":
+            raise UserError(f"{path}: frontend: {options['frontend']!r} cannot be extracted; only 'default' can")
+        options = options.get("frontend_conf") or {}
+    if not isinstance(options, dict):
         raise UserError(f"{path}: frontend_conf must be 'key: value' lines; {remedy}")
-    return given
+    return options
 
 
 def frame_shift(data_dir: str | Path) -> float:
@@ -192,20 +182,20 @@ def _shards(utterances: tuple[tuple[str, Clip], ...]) -> Iterator[tuple[tuple[st
         yield utterances[index * len(utterances) // count : (index + 1) * len(utterances) // count]
 
 
-def _extract_shard(job: _Job) -> _Done:
+def _extract_shard(job: _Job) -> _Shard:
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the last bit of a matrix product depends on how many threads share it
-    done = _Done({}, {}, [])
+    shard = _Shard({}, {}, [])
     try:
-        done.scp.update(write_ark(job.ark, _features(job, done), job.compress))
+        shard.scp.update(write_ark(job.ark, _features(job, shard), job.compress))
     finally:
         torch.set_num_threads(threads)
-    return done
+    return shard
 
 
-def _features(job: _Job, done: _Done) -> Iterator[tuple[str, np.ndarray]]:
+def _features(job: _Job, shard: _Shard) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the features of the utterances one by one (the archive is never in memory); notes frames and skips."""
     conf = yaml.safe_load(job.frontend)
     frontend = build_frontend(job.frontend)
@@ -213,18 +203,18 @@ def _features(job: _Job, done: _Done) -> Iterator[tuple[str, np.ndarray]]:
         try:
             samples = _samples_for(conf, clip)
         except UserError as error:
-            done.skips.append(Skip(utt_id, str(error)))
+            shard.skips.append(Skip(utt_id, str(error)))
             continue
         features = compute_features(frontend, samples)
-        done.frames[utt_id] = len(features)
+        shard.frames[utt_id] = len(features)
         yield utt_id, features
 
 
 def _samples_for(conf: Mapping[str, Any], clip: Clip) -> np.ndarray:
     samples, rate = read_audio(clip.path, clip.span)
     if rate != conf["fs"]:
-        wanted = conf["fs"]
-        raise UserError(f"{clip.path}: has {rate} Hz, the frontend wants {wanted}; run format_audio --fs {wanted}")
+        fs = conf["fs"]
+        raise UserError(f"{clip.path}: has {rate} Hz, the frontend takes {fs}; run espnet-ee data format --fs {fs}")
     if len(samples) < (conf["n_fft"] // 2 + 1 if conf["center"] else conf["n_fft"]):
         raise UserError(f"{clip.path}: {len(samples)} samples are too short for n_fft {conf['n_fft']}; filter it out")
     return samples

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, resample, write_flac
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import new_data_dir, read_data_dir, refuse_to_replace_files
+from espnet_ee.data.derived import derived_dir
 from espnet_ee.data.parallel import ordered_map
-from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
+from espnet_ee.data.skips import Prepared, Skip
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import refuse_overlap
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,18 @@ def format_audio(source: Path, out: Path, rate: int, nj: int = 1, max_skipped: f
     """
     if rate < 1:
         raise UsageError(f"--fs {rate}: not a sampling rate; give one in Hz, e.g. 16000")
-    check_limit(max_skipped)
-    refuse_overlap(source, out)
-    data = read_data_dir(source, "raw")
-    refuse_to_replace_files(data, out)
-    speakers = data.tables["utt2spk"]
-    names = {utt_id: f"data/{speakers[utt_id]}/{utt_id}.flac" for utt_id in data.utt_ids}
-    with new_data_dir(out) as draft:
-        jobs = [_Job(utt_id, clip, draft.folder / names[utt_id], rate) for utt_id, clip in data.clips().items()]
-        results = ordered_map(_format_one, jobs, nj, f"format_audio {out.name}")
-        skips = [result for result in results if isinstance(result, Skip)]
-        settle(skips, len(results), max_skipped, str(source))
-        counts = {job.utt_id: str(n) for job, n in zip(jobs, results, strict=True) if not isinstance(n, Skip)}
-        draft.tables.update({name: {key: data.tables[name][key] for key in counts} for name in ("text", "utt2spk")})
-        draft.tables["wav.scp"] = {utt_id: str(out / names[utt_id]) for utt_id in counts}
-        draft.tables["utt2num_samples"] = counts
-        draft.notes["feats_type"] = "raw\n"
-        write_skips(draft.folder, skips)
-    return Prepared(len(counts), tuple(skips))
+    with derived_dir(source, out, "raw", max_skipped) as new:
+        speakers = new.source.tables["utt2spk"]
+        clips = new.source.clips()
+        names = {utt_id: f"data/{speakers[utt_id]}/{utt_id}.flac" for utt_id in clips}
+        jobs = [_Job(utt_id, clip, new.draft.folder / names[utt_id], rate) for utt_id, clip in clips.items()]
+        results = ordered_map(_format_one, jobs, nj, f"format {out.name}")
+        skips = new.settle(result for result in results if isinstance(result, Skip))
+        counts = {utt_id: str(n) for utt_id, n in zip(clips, results, strict=True) if not isinstance(n, Skip)}
+        new.draft.tables["wav.scp"] = {utt_id: str(out / names[utt_id]) for utt_id in counts}
+        new.draft.tables["utt2num_samples"] = counts
+        new.draft.notes["feats_type"] = "raw\n"
+        return new.carry(counts, skips)
 
 
 def _format_one(job: _Job) -> int | Skip:

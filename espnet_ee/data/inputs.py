@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_ee.data.audio import count_samples, read_audio
+from espnet_ee.data.audio import clip_samples, read_audio
+from espnet_ee.data.clip import Clip, clips_of
+from espnet_ee.data.datadir import refuse_command
 from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
@@ -44,24 +46,27 @@ def read_inputs(data_dir: str | Path, fs: int) -> list[Input]:
     folder = Path(data_dir)
     if (folder / "feats.scp").exists():
         return _features(folder)
-    if not (folder / "wav.scp").exists():
-        raise UserError(f"{folder}: has neither wav.scp nor feats.scp; run stage 3 first")
-    if (folder / "segments").exists():
-        raise UserError(f"{folder / 'segments'}: is not cut into utterances yet; run stage 3 first")
-    return [_audio(utt_id, path, fs, folder) for utt_id, path in read_scp(folder / "wav.scp").items()]
+    table = folder / "wav.scp"
+    if not table.exists():
+        raise UserError(f"{folder}: has neither wav.scp nor feats.scp; give a data directory")
+    paths = read_scp(table)
+    for number, value in enumerate(paths.values(), 1):
+        refuse_command(value, f"{table}:{number}")
+    segments = read_scp(folder / "segments") if (folder / "segments").exists() else None
+    return [_audio(utt_id, clip, fs, table) for utt_id, clip in clips_of(paths, segments, folder).items()]
 
 
-def _audio(utt_id: str, path: str, fs: int, folder: Path) -> Input:
-    samples, rate = count_samples(path)
+def _audio(utt_id: str, clip: Clip, fs: int, table: Path) -> Input:
+    samples, rate = clip_samples(clip)
     if rate != fs:
-        raise UserError(f"{path}: {rate} Hz, the model takes {fs} Hz; run stage 3 with --fs {fs} ({folder}/wav.scp)")
+        raise UserError(f"{clip.path}: {rate} Hz, the model takes {fs} Hz; run espnet-ee data format --fs {fs} ({table})")
     if samples == 0:
-        raise UserError(f"{path}: no samples; drop {utt_id} from {folder}/wav.scp")
-    return Input(utt_id, samples / rate, partial(_samples, path))
+        raise UserError(f"{clip.path}: no samples; drop {utt_id} from {table}")
+    return Input(utt_id, samples / rate, partial(_samples, clip))
 
 
-def _samples(path: str) -> np.ndarray:
-    return read_audio(path)[0]
+def _samples(clip: Clip) -> np.ndarray:
+    return read_audio(clip.path, clip.span)[0]
 
 
 def _features(folder: Path) -> list[Input]:
@@ -71,8 +76,8 @@ def _features(folder: Path) -> list[Input]:
     inputs = []
     for utt_id in features:
         if utt_id not in frames:
-            raise UserError(f"{folder}/utt2num_frames: lacks {utt_id}; run stage 3 again")
+            raise UserError(f"{folder}/utt2num_frames: lacks {utt_id}; extract the features again")
         if not frames[utt_id].isdecimal() or int(frames[utt_id]) == 0:
-            raise UserError(f"{folder}/utt2num_frames: {utt_id} has {frames[utt_id]!r} frames; run stage 3 again")
+            raise UserError(f"{folder}/utt2num_frames: {utt_id} has {frames[utt_id]!r} frames; extract the features again")
         inputs.append(Input(utt_id, int(frames[utt_id]) * shift, partial(features.__getitem__, utt_id)))
     return inputs

@@ -6,25 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ee.data.audio import clip_samples
-from espnet_ee.data.datadir import DataDir, new_data_dir, read_data_dir, refuse_to_replace_files
+from espnet_ee.data.datadir import DataDir
+from espnet_ee.data.derived import derived_dir
 from espnet_ee.data.features import frame_shift
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import refuse_overlap
 
 
 @dataclass(frozen=True)
 class Survivors:
-    """Which utterances stayed, and why the others went."""
+    """Which utterances stay, and why the others go (reason -> utterances)."""
 
-    kept: tuple[str, ...]
-    too_short: tuple[str, ...]
-    too_long: tuple[str, ...]
-    no_text: tuple[str, ...]
+    kept: list[str]
+    dropped: dict[str, list[str]]
 
     def __str__(self) -> str:
-        dropped = {"too short": self.too_short, "too long": self.too_long, "without text": self.no_text}
-        total = len(self.kept) + sum(map(len, dropped.values()))
-        reasons = ", ".join(f"{len(utt_ids)} {reason}" for reason, utt_ids in dropped.items())
+        total = len(self.kept) + sum(map(len, self.dropped.values()))
+        reasons = ", ".join(f"{len(utt_ids)} {reason}" for reason, utt_ids in self.dropped.items())
         return f"{len(self.kept)} of {total} utterances kept ({reasons})"
 
 
@@ -48,39 +45,34 @@ def filter_lengths(source: Path, out: Path, min_seconds: float, max_seconds: flo
             f"--min_seconds {min_seconds} --max_seconds {max_seconds} --fs {rate}: not a range of durations; "
             "give 0 <= min < max and a rate in Hz"
         )
-    refuse_overlap(source, out)
-    data = read_data_dir(source)
-    refuse_to_replace_files(data, out)
-    survivors = choose_survivors(data, durations(data, rate), min_seconds, max_seconds)
-    if not survivors.kept:
-        raise UserError(f"{source}: {survivors}; widen --min_seconds and --max_seconds or check --fs")
-    with new_data_dir(out) as draft:
+    with derived_dir(source, out) as new:
+        data, tables = new.source, new.draft.tables
+        survivors = choose_survivors(data, durations(data, rate), min_seconds, max_seconds)
+        if not survivors.kept:
+            raise UserError(f"{source}: {survivors}; widen --min_seconds and --max_seconds or check --fs")
         for name, table in data.tables.items():
-            if name != "wav.scp" or data.source != "segments":
-                draft.tables[name] = {utt_id: table[utt_id] for utt_id in survivors.kept}
-        if data.source == "segments":
-            recordings = {line.split()[0] for line in draft.tables["segments"].values()}
-            draft.tables["wav.scp"] = {name: data.tables["wav.scp"][name] for name in recordings}
-        draft.notes.update(data.notes)
+            if name != "wav.scp" or "segments" not in data.tables:
+                tables[name] = {utt_id: table[utt_id] for utt_id in survivors.kept}
+        if "segments" in tables and "wav.scp" in data.tables:
+            recordings = {line.split()[0] for line in tables["segments"].values()}
+            tables["wav.scp"] = {name: data.tables["wav.scp"][name] for name in recordings}
+        new.draft.notes.update(data.notes)
     return survivors
 
 
 def choose_survivors(data: DataDir, seconds: dict[str, float], min_seconds: float, max_seconds: float) -> Survivors:
     """Sorts the utterances of ``data`` by what happens to them."""
-    kept: list[str] = []
-    too_short: list[str] = []
-    too_long: list[str] = []
-    no_text: list[str] = []
+    survivors = Survivors([], {"too short": [], "too long": [], "without text": []})
     for utt_id in data.utt_ids:
         if not data.tables["text"][utt_id]:
-            no_text.append(utt_id)
+            survivors.dropped["without text"].append(utt_id)
         elif seconds[utt_id] < min_seconds:
-            too_short.append(utt_id)
+            survivors.dropped["too short"].append(utt_id)
         elif seconds[utt_id] > max_seconds:
-            too_long.append(utt_id)
+            survivors.dropped["too long"].append(utt_id)
         else:
-            kept.append(utt_id)
-    return Survivors(tuple(kept), tuple(too_short), tuple(too_long), tuple(no_text))
+            survivors.kept.append(utt_id)
+    return survivors
 
 
 def durations(data: DataDir, rate: int) -> dict[str, float]:

@@ -31,9 +31,9 @@ HELD_OUT = ("dev", "test")
 class LibriSpeech(Corpus):
     """LibriSpeech and Mini LibriSpeech. The speaker is the reader and chapter, as in Kaldi.
 
-    A set is called as ESPnet's recipe calls it: ``train_clean_100`` for ``train-clean-100``. ``parts`` may join
-    several into one: ``train=train-clean-5+dev-clean-2``; ESPnet's joined sets (``train_960``, ``dev``) are known.
-    Without ``parts``, every known part that is there is a set.
+    A set is called as it is asked for: ``train-clean-100``, or ``train_clean_100`` as in ESPnet's recipe. ``parts`` may
+    join several into one: ``train=train-clean-5+dev-clean-2``; ESPnet's joined sets (``train_960``, ``dev``) are known.
+    Without ``parts``, every known part that is there is a set, under the name of ESPnet's recipe.
 
     For a corpus without development and test parts, the option ``hold_out=N`` takes N readers, with all they read, out
     of the one training set named: half of them are ``dev``, the others ``test``.
@@ -48,7 +48,7 @@ class LibriSpeech(Corpus):
 
     def choose(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         if not parts:
-            return self._sets_found()
+            return self._sets_there()
         if self._hold_out():
             return self._choose_with_held_out([part for part in parts if part not in HELD_OUT])
         return self._choose(parts)
@@ -70,8 +70,8 @@ class LibriSpeech(Corpus):
         for part in parts:
             name, _, joined = part.partition("=")
             members = tuple(joined.split("+")) if joined else JOINED.get(name.replace("-", "_"), tuple(name.split("+")))
-            name = name.replace("-", "_")
-            if not name or "" in members or ("+" in name) or name in sets:
+            known = {other.replace("-", "_") for other in sets}
+            if not name or "" in members or ("+" in name) or name.replace("-", "_") in known:
                 raise UsageError(f"--sets: {part!r} is not PART or NAME=PART+PART with a new name")
             sets[name] = tuple(self._part_of(member) for member in members)
         return sets
@@ -79,11 +79,11 @@ class LibriSpeech(Corpus):
     def _part_of(self, member: str) -> str:
         return self.known_sets.get(member.replace("-", "_"), (member,))[0]
 
-    def _sets_found(self) -> Mapping[str, tuple[str, ...]]:
-        found = {name: parts for name, parts in self.known_sets.items() if self._find(parts[0]) is not None}
-        if not found:
+    def _sets_there(self) -> Mapping[str, tuple[str, ...]]:
+        sets = {name: parts for name, parts in self.known_sets.items() if self._find(parts[0]) is not None}
+        if not sets:
             raise self.missing([base / "train-clean-100" for base in self._bases()])
-        return found
+        return sets
 
     def _bases(self) -> tuple[Path, Path]:
         return self.root / self.folder_name, self.root
@@ -163,5 +163,5 @@ def parts_of(sets: Sequence[str], hold_out: int = 0) -> list[str]:
     """
     if not sets:
         raise UsageError("--parts: is empty; name a part or a set of parts")
-    chosen = LibriSpeech(Path(), sets, {"hold_out": str(hold_out)}).sets
-    return list(dict.fromkeys(part for members in chosen.values() for part in members))
+    corpus = LibriSpeech(Path(), sets, {"hold_out": str(hold_out)})
+    return list(dict.fromkeys(part for members in corpus.sets.values() for part in members))

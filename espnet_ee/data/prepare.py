@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.datadir import Table, new_data_dir
-from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
+from espnet_ee.data.skips import Prepared, Skip, check_limit, settle
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
@@ -30,11 +30,10 @@ def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0
     check_limit(max_skipped)
     records = list(corpus.utterances(set_name))
     skips = tuple(record for record in records if isinstance(record, Skip))
-    settle(skips, len(records), max_skipped, f"{corpus.name}: {set_name}")
     utterances = [record for record in records if not isinstance(record, Skip)]
     with new_data_dir(out) as draft:
+        settle(skips, len(records), max_skipped, f"{corpus.name}: {set_name}", draft.folder)
         draft.tables.update(_tables(utterances))
-        write_skips(draft.folder, skips)
     return Prepared(len(utterances), skips, corpus.distributed(set_name))
 
 

@@ -1,4 +1,4 @@
-"""The corpora that ``prepare_data --corpus`` knows."""
+"""The corpora that ``espnet-ee data prepare --corpus`` knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from espnet_ee.data.an4 import An4
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.librispeech import LibriSpeech
-from espnet_ee.data.mini import Mini
+from espnet_ee.data.mini.reader import Mini
 from espnet_ee.data.tedlium import TedLium2, TedLium3
 from espnet_ee.errors import UsageError
 

@@ -27,14 +27,15 @@ def check_limit(percent: float) -> None:
         raise UsageError(f"--max_skipped {percent}: not a percentage; give one from 0 to 100")
 
 
-def settle(skips: Sequence[Skip], total: int, max_percent: float, what: str) -> None:
-    """Lets a few broken utterances go, and no more.
+def settle(skips: Sequence[Skip], total: int, max_percent: float, what: str, folder: Path) -> None:
+    """Lets a few broken utterances go, and no more; those that go are listed in a data directory in the making.
 
     Args:
         skips: the broken ones.
         total: how many utterances there are, with them.
         max_percent: how many of them may go; 0 for a set that is scored.
         what: what the error calls the set.
+        folder: where the list goes, if there is anything to list.
 
     Raises:
         UserError: there are too many, or none would be left; names the first and says how to go on.
@@ -50,13 +51,8 @@ def settle(skips: Sequence[Skip], total: int, max_percent: float, what: str) -> 
             f"{what}: {len(skips)} of {total} utterances are broken, more than {max_percent:g} %; the first: {first}; "
             "mend the corpus or allow more with --max_skipped PERCENT"
         )
-
-
-def write_skips(folder: Path, skips: Sequence[Skip]) -> None:
-    """Writes the skip list into a data directory in the making; no file if there is nothing to list."""
-    if skips:
-        with atomic_write(folder / SKIP_LIST) as stream:
-            stream.writelines(f"{skip.utt_id} {' '.join(skip.reason.split())}\n" for skip in sorted(skips, key=str))
+    with atomic_write(folder / SKIP_LIST) as stream:
+        stream.writelines(f"{skip.utt_id} {' '.join(skip.reason.split())}\n" for skip in sorted(skips, key=str))
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from espnet_ee.data.audio import read_int16, stretch, write_flac
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import DataDir, Table, new_data_dir, read_data_dir, refuse_to_replace_files
+from espnet_ee.data.datadir import DataDir, Table
+from espnet_ee.data.derived import derived_dir
 from espnet_ee.data.parallel import ordered_map
-from espnet_ee.data.skips import Prepared, Skip, check_limit, settle, write_skips
+from espnet_ee.data.skips import Prepared, Skip
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, refuse_other_folder, refuse_overlap
 
@@ -66,26 +67,19 @@ def perturb_speed(
         UserError: the directory is broken, or more of its files than may be skipped, or ``audio_dir`` holds something
             else, or two utterances would get one id.
     """
-    check_limit(max_skipped)
-    refuse_overlap(source, out)
-    refuse_overlap(source, audio_dir)
     refuse_overlap(out, audio_dir)
     refuse_other_folder(audio_dir, (MARK,))
-    data = read_data_dir(source, "raw")
-    for replaced in (out, audio_dir):
-        refuse_to_replace_files(data, replaced)
-    _check_ids(data, factors)
-    # The audio must be in place before the directory that names it.
-    with new_data_dir(out) as draft:
+    with derived_dir(source, out, "raw", max_skipped, (audio_dir,)) as new:
+        _check_ids(new.source, factors)
+        # The audio must be in place before the directory that names it.
         with atomic_dir(audio_dir) as folder:
-            jobs = [job for factor in factors for job in _jobs(data, factor, folder)]
+            jobs = [job for factor in factors for job in _jobs(new.source, factor, folder)]
             (folder / MARK).write_text(" ".join(factors) + "\n", encoding="utf-8")
-            results = ordered_map(_perturb_one, jobs, nj, f"perturb_speed {out.name}")
-            skips = {skip.utt_id: skip for skip in results if skip is not None}
-            settle(list(skips.values()), len(data.utt_ids), max_skipped, str(source))
-        draft.tables.update(_tables(data, factors, audio_dir, set(skips)))
-        write_skips(draft.folder, list(skips.values()))
-    return Prepared(len(draft.tables["wav.scp"]), tuple(skips.values()))
+            results = ordered_map(_perturb_one, jobs, nj, f"speeds of {out.name}")
+            broken = {skip.utt_id: skip for skip in results if skip is not None}
+            skips = new.settle(broken.values())
+        new.draft.tables.update(_tables(new.source, factors, audio_dir, broken.keys()))
+        return Prepared(len(new.draft.tables["wav.scp"]), skips)
 
 
 def _prefix(factor: str) -> str:
@@ -96,18 +90,18 @@ def _check_ids(data: DataDir, factors: Sequence[str]) -> None:
     taken: set[str] = set()
     for factor in factors:
         for utt_id in data.utt_ids:
-            made = _prefix(factor) + utt_id
-            if made in taken:
+            name = _prefix(factor) + utt_id
+            if name in taken:
                 where = data.where(data.source, utt_id)
-                raise UserError(f"{where}: {utt_id!r} at speed {factor} would be {made!r}, as another is; rename one")
-            taken.add(made)
+                raise UserError(f"{where}: {utt_id!r} at speed {factor} would be {name!r}, as another is; rename one")
+            taken.add(name)
 
 
 def _audio_name(data: DataDir, utt_id: str, clip: Clip, factor: str) -> str | None:
     """The file of an utterance at one speed, below the folder of audio; None if its own file is that."""
     prefix = _prefix(factor)
-    made = prefix or clip.span is not None
-    return f"{prefix}{data.tables['utt2spk'][utt_id]}/{prefix}{utt_id}.flac" if made else None
+    is_new = prefix or clip.span is not None
+    return f"{prefix}{data.tables['utt2spk'][utt_id]}/{prefix}{utt_id}.flac" if is_new else None
 
 
 def _jobs(data: DataDir, factor: str, folder: Path) -> Iterator[_Job]:
@@ -117,7 +111,7 @@ def _jobs(data: DataDir, factor: str, folder: Path) -> Iterator[_Job]:
             yield _Job(utt_id, clip, folder / name, Fraction(factor))
 
 
-def _tables(data: DataDir, factors: Sequence[str], audio_dir: Path, left_out: set[str]) -> dict[str, Table]:
+def _tables(data: DataDir, factors: Sequence[str], audio_dir: Path, left_out: Collection[str]) -> dict[str, Table]:
     tables: dict[str, Table] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
     for factor in factors:
         prefix = _prefix(factor)

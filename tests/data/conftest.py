@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_ee.data.synthetic import make_corpus
+from espnet_ee.data.mini.make import make_corpus
 from espnet_ee.kaldi import write_scp
 
 RATE = 16000

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_ee.data.audio import count_samples, read_audio, read_int16, resample, stretch, to_int16, write_flac
+from espnet_ee.data.audio import (
+    FULL_SCALE,
+    count_samples,
+    read_any,
+    read_audio,
+    read_int16,
+    resample,
+    stretch,
+    to_int16,
+    write_flac,
+)
 from espnet_ee.errors import UserError
 
 Tone = Callable[[int], np.ndarray]
@@ -129,3 +139,42 @@ def test_stretch_clips() -> None:
     square = np.repeat(np.array([32767, -32768] * 20, dtype=np.int16), 40)
     result = stretch(square, Fraction(10, 9))
     assert result.max() == 32767 and result.min() == -32768
+
+
+def test_any_file_of_the_models_kind_is_read_as_it_is(tmp_path: Path, tone: Tone) -> None:
+    write_flac(tmp_path / "x.flac", tone(777), RATE)
+    samples, note = read_any(tmp_path / "x.flac", RATE)
+    assert note == "" and samples.dtype == np.float32 and (samples == read_audio(tmp_path / "x.flac")[0]).all()
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_any_rate_and_channels(rate: int, channels: int, tmp_path: Path, tone: Tone) -> None:
+    """Mono is what the recipes' stage 3 makes of it; of several equal channels the mean is any of them."""
+    soundfile.write(tmp_path / "x.wav", np.tile(tone(rate)[:, None], channels), rate, subtype="PCM_16")
+    samples, note = read_any(tmp_path / "x.wav", RATE)
+    assert samples.dtype == np.float32
+    assert (samples * FULL_SCALE == resample(tone(rate), rate, RATE)).all()
+    assert (f"{rate} Hz" in note) == (rate != RATE) and (f"{channels} channels" in note) == (channels > 1)
+
+
+def test_channels_are_mixed(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.array([[1000, -1000], [3000, 1000]], np.int16), RATE)
+    assert (read_any(tmp_path / "x.wav", RATE)[0] * FULL_SCALE).tolist() == [0.0, 2000.0]
+
+
+@pytest.mark.parametrize("name", ["x.ogg", "x.mp3", "x.aiff", "x.au", "x.w64", "x.caf", "x.wav"])
+def test_whatever_libsndfile_reads(name: str, tmp_path: Path) -> None:
+    wave = 0.5 * np.sin(np.arange(48000) / 20)
+    soundfile.write(tmp_path / name, np.stack([wave, wave], axis=1), 48000)
+    samples, _ = read_any(tmp_path / name, RATE)
+    assert abs(len(samples) - RATE) < 1200  # an MP3 has its padding
+    assert np.abs(samples).max() == pytest.approx(0.5, abs=0.05)
+
+
+def test_no_audio_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_text("no audio")
+    soundfile.write(tmp_path / "nan.wav", np.full((9, 2), np.nan), RATE, subtype="FLOAT")
+    for name in ("x.wav", "nan.wav", "nowhere.wav", "."):
+        with pytest.raises(UserError, match=name):
+            read_any(tmp_path / name, RATE)

@@ -63,9 +63,8 @@ class Place:
         self.text(name, content.replace(old, new, 1))
 
     def prepare(self, corpus: str, limit: float = 0) -> tuple[Skip, ...]:
-        name = "train_clean_5" if corpus == "librispeech" else "train"
-        parts = ["train-clean-5"] if corpus == "librispeech" else ["train"]
-        made = prepare_set(open_corpus(corpus, self.root, parts), name, self.root / "data" / corpus, limit)
+        name = "train-clean-5" if corpus == "librispeech" else "train"
+        made = prepare_set(open_corpus(corpus, self.root, [name]), name, self.root / "data" / corpus, limit)
         validate_data_dir(self.root / "data" / corpus)
         return made.skips
 
@@ -239,7 +238,7 @@ def test_silence_and_a_single_sample_are_no_faults_of_the_file(place: Place) -> 
     place.prepare("librispeech")
     place.audio(VICTIM, np.zeros(1, np.int16))
     assert format_audio(place.root / "data/librispeech", place.root / "dump", RATE).utterances == 2
-    assert filter_lengths(place.root / "dump", place.root / "kept", 0.1, 30).too_short == ("1-2-0001",)
+    assert filter_lengths(place.root / "dump", place.root / "kept", 0.1, 30).dropped["too short"] == ["1-2-0001"]
 
 
 # --- how many may go --------------------------------------------------------------------------------------------------
@@ -249,13 +248,14 @@ def test_silence_and_a_single_sample_are_no_faults_of_the_file(place: Place) -> 
     ("broken", "total", "percent", "allowed"),
     [(0, 5, 0, True), (1, 100, 1, True), (2, 100, 1, False), (1, 99, 1, False), (1, 1000, 0, False), (3, 3, 100, False)],
 )
-def test_the_limit(broken: int, total: int, percent: float, allowed: bool) -> None:
+def test_the_limit(broken: int, total: int, percent: float, allowed: bool, tmp_path: Path) -> None:
     skips = [Skip(f"u{number}", f"file:{number}: broken; mend it") for number in range(broken)]
     if allowed:
-        settle(skips, total, percent, "train")
+        settle(skips, total, percent, "train", tmp_path)
+        assert (tmp_path / "skipped").exists() == bool(broken)
         return
     with pytest.raises(UserError, match="file:0: broken; mend it"):
-        settle(skips, total, percent, "train")
+        settle(skips, total, percent, "train", tmp_path)
 
 
 def test_there_are_at_least_forty_kinds() -> None:

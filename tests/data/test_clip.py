@@ -17,6 +17,7 @@ from espnet_ee.data.clip import Span, to_samples
 from espnet_ee.data.datadir import read_data_dir, validate_data_dir
 from espnet_ee.data.features import extract_features
 from espnet_ee.data.format_audio import format_audio
+from espnet_ee.data.inputs import read_inputs
 from espnet_ee.data.length_filter import filter_lengths
 from espnet_ee.data.speed import perturb_speed
 from espnet_ee.errors import UserError
@@ -75,7 +76,7 @@ def test_perturbed_segments_become_files(segmented: Path, tmp_path: Path) -> Non
 
 def test_filtering_keeps_the_recordings_that_are_used(segmented: Path, tmp_path: Path) -> None:
     survivors = filter_lengths(segmented, tmp_path / "kept", 0.1, 0.48)
-    assert survivors.kept == ("r-1", "r-2") and survivors.too_long == ("s-1",)
+    assert survivors.kept == ["r-1", "r-2"] and survivors.dropped["too long"] == ["s-1"]
     assert list(validate_data_dir(tmp_path / "kept").tables["wav.scp"]) == ["r"]
 
 
@@ -111,3 +112,24 @@ def test_a_recording_without_segments_is_named(segmented: Path) -> None:
         stream.write("t /nowhere.flac\n")
     with pytest.raises(UserError, match=r"wav\.scp:3: 't' is not in .*segments"):
         read_data_dir(segmented)
+
+
+def test_segments_with_features(segmented: Path, tmp_path: Path) -> None:
+    """Kaldi keeps segments beside feats.scp: its features are of utterances, its wav.scp is of recordings."""
+    extract_features(segmented, tmp_path / "feats")
+    for name in ("feats.scp", "utt2num_frames", "frontend.yaml"):
+        (segmented / name).write_text((tmp_path / "feats" / name).read_text())
+    assert validate_data_dir(segmented).utt_ids == sorted(TIMES)
+    survivors = filter_lengths(segmented, tmp_path / "kept", 0.1, 0.48)
+    kept = validate_data_dir(tmp_path / "kept")
+    assert kept.utt_ids == survivors.kept == ["r-1", "r-2"]
+    assert list(kept.tables["wav.scp"]) == ["r"] and list(kept.tables["segments"]) == kept.utt_ids
+    (segmented / "wav.scp").unlink()  # Kaldi's copies of extracted sets have none
+    assert validate_data_dir(segmented).utt_ids == sorted(TIMES)
+
+
+def test_segments_are_decoded_as_the_files_that_are_cut_out_of_them(segmented: Path, tmp_path: Path) -> None:
+    format_audio(segmented, tmp_path / "raw", RATE)
+    cut, files = read_inputs(segmented, RATE), read_inputs(tmp_path / "raw", RATE)
+    assert [(item.utt_id, item.seconds) for item in cut] == [(item.utt_id, item.seconds) for item in files]
+    assert all((one.load() == other.load()).all() for one, other in zip(cut, files, strict=True))

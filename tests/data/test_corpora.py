@@ -123,7 +123,15 @@ def test_librispeech_finds_its_parts(librispeech_root: Path) -> None:
 
 def test_librispeech_joins_parts(librispeech_root: Path) -> None:
     corpus = open_corpus("librispeech", librispeech_root, ["train-clean-5", "dev=dev-clean+dev_other"])
-    assert {name: len(list(corpus.utterances(name))) for name in corpus.sets} == {"train_clean_5": 10, "dev": 24}
+    assert {name: len(list(corpus.utterances(name))) for name in corpus.sets} == {"train-clean-5": 10, "dev": 24}
+
+
+def test_a_set_is_called_as_it_is_asked_for(librispeech_root: Path, tmp_path: Path) -> None:
+    for name in ("train-clean-5", "train_clean_5"):
+        corpus = open_corpus("librispeech", librispeech_root, [name])
+        assert prepare_set(corpus, name, tmp_path / name).utterances == 10
+    with pytest.raises(UsageError, match="train_clean_5.* with a new name"):
+        open_corpus("librispeech", librispeech_root, ["train-clean-5", "train_clean_5"])
 
 
 def test_the_parts_to_download_are_those_that_are_read() -> None:
@@ -147,7 +155,7 @@ def test_an_incomplete_set_is_told(librispeech_root: Path, tmp_path: Path) -> No
 
 def test_librispeech_names_the_missing_part(librispeech_root: Path) -> None:
     with pytest.raises(UserError, match="no .*test-clean"):
-        list(open_corpus("librispeech", librispeech_root, ["test-clean"]).utterances("test_clean"))
+        list(open_corpus("librispeech", librispeech_root, ["test-clean"]).utterances("test-clean"))
 
 
 @pytest.mark.parametrize("part", ["", "a=", "=b", "a+b", "a=b+"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from espnet_ee.data.datadir import new_data_dir, read_data_dir, validate_data_dir
+from espnet_ee.data.inputs import read_inputs
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import refuse_overlap
 
@@ -151,3 +152,11 @@ def test_overlapping_folders_are_refused(source: str, out: str, tmp_path: Path) 
     (tmp_path / "c").mkdir()
     with pytest.raises(UsageError, match="give another folder"):
         refuse_overlap(tmp_path / source, tmp_path / out)
+
+
+def test_a_pipe_is_no_missing_file(data_dir: Path) -> None:
+    lines = (data_dir / "wav.scp").read_text().splitlines()
+    (data_dir / "wav.scp").write_text("\n".join([lines[0], "a-2 sph2pipe -f wav x.sph |", *lines[2:], ""]))
+    for read in (read_data_dir, lambda folder: read_inputs(folder, 16000)):
+        with pytest.raises(UserError, match=r"wav\.scp:2: commands are not run"):
+            read(data_dir)

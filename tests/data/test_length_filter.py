@@ -13,7 +13,8 @@ from espnet_ee.errors import UsageError, UserError
 
 def test_survivors_are_counted_by_reason(data_dir: Path, tmp_path: Path) -> None:
     survivors = filter_lengths(data_dir, tmp_path / "out", 0.3, 0.9)
-    assert (survivors.kept, survivors.too_short, survivors.too_long) == (("a-2",), ("b-1",), ("a-1",))
+    assert survivors.kept == ["a-2"]
+    assert survivors.dropped == {"too short": ["b-1"], "too long": ["a-1"], "without text": []}
     assert str(survivors) == "1 of 3 utterances kept (1 too short, 1 too long, 0 without text)"
     assert validate_data_dir(tmp_path / "out").utt_ids == ["a-2"]
     assert (tmp_path / "out" / "spk2utt").read_text() == "a a-2\n"
@@ -25,7 +26,7 @@ def test_limits_belong_to_the_range(data_dir: Path, tmp_path: Path) -> None:
 
 def test_empty_transcripts_are_dropped(data_dir: Path, tmp_path: Path) -> None:
     (data_dir / "text").write_text("a-1\na-2 NO\nb-1 GO\n")
-    assert filter_lengths(data_dir, tmp_path / "out", 0.1, 30).no_text == ("a-1",)
+    assert filter_lengths(data_dir, tmp_path / "out", 0.1, 30).dropped["without text"] == ["a-1"]
 
 
 def test_counts_are_used_where_they_are(data_dir: Path) -> None:

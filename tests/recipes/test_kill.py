@@ -71,7 +71,7 @@ def final_files(folder: Path, tops: tuple[str, ...] = ("data", "dump")) -> dict[
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small corpus under the name of LibriSpeech's smallest part."""
-    from espnet_ee.data.synthetic import make_corpus
+    from espnet_ee.data.mini.make import make_corpus
 
     root = tmp_path_factory.mktemp("corpus")
     make_corpus(root, nj=1, utterances_per_speaker=2)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.data.audio import to_int16, write_flac
+from espnet_ee.data.mini.draws import Random
+from espnet_ee.data.mini.sentences import make_sentence, pronounce
+from espnet_ee.data.mini.voice import RATE, Voice, make_voice, speak
 from espnet_ee.data.parallel import ordered_map
-from espnet_ee.data.synthetic_random import Random
-from espnet_ee.data.synthetic_text import make_sentence, pronounce
-from espnet_ee.data.synthetic_voice import RATE, Voice, make_voice, speak
 from espnet_ee.errors import UsageError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.kaldi import write_scp
@@ -53,7 +53,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class Made:
+class Sentence:
     """One utterance: its transcript and how difficult it was made (``snr_db`` is infinite in silence)."""
 
     text: str
@@ -84,11 +84,12 @@ def make_corpus(out: Path, nj: int = 1, utterances_per_speaker: int = 70, seed: 
     refuse_other_folder(final, ("difficulty.tsv",))
     with atomic_dir(final) as folder:
         jobs = _jobs(folder, seed, utterances_per_speaker)
-        made = ordered_map(_make_one, jobs, nj, "make_mini_corpus", chunk=16)
-        for (set_name, speaker), texts in _chapters(jobs, made).items():
+        sentences = ordered_map(_make_one, jobs, nj, "mini corpus", chunk=16)
+        pairs = list(zip(jobs, sentences, strict=True))
+        for (set_name, speaker), texts in _chapters(pairs).items():
             write_scp(folder / set_name / speaker.replace("-", "/") / f"{speaker}.trans.txt", texts)
-        _write_speakers(folder / "SPEAKERS.TXT", jobs, made)
-        _write_difficulty(folder / "difficulty.tsv", jobs, made)
+        _write_speakers(folder / "SPEAKERS.TXT", pairs)
+        _write_difficulty(folder / "difficulty.tsv", pairs)
     return {name: sum(job.set_name == name for job in jobs) for name in SPEAKERS}
 
 
@@ -103,7 +104,7 @@ def _jobs(folder: Path, seed: int, utterances_per_speaker: int) -> list[_Job]:
     ]
 
 
-def make_utterance(seed: int, speaker: int, number: int) -> tuple[np.ndarray, Made]:
+def make_utterance(seed: int, speaker: int, number: int) -> tuple[np.ndarray, Sentence]:
     """Speaks one sentence: (T,) int16 at 16 kHz, and what it is. The same arguments give the same samples."""
     random = Random(seed, speaker, number)
     voice = _voice_of(seed, speaker)
@@ -121,7 +122,7 @@ def make_utterance(seed: int, speaker: int, number: int) -> tuple[np.ndarray, Ma
     if not clean:
         signal = signal + make_noise(noise, len(signal), random) * 10 ** (-snr_db / 20)
     level = LEVEL * random.uniform(0.6, 1.3)
-    return to_int16(signal * level), Made(text, len(signal) / RATE, snr_db, noise, round(rate, 3))
+    return to_int16(signal * level), Sentence(text, len(signal) / RATE, snr_db, noise, round(rate, 3))
 
 
 def _voice_of(seed: int, speaker: int) -> Voice:
@@ -152,33 +153,36 @@ def make_noise(kind: str, count: int, random: Random) -> np.ndarray:
     return noise / np.sqrt(np.mean(noise * noise))
 
 
-def _make_one(job: _Job) -> Made:
-    samples, made = make_utterance(job.seed, job.speaker, job.number)
+def _make_one(job: _Job) -> Sentence:
+    samples, sentence = make_utterance(job.seed, job.speaker, job.number)
     folder = job.folder / job.set_name / job.reader_chapter.replace("-", "/")
     write_flac(folder / f"{job.utt_id}.flac", samples, RATE)
-    return made
+    return sentence
 
 
-def _chapters(jobs: list[_Job], made: list[Made]) -> dict[tuple[str, str], dict[str, str]]:
+_Pairs = list[tuple[_Job, Sentence]]
+
+
+def _chapters(pairs: _Pairs) -> dict[tuple[str, str], dict[str, str]]:
     chapters: dict[tuple[str, str], dict[str, str]] = {}
-    for job, utterance in zip(jobs, made, strict=True):
-        chapters.setdefault((job.set_name, job.reader_chapter), {})[job.utt_id] = utterance.text
+    for job, sentence in pairs:
+        chapters.setdefault((job.set_name, job.reader_chapter), {})[job.utt_id] = sentence.text
     return chapters
 
 
-def _write_speakers(path: Path, jobs: list[_Job], made: list[Made]) -> None:
+def _write_speakers(path: Path, pairs: _Pairs) -> None:
     with atomic_write(path) as stream:
         stream.write(";ID  |SEX| SUBSET           |MINUTES| NAME\n")
         for set_name, speakers in SPEAKERS.items():
             for speaker in speakers:
-                seconds = sum(one.seconds for job, one in zip(jobs, made, strict=True) if job.speaker == speaker)
+                seconds = sum(sentence.seconds for job, sentence in pairs if job.speaker == speaker)
                 sex = "F" if speaker % 2 == 0 else "M"
                 stream.write(f"{speaker:<5}| {sex} | {set_name:<16} | {seconds / 60:5.2f} | Synthetic {speaker}\n")
 
 
-def _write_difficulty(path: Path, jobs: list[_Job], made: list[Made]) -> None:
+def _write_difficulty(path: Path, pairs: _Pairs) -> None:
     with atomic_write(path) as stream:
         stream.write("utt_id\tset\tseconds\tsnr_db\tnoise\trate\twords\n")
-        for job, one in zip(jobs, made, strict=True):
-            stream.write(f"{job.utt_id}\t{job.set_name}\t{one.seconds:.3f}\t{one.snr_db}\t{one.noise}\t{one.rate}\t")
-            stream.write(f"{len(one.text.split())}\n")
+        for job, sentence in pairs:
+            stream.write(f"{job.utt_id}\t{job.set_name}\t{sentence.seconds:.3f}\t{sentence.snr_db}\t{sentence.noise}\t")
+            stream.write(f"{sentence.rate}\t{len(sentence.text.split())}\n")

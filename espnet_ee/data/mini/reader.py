@@ -1,4 +1,4 @@
-"""The embedded mini corpus (made by ``make_mini_corpus``), laid out as LibriSpeech is."""
+"""The embedded mini corpus (made by ``espnet-ee data mini``), laid out as LibriSpeech is."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_ee.data.synthetic_random import Random
+from espnet_ee.data.mini.draws import Random
 
 RATE = 16000
 HOP = 128

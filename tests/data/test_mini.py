@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from espnet_ee.data.audio import read_int16
-from espnet_ee.data.synthetic import SPEAKERS, make_corpus, make_noise, make_utterance
-from espnet_ee.data.synthetic_random import Random
-from espnet_ee.data.synthetic_text import TEMPLATES, WORDS, make_sentence, pronounce
-from espnet_ee.data.synthetic_voice import PHONES
+from espnet_ee.data.mini.draws import Random
+from espnet_ee.data.mini.make import SPEAKERS, make_corpus, make_noise, make_utterance
+from espnet_ee.data.mini.sentences import TEMPLATES, WORDS, make_sentence, pronounce
+from espnet_ee.data.mini.voice import PHONES
 from espnet_ee.errors import UsageError, UserError
 
 TreeBytes = Callable[[Path], dict[str, bytes]]
@@ -27,16 +27,16 @@ def test_same_bytes_for_any_number_of_processes_and_every_time(mini_root: Path, 
 
 
 def test_more_utterances_do_not_change_the_first(mini_root: Path) -> None:
-    samples, made = make_utterance(0, 101, 0)
+    samples, sentence = make_utterance(0, 101, 0)
     stored = mini_root / "MiniSpeech" / "train" / "101" / "1011"
     assert (read_int16(stored / "101-1011-0000.flac")[0] == samples).all()
-    assert (stored / "101-1011.trans.txt").read_text() == f"101-1011-0000 {made.text}\n"
+    assert (stored / "101-1011.trans.txt").read_text() == f"101-1011-0000 {sentence.text}\n"
 
 
 def test_samples_have_not_changed() -> None:
     """A change here is a new corpus: results on the old one no longer compare."""
-    samples, made = make_utterance(0, 101, 0)
-    assert made.text == "AGAIN HIS RAIN KICK DARK FOX"
+    samples, sentence = make_utterance(0, 101, 0)
+    assert sentence.text == "AGAIN HIS RAIN KICK DARK FOX"
     assert hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()[:16] == "1f4f2571d7ebb941"
 
 

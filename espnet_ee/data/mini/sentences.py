@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from espnet_ee.data.synthetic_random import Random
+from espnet_ee.data.mini.draws import Random
 from espnet_ee.errors import UserError
 
 LETTERS_TO_PHONES: dict[str, tuple[str, ...]] = {
