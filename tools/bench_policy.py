@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What the learned policy gains over one entropy threshold, and how many development utterances that takes.
 
-    python tools/bench_policy.py --evidence exp/.../decode_all_exits/dev/evidence.tsv --text dump/raw/dev/text [--fit 80 160]
+    python tools/bench_policy.py --evidence exp/.../decode_every_exit/dev/evidence.tsv --text dump/raw/dev/text [--fit 80 160]
 
-Of utterances that the model was not trained on, some speakers are drawn, the policies calibrated on them as in stage 14, and
+Of utterances that the model was not trained on, some speakers are drawn, the policies calibrated on them as in stage 12, and
 measured on the others, again and again. First table: error rate of `learned` less that of `entropy` and less that of drawing
 between fixed exits, at the same compute, in points of per cent. Second: what was lost on the others, relative to the final
 exit, when a loss was asked for. A speaker is what stands before the first hyphen of an utterance's id.
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.errors import UsageError, run
-from espnet_ee.score.calibrate import Target, at_cost, calibrate, compared_depths, make_families
+from espnet_ee.score.calibrate import Target, calibrate, make_families
 from espnet_ee.score.fit import DEFAULT_FEATURES
-from espnet_ee.score.grid import Grid, fixed_outcomes, read_grid
-from espnet_ee.score.study import curve_of
+from espnet_ee.score.grid import Grid, fixed_outcomes, read_grid, sweep
+from espnet_ee.score.outcome import at_cost
 
 NAMES = ("entropy", "learned")
 LOSSES = (1, 5, 10)
@@ -49,18 +49,25 @@ def draw(speakers: np.ndarray, count: int, random: np.random.Generator) -> np.nd
     return mask
 
 
+def compared_depths(layers: np.ndarray) -> np.ndarray:
+    """Where curves are compared (2K - 3,): at the exits between the first and the last of K, and midway between neighbours."""
+    return np.linspace(layers[0], layers[-1], 2 * len(layers) - 1)[1:-1]
+
+
 def gains(dev: Grid, test: Grid) -> Gains:
     """Calibrates on one set, measures on the other."""
     families = make_families(dev, NAMES, DEFAULT_FEATURES)
-    entropy, learned = curves = [curve_of(test, family.policies) for family in families]
+    entropy, learned = curves = [
+        sweep(test, family.policies[0], [policy.threshold for policy in family.policies]) for family in families
+    ]
     fixed, final = fixed_outcomes(test), fixed_outcomes(dev)[-1].wer
-    costs = np.interp(compared_depths(test.layers), test.layers, [found.macs_per_second for found in fixed])
+    costs = np.interp(compared_depths(test.layers), test.layers, [exit_.macs_per_second for exit_ in fixed])
     over_entropy, over_fixed = (
         [at_cost(learned, cost).wer - at_cost(other, cost).wer for cost in costs] for other in (entropy, fixed)
     )
     lost = []
     for family, curve in zip(families, curves, strict=True):
-        chosen = [calibrate(family, Target("wer_loss", loss), final).policy for loss in LOSSES]
+        chosen = [calibrate(family, Target("wer_loss", loss), final).config.policy for loss in LOSSES]
         lost.append([100 * (curve[family.policies.index(policy)].wer / fixed[-1].wer - 1) for policy in chosen])
     return over_entropy, over_fixed, lost
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from espnet_ee.errors import UsageError, run
 from espnet_ee.score.experiment import ScoreOptions, score_experiment
-from espnet_ee.score.report import print_summary
+from espnet_ee.score.page import print_summary
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,7 +21,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--valid_set", required=True, help="set whose evidence gives the sweep's thresholds")
     parser.add_argument("--test_sets", required=True, help="sets to score, separated by spaces")
     parser.add_argument("--all_exits_tag", default="decode_all_exits", help="decoding that kept all exits")
-    parser.add_argument("--policies", default="", help="online decodings, separated by spaces, e.g. decode_entropy")
     parser.add_argument("--separate_exps", default="", help="scored experiments of separately trained depths")
     parser.add_argument("--command", default="", help="command line to report (default: this one)")
     parser.add_argument("--note", action="append", default=[], help="line for RESULTS.md; may be given again")
@@ -35,22 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.test_sets.split():
         raise UsageError("--test_sets: names no set; give at least one")
     given = sys.argv[1:] if arguments is None else arguments
-    report = score_experiment(
+    page = score_experiment(
         ScoreOptions(
-            exp_dir=options.exp_dir,
+            exp=options.exp_dir,
             data_root=options.data_root,
             valid_set=options.valid_set,
-            # A set named twice would be scored twice.
-            test_sets=tuple(dict.fromkeys(options.test_sets.split())),
-            all_exits_tag=options.all_exits_tag,
-            policies=tuple(dict.fromkeys(options.policies.split())),
-            separate_exps=tuple(map(Path, options.separate_exps.split())),
+            test_sets=options.test_sets.split(),
+            separate=[Path(folder) for folder in options.separate_exps.split()],
             command=options.command or shlex.join(["python3", "-m", "espnet_ee.bin.score", *given]),
-            notes=tuple(note for note in options.note if note.strip()),
+            notes=options.note,
             date=options.date,
+            every_exit=options.all_exits_tag,
         )
     )
-    print_summary(report, sys.stdout)
+    print_summary(page, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,28 @@
-"""Finds the threshold of a policy that meets a target on a development set."""
+"""Finds the thresholds of policies that meet targets on a development set, and writes them as decoding configurations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from espnet_ee.errors import UsageError
+from espnet_ee.files import atomic_write
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import POLICIES
+from espnet_ee.score.bootstrap import draws
 from espnet_ee.score.fit import Samples, cross_fitted_levels, fit_learned, make_samples
-from espnet_ee.score.grid import Grid, Outcome, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
+from espnet_ee.score.grid import Grid, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
+from espnet_ee.score.outcome import Outcome
+from espnet_ee.score.points import Point, make_point, write_exits
+
+_HEADER = "# Calibrated on"  # how a decoding configuration of ours begins
+PROMISES = "promises.csv"  # beside the configurations: what the development set promised, as rows of exits.csv
 
 
 @dataclass(frozen=True)
@@ -34,17 +44,16 @@ class Target:
         return f"{self.kind}{self.value:.12g}".replace("+", "")
 
     def __str__(self) -> str:
-        said = {
+        return {
             "wer_loss": f"at most {self.value:g} % relative WER above the final exit",
             "macs_per_second": f"at most {self.value / 1e6:.12g} MMACs per second",
             "mean_layer": f"at most mean exit layer {self.value:g}",
-        }
-        return said[self.kind]
+        }[self.kind]
 
 
 COSTS: dict[str, Callable[[Outcome], float]] = {
-    "macs_per_second": lambda found: found.macs_per_second,
-    "mean_layer": lambda found: found.depth,
+    "macs_per_second": lambda outcome: outcome.macs_per_second,
+    "mean_layer": lambda outcome: outcome.depth,
 }
 
 
@@ -80,61 +89,79 @@ class Family:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A policy chosen for a target.
+    """A policy with the threshold that meets a target.
 
     Attributes:
-        policy: with its threshold.
+        name: of the policy and the target, such as ``learned_wer_loss1``.
+        config: the decoding configuration that runs it.
         target: what it was to meet.
         reached: whether it does, on the development set; if not, it is the nearest.
         expected: what it gives on the development set.
     """
 
-    policy: ExitPolicy
+    name: str
+    config: DecodingConfig
     target: Target
     reached: bool
     expected: Outcome
+
+    def __str__(self) -> str:
+        missed = "" if self.reached else "NOT REACHED, the nearest is: "
+        promise = f"{self.expected.wer:.2f} % WER at mean exit layer {self.expected.depth:.2f}"
+        return f"{self.name}, {self.target}: {missed}{promise}"
+
+
+def calibrate_policies(
+    dev: Grid, policies: Sequence[str], targets: Sequence[Target], features: Sequence[str]
+) -> list[Calibrated]:
+    """Calibrates every policy for every target; of a model with one exit nothing.
+
+    Args:
+        dev: the development set.
+        policies: names; the learned one is fitted here.
+        targets: what to meet.
+        features: what the learned policy reads.
+
+    Raises:
+        UsageError: a name is none of the policies.
+        UserError: the set lacks what a policy reads, or is too small to fit the learned one on.
+    """
+    if len(dev.layers) == 1:
+        return []
+    families, final_wer = make_families(dev, policies, features), fixed_outcomes(dev)[-1].wer
+    return [calibrate(family, target, final_wer) for target in targets for family in families]
 
 
 def calibrate(family: Family, target: Target, final_wer: float) -> Calibrated:
     """Chooses the threshold that meets the target, or comes nearest to it.
 
     Of hundreds of thresholds the least that meets a bound on the error rate is one whose errors were few by luck. So the
-    error rate has to meet the bound also as isotonic regression smooths it, which never lets it rise with compute: calibrated on
-    80 utterances for a loss of 5 and 10 %, ``learned`` lost 6.6 and 12.0 % on others, without that 8.0 and 13.2 % (the mini
-    corpus's generator, 60 repeats).
+    error rate has to meet the bound also as isotonic regression smooths it, which never lets it rise with compute.
 
     Args:
         family: the policy at its thresholds.
         target: what to meet.
         final_wer: error rate of the final exit on the development set, in per cent.
     """
-    found = list(family.outcomes)
+    outcomes = list(family.outcomes)
     if target.kind == "wer_loss":
         from scipy.optimize import isotonic_regression  # half a second to import, and rarely needed
 
         limit = final_wer * (1 + target.value / 100) + 1e-9
-        order = sorted(range(len(found)), key=lambda i: found[i].macs_per_second)
-        smooth = isotonic_regression([found[i].wer for i in order], increasing=False).x
-        meeting = [i for i, wer in zip(order, smooth, strict=True) if max(wer, found[i].wer) <= limit]
-        best = meeting[0] if meeting else min(order, key=lambda i: found[i].wer)
+        order = sorted(range(len(outcomes)), key=lambda i: outcomes[i].macs_per_second)
+        smooth = isotonic_regression([outcomes[i].wer for i in order], increasing=False).x
+        meeting = [i for i, wer in zip(order, smooth, strict=True) if max(wer, outcomes[i].wer) <= limit]
+        best = meeting[0] if meeting else min(order, key=lambda i: outcomes[i].wer)
     else:
-        cost = COSTS[target.kind]
-        meeting = [i for i in range(len(found)) if cost(found[i]) <= target.value]
-        best = max(meeting, key=lambda i: cost(found[i])) if meeting else min(range(len(found)), key=lambda i: cost(found[i]))
-    return Calibrated(family.policies[best], target, bool(meeting), found[best])
+        costs = [COSTS[target.kind](outcome) for outcome in outcomes]
+        meeting = [i for i, cost in enumerate(costs) if cost <= target.value]
+        best = max(meeting, key=costs.__getitem__) if meeting else costs.index(min(costs))
+    config = DecodingConfig(policy=family.policies[best])
+    return Calibrated(f"{family.name}_{target.tag}", config, target, bool(meeting), outcomes[best])
 
 
 def make_families(dev: Grid, names: Sequence[str], features: Sequence[str]) -> list[Family]:
-    """Prepares the policies on the development set; the learned one is fitted here.
-
-    Args:
-        dev: the development set.
-        names: policies.
-        features: what the learned policy reads.
-
-    Raises:
-        UsageError: a name is none of the policies.
-    """
+    """Prepares the policies on the development set; see :func:`calibrate_policies`."""
     return [_family(dev, name, features) for name in names]
 
 
@@ -157,8 +184,7 @@ def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:
     if name in plain:
         has_nbest = any(field.name == "nbest" for field in fields(plain[name]))
         return plain[name](0.0, **({"nbest": nbest_size(grid)} if has_nbest else {}))
-    known = ", ".join(plain)
-    choice = f"fixed, {known} (and learned where it is fitted)"
+    choice = f"fixed, {', '.join(plain)} (and learned where it is fitted)"
     raise UsageError(f"policy {name!r} is not known by its name alone; choose among {choice}")
 
 
@@ -178,8 +204,8 @@ def nbest_size(grid: Grid) -> int:
 
 def _threshold_family(dev: Grid, policy: ThresholdPolicy, level: np.ndarray) -> Family:
     thresholds = candidate_thresholds(policy, level)
-    found = [outcome(dev, exits_at(policy, level, value), policy.needs_every_exit) for value in thresholds]
-    return Family(policy.name, [replace(policy, threshold=value) for value in thresholds], found)
+    outcomes = [outcome(dev, exits_at(policy, level, value), policy.needs_every_exit) for value in thresholds]
+    return Family(policy.name, [replace(policy, threshold=value) for value in thresholds], outcomes)
 
 
 def _learned_family(dev: Grid, features: Sequence[str]) -> Family:
@@ -196,22 +222,42 @@ def samples_of(dev: Grid, features: Sequence[str]) -> Samples:
     return make_samples(evidence, dev.errors, [int(layer) for layer in dev.layers], features)
 
 
-def compared_depths(layers: np.ndarray) -> np.ndarray:
-    """Where curves are compared (2K - 3,): at the exits between the first and the last of K, and midway between neighbours."""
-    return np.linspace(layers[0], layers[-1], 2 * len(layers) - 1)[1:-1]
+def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: str) -> list[Path]:
+    """Writes ``decode_NAME.yaml`` for each, and what the development set promised beside them.
 
+    Those of an earlier calibration go: they may be of another model, and would be packed with this one.
 
-def at_cost(found: Sequence[Outcome], macs_per_second: float) -> Outcome:
-    """A curve's outcome at this compute: the mixture of the two operating points around it, or the nearest end.
-
-    Args:
-        found: operating points of one curve, in any order.
-        macs_per_second: the compute.
+    Returns:
+        The configurations' paths.
     """
-    order = sorted(found, key=lambda point: point.macs_per_second)
-    costs = [point.macs_per_second for point in order]
-    after = int(np.searchsorted(costs, macs_per_second))
-    if after in (0, len(order)):
-        return order[min(after, len(order) - 1)]
-    low, high = costs[after - 1], costs[after]
-    return order[after - 1].mixed(order[after], (macs_per_second - low) / (high - low))
+    paths = [folder / f"decode_{one.name}.yaml" for one in calibrated]
+    for path in folder.glob("decode_*.yaml"):
+        if path not in paths and path.read_text(encoding="utf-8").startswith(_HEADER):
+            path.unlink()
+    for path, one in zip(paths, calibrated, strict=True):
+        with atomic_write(path) as stream:
+            stream.write(_configuration(one, dev_name))
+    write_exits(folder / PROMISES, [_promise(one, dev_name) for one in calibrated])
+    return paths
+
+
+def _configuration(one: Calibrated, dev_name: str) -> str:
+    promise = f"{one.expected.wer:.2f} % WER, mean exit layer {one.expected.depth:.2f}"
+    lines = [f"{_HEADER} {dev_name} for: {one.target}. Expected there: {promise}."]
+    if not one.reached:
+        lines.append("# NOT REACHED: this is the nearest operating point.")
+    return "\n".join(lines) + "\n" + yaml.safe_dump(one.config.to_mapping(), sort_keys=False)
+
+
+def _promise(one: Calibrated, dev_name: str) -> Point:
+    return make_point(
+        dev_name,
+        "promise",
+        one.name,
+        one.expected,
+        draws(len(one.expected.errors)),
+        policy=one.config.policy.name,
+        threshold=getattr(one.config.policy, "threshold", None),
+        target=str(one.target),
+        reached=one.reached,
+    )

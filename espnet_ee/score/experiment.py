@@ -1,4 +1,4 @@
-"""Scores one experiment: reads its decodings, replays, writes RESULTS.md, exits.csv, curve.png and the sets' files."""
+"""Scores one experiment: reads its decodings and writes RESULTS.md, exits.csv and curve.png."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import espnet_ee
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
-from espnet_ee.policy.table import read_table
-from espnet_ee.score.curve import draw_curve, read_exits, write_exits
-from espnet_ee.score.replay import (
-    OperatingPoint,
-    ScoredSet,
-    entropy_sweep,
-    entropy_thresholds,
-    fixed_points,
-    oracle_points,
-)
-from espnet_ee.score.report import Report, describe_check, write_report
-from espnet_ee.score.runs import OnlineRun, load_online_run, load_scored_set, write_errors
-from espnet_ee.score.training import read_epochs, training_table
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.score.calibrate import PROMISES
+from espnet_ee.score.evaluate import Policies, SetResult, evaluate, make_policies
+from espnet_ee.score.grid import Grid, read_grid
+from espnet_ee.score.page import Page, write_page
+from espnet_ee.score.picture import draw_curve
+from espnet_ee.score.points import Point, read_exits, write_exits
+from espnet_ee.score.runs import OnlineRun, read_run
+from espnet_ee.score.wer import invisible_characters
+
+EVERY_EXIT = "decode_every_exit"
+POLICIES = "policies"
 
 
 @dataclass(frozen=True)
@@ -33,119 +33,148 @@ class ScoreOptions:
     """What to score.
 
     Attributes:
-        exp_dir: the experiment's folder; the results are written into it.
+        exp: the experiment's folder: ``decode_every_exit/SET``, ``policies/decode_NAME.yaml`` and, of what ran online,
+            ``decode_NAME/SET``; the results are written into it.
         data_root: folder with a data directory (``text``) for each set.
-        valid_set: the set the sweep's thresholds are taken from, and no other.
-        test_sets: the sets to score, in the order of the report.
-        all_exits_tag: folder in ``exp_dir`` of the decoding that kept all exits.
-        policies: folders in ``exp_dir`` of the online decodings.
-        separate_exps: scored experiments of separately trained depths, drawn as a reference.
+        valid_set: the set the policies were calibrated on.
+        test_sets: the sets to score, in the order of the page; the development set comes last.
+        separate: scored experiments of separately trained depths: their ``exits.csv`` is read.
         command: the command line to report.
-        notes: lines for the report.
+        notes: lines for the page.
         date: the date to report; without one none is written, so that a rerun gives the same bytes.
+        every_exit: folder of the decoding that keeps every exit.
     """
 
-    exp_dir: Path
+    exp: Path
     data_root: Path
     valid_set: str
     test_sets: Sequence[str]
-    all_exits_tag: str = "decode_all_exits"
-    policies: Sequence[str] = ()
-    separate_exps: Sequence[Path] = ()
+    separate: Sequence[Path] = ()
     command: str = ""
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
     date: str = ""
+    every_exit: str = EVERY_EXIT
+
+    @property
+    def sets(self) -> list[str]:
+        """The sets of the page, each once."""
+        return [*dict.fromkeys(name for name in self.test_sets if name != self.valid_set), self.valid_set]
 
 
-def score_experiment(options: ScoreOptions) -> Report:
+def score_experiment(options: ScoreOptions) -> Page:
     """Scores the experiment and writes its files; an online run that differs from its replay is said on stderr.
 
     Raises:
         UserError: an input is missing or broken, or a set's utterances are not those of its references.
     """
-    decoded = options.exp_dir / options.all_exits_tag
-    thresholds = entropy_thresholds(read_table(decoded / options.valid_set / "evidence.tsv"))
+    texts = {name: options.data_root / name / "text" for name in options.sets}
+    decoded = options.exp / options.every_exit
+    grids = {name: read_grid(decoded / name / "evidence.tsv", texts[name], name, keep=True) for name in options.sets}
+    policies = _read_policies(options.exp / POLICIES, grids[options.valid_set])
     separate = _separate_points(options)
-    points: list[OperatingPoint] = []
-    online: dict[str, list[OnlineRun]] = {}
-    aligned: dict[str, ScoredSet] = {}
-    for name in options.test_sets:
-        references = read_scp(options.data_root / name / "text", allow_empty=True)
-        scored = aligned[name] = load_scored_set(decoded / name, name, references)
-        online[name] = [load_online_run(options.exp_dir / tag / name, tag, scored, references) for tag in options.policies]
-        points += [*fixed_points(scored), *entropy_sweep(scored, thresholds), *oracle_points(scored)]
-        points += [run.point for run in online[name]]
-        points += [point for point in separate if point.set == name]
-    report = Report(
-        model=options.exp_dir.resolve().name,
-        environment=_environment(options, decoded / options.test_sets[0] / "decode.yaml"),
-        sets=options.test_sets,
-        points=points,
-        online=online,
+    results = [_evaluate(options, grids[name], policies, read_scp(texts[name], allow_empty=True), separate) for name in grids]
+    page = Page(
+        model=options.exp.resolve().name,
+        environment=_environment(options, decoded / options.sets[0] / "decode.yaml"),
+        sets=results,
         valid_set=options.valid_set,
-        curve="curve.png",
-        notes=options.notes,
-        training=training_table(read_epochs(options.exp_dir)),
+        picture="curve.png",
+        notes=[note for note in options.notes if note.strip()],
     )
-    # Only now, when everything was read and found whole, is anything written.
-    for name, scored in aligned.items():
-        write_errors(decoded / name / "utt2errors.tsv", scored)
-    write_exits(options.exp_dir / "exits.csv", points)
-    draw_curve(options.exp_dir / report.curve, points, options.test_sets, report.model)
-    write_report(options.exp_dir / "RESULTS.md", report)
-    _warn_of_differences(report)
-    return report
+    # Only now, when everything was read and is whole, is anything written.
+    points = [point for result in results for point in result.points]
+    draw_curve(options.exp / page.picture, points, [*options.sets[:-1]] or options.sets, page.model)
+    write_exits(options.exp / "exits.csv", points)
+    write_page(options.exp / "RESULTS.md", page)
+    _warn_of_differences(results)
+    return page
 
 
-def _separate_points(options: ScoreOptions) -> list[OperatingPoint]:
-    """Returns the final exits of separately trained models, from their own ``exits.csv``."""
+def _evaluate(
+    options: ScoreOptions, grid: Grid, policies: Policies, references: Mapping[str, str], separate: Sequence[Point]
+) -> SetResult:
+    runs = _read_runs(options, grid, references, policies)
+    others = [point for point in separate if point.set == grid.name]
+    return evaluate(grid, policies, runs, others, invisible_characters(references.values()))
+
+
+def _read_policies(folder: Path, dev: Grid) -> Policies:
+    """The calibrated policies in the order of their calibration, then those that somebody put beside them."""
+    promises = {point.name: point for point in read_exits(folder / PROMISES)} if (folder / PROMISES).exists() else {}
+    paths = {path.stem.removeprefix("decode_"): path for path in sorted(folder.glob("decode_*.yaml"))}
+    names = sorted(paths, key=lambda name: list(promises).index(name) if name in promises else len(promises))
+    layers = dev.table.exit_layers
+    by_name = {name: DecodingConfig.read(paths[name]).policy_for(layers) for name in names}
+    return make_policies(dev, by_name, promises)
+
+
+def _read_runs(options: ScoreOptions, grid: Grid, references: Mapping[str, str], policies: Policies) -> list[OnlineRun]:
+    """Every online decoding of the set.
+
+    Raises:
+        UserError: one bears the name of a calibrated configuration and ran another policy.
+    """
+    folders = [path.parent for path in sorted(options.exp.glob(f"*/{grid.name}/decode.yaml"))]
+    runs = []
+    for folder in folders:
+        tag = folder.parent.name
+        if tag == options.every_exit:
+            continue
+        run = read_run(folder, tag.removeprefix("decode_"), grid, references)
+        if policies.by_name.get(run.name, run.policy) != run.policy:
+            raise UserError(f"{folder}/decode.yaml: ran another policy than {POLICIES}/decode_{run.name}.yaml; decode again")
+        runs.append(run)
+    return runs
+
+
+def _separate_points(options: ScoreOptions) -> list[Point]:
+    """The final exits of separately trained models, from their own ``exits.csv``."""
     points = []
-    for folder in options.separate_exps:
+    for folder in options.separate:
         fixed = [point for point in read_exits(folder / "exits.csv") if point.kind == "fixed"]
         last = {point.set: point for point in sorted(fixed, key=lambda point: point.depth)}
-        missing = [name for name in options.test_sets if name not in last]
+        missing = [name for name in options.sets if name not in last]
         if missing:
             raise UserError(f"{folder}/exits.csv: set {missing[0]} is not in it; score that experiment on the same sets first")
-        points += [replace(last[name], kind="separate", name=f"separate: {folder.name}") for name in options.test_sets]
+        points += [replace(last[name], kind="separate", name=f"separate: {folder.name}") for name in options.sets]
     return points
 
 
 def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
-    """Returns the environment block; versions are those of the decoding, not of this command."""
-    conf = read_yaml(decode_yaml, "run stage 12")
+    """The environment block; versions are those of the decoding, not of this command."""
+    conf = read_yaml(decode_yaml, "decode every exit first")
     versions = conf.get("versions") if isinstance(conf.get("versions"), Mapping) else {}
     lines = {
         "date": options.date,
-        "python version": str(versions.get("python", platform.python_version())),
-        "espnet_ee version": str(versions.get("espnet_ee", espnet_ee.__version__)),
-        "espnet version": str(versions.get("espnet", "")),
-        "pytorch version": str(versions.get("torch", "")),
+        "python version": versions.get("python", platform.python_version()),
+        "espnet_ee version": versions.get("espnet_ee", espnet_ee.__version__),
+        "espnet version": versions.get("espnet", ""),
+        "pytorch version": versions.get("torch", ""),
         "git hash": _git_hash(Path(espnet_ee.__file__).parent),
         "command": options.command,
-        "training config": str(conf.get("train_config", "")),
-        "model file": str(conf.get("model_file", "")),
+        "training config": conf.get("train_config", ""),
+        "model file": conf.get("model_file", ""),
         "parameters": f"{conf['parameters']:,}" if isinstance(conf.get("parameters"), int) else "",
         "decoding": ", ".join(f"{key} {conf[key]}" for key in ("device", "batch_size", "num_threads") if key in conf),
+        "training time": _training_time(options.exp / "train_time.yaml"),
     }
-    lines["training time"] = _training_time(options.exp_dir / "train_time.yaml")
     # A backquote or a line break inside would end the code span.
-    return {name: " ".join(value.replace("`", "'").split()) for name, value in lines.items() if value}
+    return {name: " ".join(str(value).replace("`", "'").split()) for name, value in lines.items() if value}
 
 
 def _training_time(path: Path) -> str:
-    """Returns what stage 11 noted of the training's wall clock, or nothing when it noted none."""
+    """What stage 11 noted of the training's wall clock, or nothing when it noted none."""
     if not path.exists():
         return ""
-    facts = read_yaml(path, "run stage 11")
+    facts: dict[str, Any] = read_yaml(path, "train again")
     resumed = " since it was resumed" if facts.get("resumed") else ""
     machine = f"{facts['ngpu']} GPU" if facts.get("ngpu") else "CPU"
-    return (
-        f"{float(facts.get('seconds', 0)) / 60:.1f} minutes{resumed} on {facts.get('threads', 'default')} thread(s), {machine}"
-    )
+    minutes = float(facts.get("seconds", 0)) / 60
+    return f"{minutes:.1f} minutes{resumed} on {facts.get('threads', 'default')} thread(s), {machine}"
 
 
 def _git_hash(package: Path) -> str:
-    """Returns the commit of the package's own repository, or nothing when it has none or git is missing."""
+    """The commit of the package's own repository, or nothing when it has none or git is missing."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]
@@ -160,8 +189,8 @@ def _git_hash(package: Path) -> str:
         return ""
 
 
-def _warn_of_differences(report: Report) -> None:
-    for name, runs in report.online.items():
-        for run in runs:
-            if not run.equals_replay:
-                print(f"warning: {run.point.name}/{name}: {describe_check(run)}".replace("**", ""), file=sys.stderr)
+def _warn_of_differences(results: Sequence[SetResult]) -> None:
+    for result in results:
+        for check in result.checks:
+            if "**NO**" in check:
+                print(f"warning: {result.name}: {check}".replace("**", ""), file=sys.stderr)

@@ -192,22 +192,6 @@ def folds(utterances: int) -> np.ndarray:
     return np.arange(utterances) * min(FOLDS, utterances) // utterances
 
 
-def _mean_errors(samples: Samples, level: np.ndarray, points: int = 40) -> float:
-    """Errors averaged over the depths between the first exit and the last, as a threshold moves."""
-    usable = level[np.isfinite(level)]
-    if not len(usable):
-        return float("inf")
-    rows = np.arange(len(samples.frames))
-    curve = []
-    for threshold in np.unique(np.quantile(usable, np.linspace(0, 1, points))):
-        stops = np.concatenate([level <= threshold, np.ones((len(rows), 1), bool)], axis=1)
-        exits = stops.argmax(axis=1)
-        curve.append((np.average(samples.layers[exits], weights=samples.frames), samples.errors[rows, exits].sum()))
-    depth, errors = np.array(sorted(curve)).T
-    grid = np.linspace(samples.layers[0], samples.layers[-1], 4 * len(samples.layers))
-    return float(np.interp(grid, depth, errors).mean())
-
-
 def cross_fitted_levels(samples: Samples) -> np.ndarray:
     """Levels (N, K - 1) of every utterance by a model fitted without its fold: for an honest point on the development set."""
     fold = folds(len(samples.frames))
@@ -215,11 +199,6 @@ def cross_fitted_levels(samples: Samples) -> np.ndarray:
     for number in np.unique(fold):
         level[fold == number] = _levels(samples.rows(fold == number), samples.rows(fold != number))
     return level
-
-
-def cross_fitted_error(samples: Samples) -> float:
-    """Errors averaged over depths when each fold is judged by a model of the other folds."""
-    return _mean_errors(samples, cross_fitted_levels(samples))
 
 
 def fit_learned(samples: Samples, names: Sequence[str]) -> LearnedPolicy:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from espnet_ee.errors import UserError
 from espnet_ee.kaldi import read_scp
-from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
+from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy, choose_exit
 from espnet_ee.policy.table import EvidenceTable, read_table
 from espnet_ee.score.imported import is_imported, read_imported
-from espnet_ee.score.replay import Seconds, choose_exits
-from espnet_ee.score.runs import read_timing
-from espnet_ee.score.wer import check_same_utterances, count_errors
+from espnet_ee.score.kept import Edits, Seconds, mark_of, read_edits, read_timing, write_edits
+from espnet_ee.score.outcome import Outcome
+from espnet_ee.score.wer import check_same_utterances, count_edits
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Grid:
         table: its evidence.
         utterances: ids, in the order of the rows below.
         layers: exit layers (K,).
-        errors: word errors of every exit (N, K).
-        words: words of the reference (N,).
+        words: hits, substitutions, deletions and insertions of words, of every exit (N, K, 4).
+        characters: likewise of characters (N, K, 4).
         seconds: audio (N,).
-        macs_alone: compute when only the chosen exit's head is read (N, K).
+        macs_alone: compute when only the head of the exit itself is read (N, K).
         macs_passed: compute when the heads below are read, too (N, K).
         clock: measured seconds to the text of every exit (N, K); None when no timing was kept.
     """
@@ -40,94 +40,63 @@ class Grid:
     table: EvidenceTable
     utterances: tuple[str, ...]
     layers: np.ndarray
-    errors: np.ndarray
     words: np.ndarray
+    characters: np.ndarray
     seconds: np.ndarray
     macs_alone: np.ndarray
     macs_passed: np.ndarray
     clock: np.ndarray | None = None
 
-    def rows(self, chosen: np.ndarray) -> Grid:
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """Word errors of every exit (N, K)."""
+        return self.words[:, :, 1:].sum(axis=2).astype(float)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Words of the references (N,)."""
+        return self.words[:, 0, :3].sum(axis=1)
+
+    def rows(self, selection: np.ndarray) -> Grid:
         """The set of some utterances alone, by number or by a mask (N,)."""
-        names = tuple(np.array(self.utterances)[chosen].tolist())
-        return Grid(
-            name=self.name,
+        names = tuple(np.array(self.utterances)[selection].tolist())
+        arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed")
+        return replace(
+            self,
             table=EvidenceTable(self.table.exit_layers, {name: self.table.utterances[name] for name in names}),
             utterances=names,
-            layers=self.layers,
-            errors=self.errors[chosen],
-            words=self.words[chosen],
-            seconds=self.seconds[chosen],
-            macs_alone=self.macs_alone[chosen],
-            macs_passed=self.macs_passed[chosen],
-            clock=None if self.clock is None else self.clock[chosen],
+            clock=None if self.clock is None else self.clock[selection],
+            **{name: getattr(self, name)[selection] for name in arrays},
         )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What stopping somewhere gave, utterance by utterance; of a mixture of two ways, their mean.
+def make_grid(
+    name: str,
+    table: EvidenceTable,
+    references: Mapping[str, str],
+    timing: Seconds | None = None,
+    edits: Edits | None = None,
+) -> Grid:
+    """Counts the errors of every exit.
 
-    Attributes:
-        errors: word errors (N,).
-        words: words of the reference (N,).
-        macs: multiply-accumulates (N,).
-        layers: exit layer (N,).
-        seconds: audio (N,).
-        clock: measured seconds of computing (N,), None when not measured.
-    """
-
-    errors: np.ndarray
-    words: np.ndarray
-    macs: np.ndarray
-    layers: np.ndarray
-    seconds: np.ndarray
-    clock: np.ndarray | None = None
-
-    @property
-    def wer(self) -> float:
-        """Word error rate in per cent."""
-        return 100 * float(self.errors.sum()) / max(1, int(self.words.sum()))
-
-    @property
-    def depth(self) -> float:
-        """Mean exit layer."""
-        return float(self.layers.mean())
-
-    @property
-    def macs_per_second(self) -> float:
-        """Compute per second of audio."""
-        return float(self.macs.sum() / self.seconds.sum())
-
-    @property
-    def rtf(self) -> float:
-        """Measured seconds of computing per second of audio; NaN when not measured."""
-        return math.nan if self.clock is None else float(self.clock.sum() / self.seconds.sum())
-
-    def mixed(self, other: Outcome, share: float) -> Outcome:
-        """The expectation when a share of the utterances, drawn by chance, goes the other way."""
-        pairs = ((self.errors, other.errors), (self.macs, other.macs), (self.layers, other.layers))
-        errors, macs, layers = ((1 - share) * one + share * two for one, two in pairs)
-        clock = None if self.clock is None or other.clock is None else (1 - share) * self.clock + share * other.clock
-        return Outcome(errors, self.words, macs, layers, self.seconds, clock)
-
-
-def make_grid(name: str, table: EvidenceTable, references: Mapping[str, str], timing: Seconds | None = None) -> Grid:
-    """Counts the word errors of every exit.
+    Args:
+        name: of the set.
+        table: its evidence.
+        references: text by utterance id.
+        timing: by utterance the seconds to every exit.
+        edits: the counts when they are known already, utterances sorted.
 
     Raises:
         UserError: table and references do not hold the same utterances, or no reference has a word.
     """
     check_same_utterances(references, table.utterances, f"set {name}")
-    if not any(references[utt].split() for utt in table.utterances):
-        raise UserError(f"set {name}: no reference has a word, so there is no error rate; see its text file")
+    if timing is not None:
+        check_same_utterances(table.utterances, timing, f"timing of set {name}")
     names = tuple(sorted(table.utterances))
     rows = [table.utterances[utt].rows for utt in names]
-    wanted = {utt: references[utt] for utt in names}
-    columns = []
-    for index in range(len(table.exit_layers)):
-        hypotheses = {utt: exits[index].hypothesis for utt, exits in zip(names, rows, strict=True)}
-        columns.append(count_errors(wanted, hypotheses, "word"))
+    words, characters = edits if edits is not None else _align(table, names, references)
+    if not words[:, 0, :3].sum():
+        raise UserError(f"set {name}: no reference has a word, so there is no error rate; see its text file")
     encoder = np.array([[row.encoder_macs for row in exits] for exits in rows], dtype=float)
     heads = np.array([[row.head_macs for row in exits] for exits in rows], dtype=float)
     return Grid(
@@ -135,8 +104,8 @@ def make_grid(name: str, table: EvidenceTable, references: Mapping[str, str], ti
         table=table,
         utterances=names,
         layers=np.array(table.exit_layers),
-        errors=np.array([[column[utt].errors for column in columns] for utt in names], dtype=float),
-        words=np.array([columns[0][utt].tokens for utt in names]),
+        words=words,
+        characters=characters,
         seconds=np.array([table.utterances[utt].audio_seconds for utt in names]),
         macs_alone=encoder + heads,
         macs_passed=encoder + heads.cumsum(axis=1),
@@ -144,8 +113,20 @@ def make_grid(name: str, table: EvidenceTable, references: Mapping[str, str], ti
     )
 
 
-def read_grid(evidence: Path, text: Path | None, name: str = "") -> Grid:
+def _align(table: EvidenceTable, names: Sequence[str], references: Mapping[str, str]) -> Edits:
+    pairs = [(references[utt], row.hypothesis) for utt in names for row in table.utterances[utt].rows]
+    shape = (len(names), len(table.exit_layers), 4)
+    return count_edits(pairs, "word").reshape(shape), count_edits(pairs, "character").reshape(shape)
+
+
+def read_grid(evidence: Path, text: Path | None, name: str = "", keep: bool = False) -> Grid:
     """Reads an evidence table with its references, or a table of the import format, which holds them.
+
+    Args:
+        evidence: the table; ``timing.tsv`` and ``errors.tsv`` beside it are read, too.
+        text: the references.
+        name: of the set; its folder's by default.
+        keep: writes ``errors.tsv`` beside the table unless it is there: a later stage need not align again.
 
     Raises:
         UserError: a file is missing or broken, or our own table comes without its references.
@@ -154,26 +135,30 @@ def read_grid(evidence: Path, text: Path | None, name: str = "") -> Grid:
         return make_grid(name or evidence.stem, *read_imported(evidence))
     if text is None:
         raise UserError(f"{evidence}: the table holds no references; give the set's text file, too")
-    table, clock = read_table(evidence), evidence.with_name("timing.tsv")
+    table, clock, counts = read_table(evidence), evidence.with_name("timing.tsv"), evidence.with_name("errors.tsv")
+    references = read_scp(text, allow_empty=True)
     timing = read_timing(clock, table.exit_layers) if clock.exists() else None
-    if timing is not None:
-        check_same_utterances(table.utterances, timing, str(clock))
-    return make_grid(name or evidence.parent.name, table, read_scp(text, allow_empty=True), timing)
+    mark = mark_of(evidence, text)
+    edits = read_edits(counts, mark, table)
+    grid = make_grid(name or evidence.parent.name, table, references, timing, edits)
+    if keep and edits is None:
+        write_edits(counts, mark, table, (grid.words, grid.characters))
+    return grid
 
 
 def levels(grid: Grid, policy: ThresholdPolicy) -> np.ndarray:
     """The numbers the policy compares with its threshold (N, K); they do not depend on the threshold."""
     policy.check(grid.table.exit_layers)
-    found = np.full(grid.errors.shape, np.nan)
+    level = np.full(grid.errors.shape, np.nan)
     for row, utt in enumerate(grid.utterances):
         evidence = grid.table.utterances[utt].evidence
         # The last exit always stops: its level decides nothing.
         for index in range(len(evidence) - 1):
-            found[row, index] = policy.level(evidence[: index + 1])
-    if not np.isfinite(found).any() and _says_something(grid):
-        remedy = "decode with --all_exits true --nbest N" if policy.nbest else "decode with --all_exits true again"
+            level[row, index] = policy.level(evidence[: index + 1])
+    if not np.isfinite(level).any() and _says_something(grid):
+        remedy = "decode every exit again (posterior: with --nbest N)"
         raise UserError(f"policy {policy.name}: the evidence table of set {grid.name} lacks what it reads; {remedy}")
-    return found
+    return level
 
 
 def _says_something(grid: Grid) -> bool:
@@ -192,8 +177,13 @@ def exits_of(grid: Grid, policy: ExitPolicy) -> np.ndarray:
     """Index of the exit at which each utterance stops (N,) under any policy."""
     if isinstance(policy, ThresholdPolicy):
         return exits_at(policy, levels(grid, policy), policy.threshold)
-    choices = choose_exits(grid.table, policy)
-    return np.array([choices[utt] for utt in grid.utterances])
+    policy.check(grid.table.exit_layers)
+    return np.array([choose_exit(policy, grid.table.utterances[utt].evidence) for utt in grid.utterances])
+
+
+def oracle_exits(grid: Grid) -> np.ndarray:
+    """Index of the exit with the fewest word errors, the first of equals (N,): the bound that no policy can pass."""
+    return grid.errors.argmin(axis=1)
 
 
 def outcome(grid: Grid, exits: np.ndarray, needs_every_exit: bool) -> Outcome:
@@ -201,13 +191,14 @@ def outcome(grid: Grid, exits: np.ndarray, needs_every_exit: bool) -> Outcome:
     rows = np.arange(len(exits))
     macs = grid.macs_passed if needs_every_exit else grid.macs_alone
     clock = None if grid.clock is None else grid.clock[rows, exits]
-    return Outcome(grid.errors[rows, exits], grid.words, macs[rows, exits], grid.layers[exits], grid.seconds, clock)
+    words, characters = grid.words[rows, exits], grid.characters[rows, exits]
+    return Outcome(words, characters, macs[rows, exits], grid.layers[exits], grid.seconds, clock)
 
 
-def fixed_outcomes(grid: Grid, needs_every_exit: bool = False) -> list[Outcome]:
-    """Every utterance at the same exit, for each exit; unless every exit is needed, only its head is read."""
-    full = np.zeros(len(grid.words), dtype=int)
-    return [outcome(grid, full + index, needs_every_exit) for index in range(len(grid.layers))]
+def fixed_outcomes(grid: Grid) -> list[Outcome]:
+    """Every utterance at the same exit, for each exit; only its head is read."""
+    full = np.zeros(len(grid.utterances), dtype=int)
+    return [outcome(grid, full + index, needs_every_exit=False) for index in range(len(grid.layers))]
 
 
 def candidate_thresholds(policy: ThresholdPolicy, level: np.ndarray, count: int = 200) -> list[float]:
@@ -226,8 +217,8 @@ def candidate_thresholds(policy: ThresholdPolicy, level: np.ndarray, count: int 
     if len(middle) > count:
         middle = np.quantile(middle, np.linspace(0, 1, count), method="nearest")
     beyond = (max(policy.least, np.floor(values[0]) - 1), np.ceil(values[-1]) + 1)
-    tried = sorted({*map(float, beyond), *(float(f"{value:.6g}") for value in middle)})
-    return tried if not deeper_is_lower(policy) else tried[::-1]
+    rising = sorted({*map(float, beyond), *(float(f"{value:.6g}") for value in middle)})
+    return rising if not deeper_is_lower(policy) else rising[::-1]
 
 
 def deeper_is_lower(policy: ThresholdPolicy) -> bool:

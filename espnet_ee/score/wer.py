@@ -1,22 +1,31 @@
-"""Word and character errors, per utterance, by jiwer.
+"""Word and character errors, per utterance, by jiwer: the one place where texts are aligned.
 
 Words are what whitespace separates, as in ESPnet's scoring; characters include the space between words, as ESPnet's
 ``<space>`` does. The alignment is Levenshtein's (all edits cost 1); sclite weighs a substitution 4 and a gap 3, so
 its split into S/D/I, and in rare sentences the sum, can differ by a word.
+
+Both sides are compared in Unicode's form NFKC. What a BPE model says is in that form, for sentencepiece puts every text it
+learns from into it; NFC would keep ligatures, full-width letters and superscripts apart in the references, which no such model
+can ever say and no ear tells apart. Of invisible characters the ones that sentencepiece reads as blanks are blanks here, too,
+and the others are left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import jiwer
+import numpy as np
 
 from espnet_ee.errors import UserError
 
 Unit = Literal["word", "character"]
+_BLANKS = str.maketrans(dict.fromkeys("\u200b\u200c\u200e\u200f\ufeff\u2581", " "))
+_INVISIBLE = ("Cc", "Cf")
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,14 @@ def _percent(count: int, total: int) -> float:
     return math.inf if count else 0.0
 
 
-def add_counts(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    """Returns the sum of the counts."""
-    columns = list(zip(*((c.sentences, c.tokens, c.hits, c.substitutions, c.deletions, c.insertions, c.wrong_sentences)
-                         for c in counts), strict=True))  # fmt: skip
-    return ErrorCounts(*map(sum, columns))
+def add_counts(edits: np.ndarray) -> ErrorCounts:
+    """The sum over utterances.
+
+    Args:
+        edits: hits, substitutions, deletions and insertions of every utterance (N, 4).
+    """
+    wrong = int((edits[:, 1:].sum(axis=1) > 0).sum())
+    return ErrorCounts(len(edits), int(edits[:, :3].sum()), *(int(total) for total in edits.sum(axis=0)), wrong)
 
 
 def check_same_utterances(references: Iterable[str], hypotheses: Iterable[str], where: str) -> None:
@@ -91,33 +103,47 @@ def check_same_utterances(references: Iterable[str], hypotheses: Iterable[str], 
         )
 
 
-def count_errors(references: Mapping[str, str], hypotheses: Mapping[str, str], unit: Unit) -> dict[str, ErrorCounts]:
-    """Aligns each hypothesis with its reference.
+def normal_form(text: str) -> str:
+    """The text as it is compared: NFKC, no invisible character, words apart by one blank.
+
+    >>> normal_form("\\ufb01n e\\u0301te\\u0301\\u200b ok ")
+    'fin été ok'
+    """
+    if not _is_plain(text):
+        shown = (sign for sign in text.translate(_BLANKS) if sign.isspace() or unicodedata.category(sign) not in _INVISIBLE)
+        text = unicodedata.normalize("NFKC", "".join(shown))
+    return " ".join(text.split())
+
+
+def invisible_characters(texts: Iterable[str]) -> int:
+    """How many characters :func:`normal_form` leaves out or reads as blanks although nobody sees them."""
+    signs = (sign for text in texts if not _is_plain(text) for sign in text)
+    return sum(not sign.isspace() and unicodedata.category(sign) in _INVISIBLE for sign in signs)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def count_edits(pairs: Sequence[tuple[str, str]], unit: Unit) -> np.ndarray:
+    """Aligns texts; equal pairs are aligned once.
 
     Args:
-        references: text by utterance id; an empty one makes every hypothesis token an insertion.
-        hypotheses: text by utterance id; an empty one makes every reference token a deletion.
+        pairs: reference and hypothesis; an empty reference makes every hypothesis token an insertion.
         unit: what counts as a token.
 
     Returns:
-        The counts by utterance id, in the references' order.
-
-    Raises:
-        UserError: the two do not hold the same utterances.
+        Hits, substitutions, deletions and insertions of each pair (N, 4).
     """
-    check_same_utterances(references, hypotheses, "scoring")
-    texts = {utt: (" ".join(references[utt].split()), " ".join(hypotheses[utt].split())) for utt in references}
+    normal = [(normal_form(reference), normal_form(hypothesis)) for reference, hypothesis in pairs]
     # jiwer refuses an empty reference, so those are counted without it.
-    aligned = {utt: pair for utt, pair in texts.items() if pair[0]}
-    counts = dict(zip(aligned, _align(list(aligned.values()), unit), strict=True))
-    for utt, (reference, hypothesis) in texts.items():
-        if not reference:
-            inserted = len(hypothesis.split() if unit == "word" else hypothesis)
-            counts[utt] = ErrorCounts(sentences=1, insertions=inserted, wrong_sentences=int(inserted > 0))
-    return {utt: counts[utt] for utt in texts}
+    aligned = list({pair: None for pair in normal if pair[0]})
+    known = dict(zip(aligned, _align(aligned, unit), strict=True))
+    inserted = {pair: (0, 0, 0, len(pair[1].split() if unit == "word" else pair[1])) for pair in normal if not pair[0]}
+    return np.array([known.get(pair) or inserted[pair] for pair in normal], dtype=int).reshape(-1, 4)
 
 
-def _align(pairs: list[tuple[str, str]], unit: Unit) -> list[ErrorCounts]:
+def _align(pairs: Sequence[tuple[str, str]], unit: Unit) -> list[tuple[int, int, int, int]]:
     if not pairs:
         return []
     process = jiwer.process_words if unit == "word" else jiwer.process_characters
@@ -125,7 +151,7 @@ def _align(pairs: list[tuple[str, str]], unit: Unit) -> list[ErrorCounts]:
     return [_count_chunks(chunks) for chunks in output.alignments]
 
 
-def _count_chunks(chunks: list[jiwer.AlignmentChunk]) -> ErrorCounts:
+def _count_chunks(chunks: Sequence[jiwer.AlignmentChunk]) -> tuple[int, int, int, int]:
     count = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
     for chunk in chunks:
         # Only an insertion has no extent in the reference.
@@ -133,5 +159,4 @@ def _count_chunks(chunks: list[jiwer.AlignmentChunk]) -> ErrorCounts:
             (chunk.hyp_start_idx, chunk.hyp_end_idx) if chunk.type == "insert" else (chunk.ref_start_idx, chunk.ref_end_idx)
         )
         count[chunk.type] += end - start
-    hits, subs, dels, ins = count.values()
-    return ErrorCounts(1, hits + subs + dels, hits, subs, dels, ins, int(subs + dels + ins > 0))
+    return count["equal"], count["substitute"], count["delete"], count["insert"]

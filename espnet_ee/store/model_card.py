@@ -14,9 +14,7 @@ from espnet_ee import __version__
 from espnet_ee.files import atomic_write
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.policy.registry import build_policy
-from espnet_ee.score.curve import read_exits
-from espnet_ee.score.replay import OperatingPoint
-from espnet_ee.score.runs import describe_policy
+from espnet_ee.score.points import Point, describe_policy, read_exits
 from espnet_ee.store.export_stock import exit_state
 from espnet_ee.store.train_config import sampling_rate
 
@@ -77,7 +75,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.replace("`", "'").split())
 
 
-def _front_matter(card: Card, points: Sequence[OperatingPoint]) -> list[str]:
+def _front_matter(card: Card, points: Sequence[Point]) -> list[str]:
     front: dict[str, Any] = {"license": card.licence}
     if card.language:
         front["language"] = card.language
@@ -103,7 +101,7 @@ def _front_matter(card: Card, points: Sequence[OperatingPoint]) -> list[str]:
     return ["---", *yaml.dump(front, Dumper=dumper, sort_keys=False, allow_unicode=True).strip().split("\n"), "---"]
 
 
-def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[OperatingPoint]) -> list[str]:
+def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[Point]) -> list[str]:
     """A table of the exits: parameters, compute, error rate on every scored set."""
     sets = list(dict.fromkeys(point.set for point in points))
     wers = {(point.set, point.name): point.wer for point in points if point.kind == "fixed"}
@@ -125,11 +123,11 @@ def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[O
     ]
 
 
-def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[OperatingPoint]) -> list[str]:
+def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[Point]) -> list[str]:
     lines = []
     for name, policy in policies.items():
         described = describe_policy(build_policy(policy["policy"], policy["policy_conf"]))
-        scored = [point for point in points if point.kind == "online" and point.name == name]
+        scored = [point for point in points if point.kind == "online" and point.name == name.removeprefix("decode_")]
         rates = "".join(f"; {p.set}: WER {p.wer:.2f} %, mean exit {p.depth:.2f}" for p in scored)
         lines.append(f"- `{name}`: {described}{rates}")
     return lines or ["None: every utterance is computed up to the last exit."]

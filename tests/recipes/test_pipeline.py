@@ -109,8 +109,6 @@ def test_every_stage_left_its_files(workspace: Workspace):
         f"{EXPERIMENT}/RESULTS.md",
         f"{EXPERIMENT}/exits.csv",
         f"{EXPERIMENT}/curve.png",
-        f"{EXPERIMENT}/policies/POLICIES.md",
-        f"{EXPERIMENT}/policies/policies.png",
         f"{EXPERIMENT}/policies/decode_learned_wer_loss1.yaml",
         f"{EXPERIMENT}/package.zip",
         f"{EXPERIMENT}/package/README.md",
@@ -153,7 +151,7 @@ def test_a_changed_option_redoes_its_stage_only(workspace: Workspace, tmp_path: 
     assert all(name.startswith(EXPERIMENT) for name in changed)
     decoded = {"evidence.tsv", "timing.tsv", "utt2exit", "text", "decode.yaml", ".done"}
     assert not any(Path(name).name in decoded or name.endswith(".pth") for name in changed)
-    copied = {"RESULTS.md", "exits.csv", "curve.png", "POLICIES.md", "policies.csv", "policies.png"}
+    copied = {"RESULTS.md", "exits.csv", "curve.png"}
     assert {path.name for path in tmp_path.iterdir()} == copied
     assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8").count("second look") == 1  # not in the command, too
 

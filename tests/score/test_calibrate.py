@@ -1,4 +1,4 @@
-"""Calibration, the study and the two commands, on sets made by chance whose errors follow their evidence."""
+"""Calibration and replay, on sets made by chance whose errors follow their evidence."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import yaml
 
-from espnet_ee.bin import calibrate_policy, simulate_policy
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.base import choose_exit
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import POLICIES, build_policy
 from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, write_table
-from espnet_ee.score.bootstrap import draws, paired_interval, wer_interval
-from espnet_ee.score.calibrate import Family, at_cost, calibrate, make_families, parse_target, samples_of
+from espnet_ee.score.bootstrap import difference, draws, wer_interval
+from espnet_ee.score.calibrate import (
+    Family,
+    calibrate,
+    calibrate_policies,
+    make_families,
+    parse_target,
+    samples_of,
+    write_calibrated,
+)
+from espnet_ee.score.evaluate import hurt_most
 from espnet_ee.score.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
-from espnet_ee.score.grid import Grid, Outcome, exits_of, fixed_outcomes, levels, make_grid, outcome, sweep
+from espnet_ee.score.grid import Grid, exits_of, fixed_outcomes, levels, make_grid, outcome, read_grid, sweep
 from espnet_ee.score.imported import NEEDED, is_imported, read_imported
-from espnet_ee.score.study import hurt_most, make_study
+from espnet_ee.score.outcome import Outcome, at_cost
+from espnet_ee.score.replay import replay_table
 
 LAYERS = (2, 4, 6, 8)
 NAMES = ("entropy", "confidence", "patience", "posterior", "learned")
@@ -89,7 +98,7 @@ def test_the_arrays_say_what_the_replay_says(dev: Grid, name: str) -> None:
 
 
 def test_a_policy_pays_for_the_heads_it_passes_and_a_fixed_exit_for_one(dev: Grid) -> None:
-    last = np.full(len(dev.words), len(LAYERS) - 1)
+    last = np.full(len(dev.utterances), len(LAYERS) - 1)
     alone, passed = (outcome(dev, last, every).macs.sum() / len(last) for every in (False, True))
     assert passed - alone == 3 * 50000
     assert fixed_outcomes(dev)[-1].macs.sum() == alone * len(last)
@@ -112,15 +121,15 @@ def test_a_calibrated_policy_meets_its_target_or_says_so(dev: Grid, name: str, t
     if found.reached and kind == "mean_layer":
         assert found.expected.depth == max(o.depth for o in family.outcomes if reached(o))
     if name not in ("fixed", "learned"):
-        assert outcome(dev, exits_of(dev, found.policy), True).errors.tolist() == found.expected.errors.tolist()
+        assert outcome(dev, exits_of(dev, found.config.policy), True).errors.tolist() == found.expected.errors.tolist()
 
 
 def test_one_lucky_threshold_is_not_believed() -> None:
     """The error rate falls with compute, but for one dip; without the dip, and on a plateau, the least compute that meets counts."""
-    words = np.full(1, 1000)
 
     def calibrated(*errors: int) -> float:
-        outcomes = [Outcome(np.array([e]), words, np.array([i + 1.0]), np.array([i]), np.ones(1)) for i, e in enumerate(errors)]
+        edits = [np.array([[1000 - e, e, 0, 0]]) for e in errors]
+        outcomes = [Outcome(e, e, np.array([i + 1.0]), np.array([i]), np.ones(1)) for i, e in enumerate(edits)]
         return calibrate(
             Family("entropy", [EntropyPolicy(0.0)] * len(errors), outcomes), parse_target("wer_loss=0"), 10.0
         ).expected.macs[0]
@@ -155,7 +164,7 @@ def test_the_learned_policy_beats_one_threshold_where_there_is_more_to_know(dev:
 
 def test_learned_goes_no_deeper_than_the_exit_that_none_improves(dev: Grid, test_set: Grid) -> None:
     """A model that thinks too long: its last exit is worse than the one before."""
-    worse, worse_test = (replace(grid, errors=grid.errors[:, [0, 1, 2, 1]]) for grid in (dev, test_set))
+    worse, worse_test = (replace(grid, words=grid.words[:, [0, 1, 2, 1]]) for grid in (dev, test_set))
     [family] = make_families(worse, ["learned"], DEFAULT_FEATURES)
     found = [outcome(worse_test, exits_of(worse_test, policy), True) for policy in family.policies]
     assert max(one.depth for one in found) == LAYERS[2]
@@ -236,13 +245,12 @@ def test_cross_fitted_levels_are_those_of_the_policy_fitted_without_the_fold(dev
 
 def test_the_fitted_policy_survives_its_yaml(dev: Grid, tmp_path: Path) -> None:
     policy = fit_learned(samples_of(dev, DEFAULT_FEATURES), DEFAULT_FEATURES)
-    found = calibrate(make_families(dev, ["learned"], DEFAULT_FEATURES)[0], parse_target("mean_layer=4"), 1.0)
-    from espnet_ee.score.study_report import decode_config
-
-    conf = yaml.safe_load(decode_config(found, "dev"))
-    read = build_policy(conf["policy"], conf["policy_conf"])
-    assert read == found.policy
-    assert {**vars(read), "threshold": 0.0} == vars(policy)
+    [calibrated] = calibrate_policies(dev, ["learned"], [parse_target("mean_layer=4")], DEFAULT_FEATURES)
+    [path] = write_calibrated(tmp_path, [calibrated], "dev")
+    assert path.name == f"decode_{calibrated.name}.yaml" == "decode_learned_mean_layer4.yaml"
+    config = DecodingConfig.read(path)
+    assert config == calibrated.config
+    assert {**vars(config.policy_for(LAYERS)), "threshold": 0.0} == vars(policy)
 
 
 def test_mixtures_lie_on_the_line_between(dev: Grid) -> None:
@@ -254,73 +262,23 @@ def test_mixtures_lie_on_the_line_between(dev: Grid) -> None:
 
 
 def test_intervals_hold_the_value_and_pairs_are_tighter(dev: Grid) -> None:
-    drawn = draws(len(dev.words))
+    drawn = draws(len(dev.utterances))
     early, late = fixed_outcomes(dev)[2:]
     interval = wer_interval(drawn, late)
     assert interval.low < late.wer < interval.high
-    paired = paired_interval(drawn, early, late)
+    paired = difference(drawn, early, late)
+    assert paired.low < paired.points == early.wer - late.wer < paired.high
     assert paired.high - paired.low < interval.high - interval.low
-    assert paired_interval(drawn, late, late).high == 0
+    assert difference(drawn, late, late).high == 0
 
 
-def test_hurt_utterances_lose_words(dev: Grid, test_set: Grid) -> None:
-    study = make_study(dev, [test_set], ["entropy"], [parse_target("mean_layer=3")], DEFAULT_FEATURES)
-    [point] = study.sets[0].measured
-    numbers = hurt_most(test_set, point)
-    lost = [test_set.errors[i, point.exits[i]] - test_set.errors[i, -1] for i in numbers]
-    assert lost and min(lost) > 0 and lost == sorted(lost, reverse=True)
-
-
-def test_the_command_writes_what_its_help_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dev_table, dev_text = write(tmp_path / "dev", 60, 1)
-    test_table, test_text = write(tmp_path / "test", 60, 2)
-    arguments = ["--dev_evidence", str(dev_table), "--dev_text", str(dev_text)]
-    arguments += ["--test_evidence", str(test_table), "--test_text", str(test_text)]
-    arguments += [
-        "--policies",
-        " ".join(NAMES),
-        "--targets",
-        "wer_loss=5 macs_per_second=1",
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    calibrate_policy.main(arguments)
-    said = capsys.readouterr().out
-    assert "learned, at most 5 % relative WER above the final exit:" in said
-    assert "entropy, at most 1e-06 MMACs per second: NOT REACHED, the nearest is:" in said
-    report = (tmp_path / "out" / "POLICIES.md").read_text(encoding="utf-8")
-    for part in (
-        "**not reached**",
-        "### Utterances by exit",
-        "hurts most",
-        "Which evidence carried",
-        "oracle: best exit",
-        "learned - entropy",
-    ):
-        assert part in report
-    assert (tmp_path / "out" / "policies.png").read_bytes().startswith(b"\x89PNG")
-    with (tmp_path / "out" / "policies.csv").open(encoding="utf-8") as stream:
-        kinds = {row["kind"] for row in csv.DictReader(stream)}
-    assert kinds == {"fixed", "sweep", "oracle", "calibrated"}
-    conf = yaml.safe_load((tmp_path / "out" / "decode_learned_wer_loss5.yaml").read_text(encoding="utf-8"))
-    build_policy(conf["policy"], conf["policy_conf"]).check(LAYERS)
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    calibrate_policy.main(arguments)
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-
-
-def test_the_same_table_is_refused_unless_told(tmp_path: Path) -> None:
-    table, text = write(tmp_path / "dev", 30, 1)
-    copy = tmp_path / "copy" / "evidence.tsv"
-    copy.parent.mkdir()
-    copy.write_bytes(table.read_bytes())
-    arguments = ["--dev_evidence", str(table), "--dev_text", str(text), "--test_evidence", str(copy), "--test_text", str(text)]
-    arguments += ["--policies", "entropy", "--targets", "wer_loss=5", "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="is the table the policies are calibrated on"):
-        calibrate_policy.main(arguments)
-    assert not (tmp_path / "out").exists()
-    calibrate_policy.main([*arguments, "--allow_same", "true"])
-    assert (tmp_path / "out" / "POLICIES.md").exists()
+def test_hurt_utterances_lose_words(test_set: Grid) -> None:
+    hurt = hurt_most(test_set, exits_of(test_set, FixedExitPolicy(LAYERS[0])))
+    lost = [one.errors - one.errors_at_last for one in hurt]
+    assert min(lost) > 0 and lost == sorted(lost, reverse=True)
+    assert lost[0] == (test_set.errors[:, 0] - test_set.errors[:, -1]).max()
+    first = test_set.table.utterances[hurt[0].utterance].rows
+    assert (hurt[0].exit_layer, hurt[0].text, hurt[0].text_of_last) == (LAYERS[0], first[0].hypothesis, first[-1].hypothesis)
 
 
 def as_import(path: Path, columns: tuple[str, ...]) -> Path:
@@ -339,7 +297,11 @@ def as_import(path: Path, columns: tuple[str, ...]) -> Path:
     return path
 
 
-def test_an_imported_table_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def rows_of(table: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.splitlines(), delimiter="\t"))
+
+
+def test_an_imported_table_is_replayed(tmp_path: Path) -> None:
     path = as_import(tmp_path / "theirs.tsv", (*NEEDED, "posterior", "token_confidence"))
     read, references = read_imported(path)
     table, expected = make_set(30, 3)
@@ -347,10 +309,7 @@ def test_an_imported_table_is_replayed(tmp_path: Path, capsys: pytest.CaptureFix
     assert [u.rows[0].evidence.entropy for u in read.utterances.values()] == [
         u.rows[0].evidence.entropy for u in table.utterances.values()
     ]
-    simulate_policy.main(
-        ["--evidence", str(path), "--policy", "fixed", "--policy", "entropy=0.02,0.03", "--policy", "posterior"]
-    )
-    rows = list(csv.DictReader(capsys.readouterr().out.splitlines(), delimiter="\t"))
+    rows = rows_of(replay_table(read_grid(path, None), ["fixed", "entropy=0.02,0.03", "posterior"], [], 20))
     fixed = [row for row in rows if row["policy"] == "fixed"]
     assert [float(row["depth"]) for row in fixed] == list(LAYERS)
     ours = fixed_outcomes(make_grid("ours", table, expected))
@@ -392,16 +351,22 @@ def test_a_broken_import_is_named(tmp_path: Path, columns: tuple[str, ...], mess
         read_imported(path)
 
 
-def test_simulate_says_what_is_missing(tmp_path: Path) -> None:
-    table, text = write(tmp_path / "dev", 5, 1)
-    with pytest.raises(UsageError, match="at least one"):
-        simulate_policy.main(["--evidence", str(table), "--text", str(text)])
-    with pytest.raises(UserError, match="holds no references"):
-        simulate_policy.main(["--evidence", str(table), "--policy", "entropy"])
-    with pytest.raises(UsageError, match="not numbers"):
-        simulate_policy.main(["--evidence", str(table), "--text", str(text), "--policy", "entropy=much"])
-    with pytest.raises(UsageError, match="'learned' is not known by its name alone"):
-        simulate_policy.main(["--evidence", str(table), "--text", str(text), "--policy", "learned"])
+def test_replay_says_what_is_missing(dev: Grid, tmp_path: Path) -> None:
+    table, _ = write(tmp_path / "dev", 5, 1)
+    with pytest.raises(UserError, match="evidence.tsv: .*text"):
+        read_grid(table, None)
+    for names, count, said in (
+        ([], 20, "at least one"),
+        (["entropy"], 0, "--thresholds is 0"),
+        (["entropy=much"], 20, "'entropy=much'"),
+        (["fixed=nan"], 20, "'fixed=nan'"),
+        (["learned"], 20, "'learned'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            replay_table(dev, names, [], count)
+    for name in ("fixed=4.7", "fixed=inf"):
+        with pytest.raises(UserError, match="exit_layer"):
+            replay_table(dev, [name], [], 20)
 
 
 def test_many_thresholds_cost_little_more_than_one() -> None:
@@ -417,18 +382,12 @@ def test_many_thresholds_cost_little_more_than_one() -> None:
     assert time.perf_counter() - started < 10 * 1000 / 5000 * 4 / 6
 
 
-def test_a_model_with_one_exit_has_nothing_to_calibrate(tmp_path: Path, capsys) -> None:
-    """The recipes' baselines pass through stage 14, too."""
+def test_a_model_with_one_exit_has_nothing_to_calibrate() -> None:
+    """The recipes' baselines pass through the same stages."""
     table, references = make_set(30, 1)
     last = {name: Utterance(one.audio_seconds, one.rows[-1:]) for name, one in table.utterances.items()}
-    write_table(tmp_path / "evidence.tsv", EvidenceTable(LAYERS[-1:], last))
-    write_scp(tmp_path / "text", references)
-    out = tmp_path / "policies"
-    calibrate_policy.main(
-        ["--dev_evidence", str(tmp_path / "evidence.tsv"), "--dev_text", str(tmp_path / "text"), "--output_dir", str(out)]
-    )
-    assert "one exit only (8); there is nothing to choose" in capsys.readouterr().out
-    assert not out.exists()
+    grid = make_grid("dev", EvidenceTable(LAYERS[-1:], last), references)
+    assert calibrate_policies(grid, NAMES, [parse_target("wer_loss=1")], DEFAULT_FEATURES) == []
 
 
 @pytest.fixture
@@ -553,22 +512,17 @@ def test_a_wrong_row_of_an_import_is_named(tmp_path: Path, old: str, new: str, m
         read_imported(path)
 
 
-def test_thresholds_of_the_command_line_are_what_they_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table, text = write(tmp_path / "dev", 5, 1)
-    replay = ["--evidence", str(table), "--text", str(text)]
-    for word in ("fixed=4.7", "fixed=inf"):
-        with pytest.raises(UserError, match="exit_layer must be of type int"):
-            simulate_policy.main([*replay, "--policy", word])
-    for word in ("fixed=nan", "entropy=nan"):
-        with pytest.raises(UsageError, match="not numbers"):
-            simulate_policy.main([*replay, "--policy", word])
+def test_configurations_are_replayed(dev: Grid, tmp_path: Path) -> None:
     config = tmp_path / "lr=0.1" / "decode.yaml"
     config.parent.mkdir()
     config.write_text("policy: fixed\n")
-    capsys.readouterr()
-    simulate_policy.main([*replay, "--config", str(config), "--config", f"{config}=2,6"])
-    rows = list(csv.DictReader(capsys.readouterr().out.splitlines(), delimiter="\t"))
+    rows = rows_of(replay_table(dev, [], [str(config), f"{config}=2,6"], 20))
     assert [float(row["depth"]) for row in rows] == [8, 2, 6]
+    config.write_text("policy: entropy\npolicy_conf: {threshold: 0.02}\n")
+    [row] = rows_of(replay_table(dev, [], [str(config)], 20))
+    reached = outcome(dev, exits_of(dev, EntropyPolicy(0.02)), True)
+    assert (row["threshold"], float(row["errors"]), float(row["words"])) == ("0.02", reached.errors.sum(), 1200)
+    assert float(row["macs_per_second"]) == pytest.approx(reached.macs_per_second, rel=1e-5)
 
 
 def test_targets_that_are_near_have_files_of_their_own() -> None:
@@ -577,14 +531,12 @@ def test_targets_that_are_near_have_files_of_their_own() -> None:
     assert parse_target("wer_loss=1") == parse_target("wer_loss=1.0")
 
 
-def test_policies_of_an_earlier_calibration_do_not_stay(tmp_path: Path) -> None:
-    table, text = write(tmp_path / "dev", 30, 1)
-    out = tmp_path / "policies"
-    calibration = ["--dev_evidence", str(table), "--dev_text", str(text), "--output_dir", str(out), "--policies", "entropy"]
-    calibrate_policy.main([*calibration, "--targets", "wer_loss=1 mean_layer=5"])
-    (out / "decode_mine.yaml").write_text("policy: fixed\n")
-    calibrate_policy.main([*calibration, "--targets", "mean_layer=5"])
-    assert sorted(path.name for path in out.glob("*.yaml")) == ["decode_entropy_mean_layer5.yaml", "decode_mine.yaml"]
+def test_policies_of_an_earlier_calibration_do_not_stay(dev: Grid, tmp_path: Path) -> None:
+    for targets in ("wer_loss=1 mean_layer=5", "mean_layer=5"):
+        calibrated = calibrate_policies(dev, ["entropy"], [parse_target(word) for word in targets.split()], [])
+        write_calibrated(tmp_path, calibrated, "dev")
+        (tmp_path / "decode_mine.yaml").write_text("policy: fixed\n")
+    assert sorted(path.name for path in tmp_path.glob("*.yaml")) == ["decode_entropy_mean_layer5.yaml", "decode_mine.yaml"]
 
 
 def test_a_new_policy_with_a_threshold_is_known_by_its_name(dev: Grid, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.score.curve import COLUMNS
+from espnet_ee.score.points import COLUMNS
 from espnet_ee.store import package
 from espnet_ee.store.export_stock import exit_state
 from espnet_ee.store.model_card import Card
@@ -100,7 +100,7 @@ def test_the_card_tells_exits_and_policies(trained, tmp_path):
     rows = []
     for kind, name, wer, depth in (("fixed", "exit 1", 30.5, 1), ("fixed", "exit 4", 9.25, 4), ("online", "quick", 11, 2.5)):
         row = {**dict.fromkeys(COLUMNS, 0), "set": "test", "kind": kind, "name": name, "threshold": "", "wer": wer}
-        rows.append({**row, "depth": depth, "rtf_replayed": "True", "word_tokens": 10000, "word_substitutions": int(wer * 100)})
+        rows.append({**row, "depth": depth, "word_tokens": 10000, "word_substitutions": int(wer * 100)})
     lines = [",".join(COLUMNS), *(",".join(str(row[name]) for name in COLUMNS) for row in rows)]
     (tmp_path / "exits.csv").write_text("\n".join(lines) + "\n")
     made = pack_model(*paths, tmp_path / "package", CARD, [folder / "quick.yaml"], tmp_path / "exits.csv")

@@ -47,7 +47,7 @@ score_sets() {
     run_once "stage 13: scores" "${asr_exp}/.stage13.done" "${wanted}" "${asr_exp}/log/score.log" \
         "${python}" -m espnet_ee.bin.score --exp_dir "${asr_exp}" --data_root "${data_feats}" \
         --valid_set "${valid_set}" --test_sets "${test_sets}" --all_exits_tag "${all_exits_tag}" \
-        --policies "${decode_tags[*]-}" --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
+        --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
     show_log "${asr_exp}/log/score.log"
     copy_results "${asr_exp}"/{RESULTS.md,exits.csv,curve.png}
     log "stage 13: ${asr_exp}/RESULTS.md, ${asr_exp}/exits.csv, ${asr_exp}/curve.png"
@@ -76,25 +76,19 @@ copy_results() {
     done
 }
 
-# Stage 14. Policies are calibrated on the development set and measured on the others, never on the same.
+# Stage 14. Policies are calibrated on the development set, never on a set that they are measured on.
 calibrate_on_valid_set() {
-    local out=${asr_exp}/policies tables=() texts=() marks=() name wanted
+    local out=${asr_exp}/policies marks=() name wanted
     local decoded=${asr_exp}/${all_exits_tag}
     for name in "${eval_sets[@]}"; do
         need_decoding "${decoded}/${name}/.done"
         marks+=("${decoded}/${name}/.done")
-        if [ "${name}" != "${valid_set}" ]; then
-            tables+=("${decoded}/${name}/evidence.tsv")
-            texts+=("${data_feats}/${name}/text")
-        fi
     done
     wanted=$(identity "${valid_set} ${test_sets} ${calibrate_policies} ${calibrate_targets}" "${marks[@]}")
     run_once "stage 14: exit policies" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/calibrate.log" \
         "${python}" -m espnet_ee.bin.calibrate_policy --output_dir "${out}" \
         --dev_evidence "${decoded}/${valid_set}/evidence.tsv" --dev_text "${data_feats}/${valid_set}/text" \
-        --test_evidence ${tables[@]+"${tables[@]}"} --test_text ${texts[@]+"${texts[@]}"} \
-        --policies "${calibrate_policies}" --targets "${calibrate_targets}" --command "$(shown_command)"
+        --policies "${calibrate_policies}" --targets "${calibrate_targets}"
     show_log "${asr_exp}/log/calibrate.log"
-    copy_results "${out}"/{POLICIES.md,policies.csv,policies.png}
-    log "stage 14: ${out}: decode_POLICY_TARGET.yaml for --inference_configs, POLICIES.md, policies.png"
+    log "stage 14: ${out}: decode_POLICY_TARGET.yaml for --inference_configs"
 }

@@ -1,0 +1,109 @@
+"""The picture of an experiment: word error rate over compute, readable without other text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_write
+from espnet_ee.score.points import Point
+
+MAX_PANELS = 2  # of more, none can be read on a page
+# Okabe and Ito's palette; markers tell the policies apart without colour.
+_POLICIES = {
+    "entropy": ("#0072B2", "s"),
+    "confidence": ("#56B4E9", "^"),
+    "patience": ("#E69F00", "v"),
+    "posterior": ("#CC79A7", "P"),
+    "learned": ("#D55E00", "D"),
+}
+_OTHER_POLICY = ("#999999", "h")
+_FIXED = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 8, "linewidth": 2}
+_SEPARATE = {"color": "#8A2BE2", "marker": "X", "linestyle": ":", "markersize": 12, "linewidth": 2}
+_ORACLE = {"color": "#009E73", "marker": "*", "linestyle": "none", "markersize": 22}
+
+
+def draw_curve(path: Path, points: Sequence[Point], sets: Sequence[str], model: str) -> None:
+    """Writes the picture as a PNG.
+
+    Args:
+        path: the PNG.
+        points: operating points, of these and perhaps other sets.
+        sets: the sets to draw, in order; those after the second are left out, and the title says so.
+        model: name of the model, for the title.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    figure = make_figure(points, sets, model)
+    with atomic_write(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=100, metadata={"Software": None})
+
+
+def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any:
+    """The picture as matplotlib's figure; see :func:`draw_curve`."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("the curve needs matplotlib; install it with: pip install 'espnet_ee[recipe]'") from None
+    shown = list(sets)[:MAX_PANELS]
+    with matplotlib.rc_context({"font.size": 15, "axes.spines.top": False, "axes.spines.right": False}):
+        # Not pyplot: it keeps every figure alive and may look for a display.
+        figure = Figure(figsize=(1.0 + 8.5 * len(shown), 8.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        entries: dict[str, Any] = {}
+        for panel, name in zip(panels, shown, strict=True):
+            entries |= _draw_panel(panel, [point for point in points if point.set == name])
+            panel.set_title(name, loc="left", fontweight="bold")
+        panels[0].set_ylabel("word error rate (%)")
+        more = f" ({len(sets) - len(shown)} more sets in RESULTS.md)" if len(sets) > len(shown) else ""
+        key = "Lines: policies at all thresholds. Large marks: calibrated on the development set, with 95 % intervals."
+        figure.suptitle(f"{model}{more}. Down and left is better.\n{key}", fontsize=15, x=0.01, ha="left")
+        # Below the panels, where no curve can run into it.
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2 + len(shown), frameon=False)
+    return figure
+
+
+def _draw_panel(panel: Any, points: Sequence[Point]) -> dict[str, Any]:
+    """Draws one set's points and returns the legend's entries."""
+    fixed = [point for point in points if point.kind == "fixed"]
+    unit, name = (1e9, "GMACs") if max(point.macs_per_second for point in fixed) >= 1e9 else (1e6, "MMACs")
+    entries = {"fixed exits (number: the block)": _line(panel, fixed, unit, **_FIXED)}
+    for point in fixed:
+        place = (point.macs_per_second / unit, point.wer)
+        panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=(6, 7))
+    for policy in dict.fromkeys(point.policy for point in points if point.policy not in ("", "fixed")):
+        entries[policy] = _draw_policy(panel, [point for point in points if point.policy == policy], unit, policy)
+    for kind, label, style in (("separate", "separately trained models", _SEPARATE), ("oracle", "oracle (a bound)", _ORACLE)):
+        others = [point for point in points if point.kind == kind]
+        if others:
+            entries[label] = _line(panel, others, unit, **style)
+    panel.set_xlabel(f"compute ({name} per second of audio)")
+    panel.set_xlim(left=0)
+    panel.set_ylim(0, 1.15 * max([point.wer for point in (*fixed, *points) if point.kind != "sweep"]) or 1.0)
+    panel.grid(alpha=0.25)
+    return entries
+
+
+def _draw_policy(panel: Any, points: Sequence[Point], unit: float, policy: str) -> Any:
+    colour, marker = _POLICIES.get(policy, _OTHER_POLICY)
+    style = {"color": colour, "marker": marker}
+    sweep = [point for point in points if point.kind == "sweep"]
+    line = _line(panel, sweep, unit, **style, linewidth=2, markersize=8, markevery=6, alpha=0.8)
+    for point in points:
+        if point.kind == "calibrated":
+            bars = [[point.wer - point.wer_interval.low], [point.wer_interval.high - point.wer]]
+            place = ([point.macs_per_second / unit], [point.wer])
+            panel.errorbar(*place, yerr=bars, **style, markersize=13, markeredgecolor="white", elinewidth=1.5, capsize=4)
+    return line
+
+
+def _line(panel: Any, points: Sequence[Point], unit: float, **style: Any) -> Any:
+    places = sorted((point.macs_per_second / unit, point.wer) for point in points)
+    (line,) = panel.plot([place[0] for place in places], [place[1] for place in places], **style)
+    return line
