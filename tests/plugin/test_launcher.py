@@ -8,6 +8,8 @@ import yaml
 
 from tests import tiny
 
+pytestmark = pytest.mark.process
+
 
 def launch(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "espnet_ee", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
