@@ -41,13 +41,7 @@ def main() -> None:
 
         adopt(module)
     sys.argv = [name, *sys.argv[3:]]
-    try:
-        module.main()
-    except TypeError as error:
-        # How ESPnet reports a key of a *_conf section that its class does not take.
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise UsageError(f"configuration: {error}; remove or correct that key") from error
+    module.main()
 
 
 if __name__ == "__main__":

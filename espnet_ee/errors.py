@@ -1,5 +1,9 @@
 """The project's user-facing errors and how a command reports them.
 
+The exit status of every command: 0, what was asked for is done; 2, the command line itself is wrong (an option, its value, or
+two that do not fit together: :class:`UsageError`); 1, everything else (a file, a configuration, the machine:
+:class:`UserError`). Both are one line on stderr. What is neither is a bug of ours and keeps its traceback.
+
 Imports nothing but the standard library, so every part of the package may use it.
 """
 
@@ -8,8 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+TRACEBACK = "ESPNET_EE_TRACEBACK"  # the environment variable: 1 shows where a one-line error comes from
 
 
 class UserError(Exception):
@@ -45,7 +52,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        _stop(str(error), error.exit_status)
+        _stop(error, str(error), error.exit_status)
     except BrokenPipeError:
         # The reader of our output went away (`... | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,9 +61,20 @@ def run(main: Callable[[], None]) -> None:
         if not is_mendable(error):
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _stop(f"{place}{error.strerror}; check space, permissions and the path", UserError.exit_status)
+        _stop(error, f"{place}{error.strerror}; check space, permissions and the path", UserError.exit_status)
 
 
-def _stop(message: str, status: int) -> None:
+def _stop(error: Exception, message: str, status: int) -> None:
+    if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+        _show_cause(error)
     print(f"{Path(sys.argv[0]).stem}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def _show_cause(error: BaseException) -> None:
+    """Prints the traceback of an error and of what it was made of, also where ``from None`` hides that."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__suppress_context__ = False
+        link = link.__cause__ or link.__context__
+    traceback.print_exception(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from espnet_ee.errors import UsageError, UserError, run
+from espnet_ee.errors import TRACEBACK, UsageError, UserError, run
 
 
 @pytest.mark.parametrize(("error", "status"), [(UserError("a\n b"), 1), (UsageError("a\n b"), 2)])
@@ -40,6 +40,45 @@ def test_a_full_or_forbidden_disk_is_one_line(error: OSError, line: str, capsys:
         run(main)
     said = capsys.readouterr().err
     assert stopped.value.code == 1 and line in said and said.count("\n") == 1
+
+
+def bad_bytes() -> None:
+    raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "the cause")
+
+
+def as_one_line(chained: bool) -> None:
+    try:
+        bad_bytes()
+    except ValueError as error:
+        raise UserError("text:3: not UTF-8") from (error if chained else None)
+
+
+@pytest.mark.parametrize("chained", [True, False])
+@pytest.mark.parametrize("asked", ["1", "0", "", None])
+def test_the_cause_of_a_line_is_shown_when_asked_for(
+    asked: str | None, chained: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    if asked is not None:
+        monkeypatch.setenv(TRACEBACK, asked)
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: as_one_line(chained))
+    *cause, line = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 1 and line.endswith("error: text:3: not UTF-8")
+    assert any("in bad_bytes" in word for word in cause) == any("the cause" in word for word in cause) == (asked == "1")
+    assert bool(cause) == (asked == "1")
+
+
+def test_the_cause_of_a_full_disk_is_shown_when_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fills_the_disk() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv(TRACEBACK, "1")
+    with pytest.raises(SystemExit):
+        run(fills_the_disk)
+    assert "in fills_the_disk" in capsys.readouterr().err
 
 
 def test_bug_keeps_its_traceback() -> None:

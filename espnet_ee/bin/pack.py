@@ -1,4 +1,4 @@
-"""Packs a trained model with its policies and a generated model card: one folder, or one archive (*.zip).
+"""Packs a trained model with its policies and a generated model card: one folder.
 
 Example:
     python -m espnet_ee.bin.pack --asr_train_config exp/asr/config.yaml --asr_model_file exp/asr/valid.loss.ave.pth \\
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr_train_config", type=Path, required=True, help="the training's config.yaml")
     parser.add_argument("--asr_model_file", type=Path, required=True, help="the parameters, *.pth")
-    parser.add_argument("--outpath", type=Path, required=True, help="new folder, earlier package, or archive *.zip")
+    parser.add_argument("--outpath", type=Path, required=True, help="new folder, or earlier package")
     parser.add_argument(
         "--policies", type=Path, nargs="*", default=[], help="decoding configurations; the first is the default"
     )
@@ -33,10 +33,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.name.split() != [arguments.name]:
         raise UsageError(f"--name {arguments.name!r}: give one word, OWNER/MODEL on the hub")
-    if arguments.outpath.name.endswith((".gz", ".tar", ".tgz", ".bz2", ".xz")):
-        raise UsageError(f"--outpath {arguments.outpath}: give a folder or an archive that ends in .zip")
     from espnet_ee.store.model_card import Card  # after the cheap checks: ESPnet takes seconds to import
-    from espnet_ee.store.package import SUFFIX, pack_model
+    from espnet_ee.store.package import pack_model
 
     card = Card(arguments.name, arguments.licence, arguments.training_data, arguments.language, arguments.command)
     made = pack_model(
@@ -47,7 +45,7 @@ def main() -> None:
         arguments.policies,
         arguments.exits_csv,
     )
-    print(f"{made}: packed" + ("" if made.suffix == SUFFIX else f"; to share it: hf upload {arguments.name} {made}"))
+    print(f"{made}: packed; to share it: hf upload {arguments.name} {made}")
 
 
 if __name__ == "__main__":

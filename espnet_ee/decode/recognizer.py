@@ -125,20 +125,19 @@ class EarlyExitRecognizer:
     def from_pretrained(
         cls, source: str | Path, policy: ExitPolicy | str | None = None, device: str = "cpu"
     ) -> EarlyExitRecognizer:
-        """Loads a package: a folder, an archive, or the name of a model on the Hugging Face hub.
+        """Loads a package or an experiment: a folder, or the name of a model on the Hugging Face hub.
 
         Args:
-            source: see :func:`espnet_ee.store.package.open_package`; nothing in it is trusted.
-            policy: a policy, the name of one of the package's, or none for its first one.
+            source: see :func:`espnet_ee.store.package.open_model`.
+            policy: a policy, the name of one of the package's, or none for its default.
             device: torch device.
         """
-        from espnet_ee.store.package import load_package, open_package  # imports all of ESPnet's ASR task
+        from espnet_ee.store.package import open_model  # imports all of ESPnet's ASR task
 
-        with open_package(source) as folder:
-            package = load_package(folder, device)
-        if isinstance(policy, ExitPolicy):
-            return cls(package.model, policy)
-        return cls(package.model, package.policy(policy))
+        package = open_model(source, device)
+        if not isinstance(policy, ExitPolicy):
+            policy = package.config(policy).policy_for(package.model.encoder.exit_layers)
+        return cls(package.model, policy)
 
     @torch.inference_mode()
     def recognize(self, batch: Sequence[np.ndarray]) -> list[Recognition]:

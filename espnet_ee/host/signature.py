@@ -46,14 +46,17 @@ def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Clas
 
 
 def reject_unknown_keys(cls: type, where: str, given: dict[str, Any]) -> None:
-    """Raises a UsageError that names the first keyword which the (extended) constructor does not take.
+    """Raises a UsageError that names the first keyword which a constructor does not take.
 
     Args:
-        cls: a class decorated by :func:`extend_signature`.
+        cls: the class; :func:`extend_signature` makes a constructor of ours tell all that it takes.
         where: the configuration's section, such as ``"encoder_conf"``.
         given: the keywords that were given.
     """
-    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "input_size")]
+    parameters = inspect.signature(cls.__init__).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name not in ("self", "input_size")]
     for name in given:
         if name not in known:
             raise UsageError(f"{where}: unknown key {name!r}; known keys are {', '.join(sorted(known))}")

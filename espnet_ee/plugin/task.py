@@ -5,22 +5,58 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import inspect
 import logging
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_ee.plugin.register import register
+from espnet_ee.errors import UserError, is_mendable
+from espnet_ee.files import read_yaml
+from espnet_ee.host.signature import reject_unknown_keys
+from espnet_ee.plugin.register import ENCODERS, MODELS, register
 
 # At import, so that a spawned child that unpickles the task by name has the tables filled, too.
 register()
 
+# Decoders that change what a model is. The others ESPnet itself leaves out under ctc_weight 1.0.
+_OTHER_DECODERS = ("transducer", "mlm", "linear_decoder")
+
 
 class EarlyExitASRTask(ASRTask):
-    """``espnet2.tasks.asr.ASRTask``, able to build ``early_exit_*`` encoders and models."""
+    """``espnet2.tasks.asr.ASRTask``, able to build ``early_exit_*`` encoders and models.
+
+    What ESPnet's classes find wrong with their settings is one line; a bug of ours keeps its traceback.
+    """
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
+        """As in ESPnet.
+
+        Raises:
+            UserError: no model can be built from the configuration.
+        """
+        refuse_ignored(args)
+        with one_line("model"):
+            return super().build_model(args)
+
+    @classmethod
+    def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+        """As in ESPnet; the scheduler, which ESPnet makes next, has its keys checked here."""
+        with one_line("optimizer"):
+            for key, classes in (("optim", optim_classes), ("scheduler", scheduler_classes)):
+                name = getattr(args, key)
+                if name in classes:
+                    reject_unknown_keys(classes[name], f"{key}_conf", getattr(args, f"{key}_conf"))
+            return super().build_optimizers(args, model)
 
     @classmethod
     def build_model_from_file(cls, *arguments: Any, **keywords: Any) -> tuple[AbsESPnetModel, argparse.Namespace]:
@@ -29,7 +65,7 @@ class EarlyExitASRTask(ASRTask):
         if len(getattr(model, "exit_ctc", ())):
             logging.warning(
                 "stock inference reads every exit with the last exit's head: the text of the last exit is right, "
-                "encoder_interctc_layer*.txt is not; the other exits are read by espnet_ee.bin.asr_inference"
+                "encoder_interctc_layer*.txt is not; the other exits are read by espnet-ee decode"
             )
         return model, trained
 
@@ -40,6 +76,8 @@ class EarlyExitASRTask(ASRTask):
         A thread of gloo that lets go of its last tensor during that end takes the interpreter's lock and is torn down with
         it: "terminate called without an active exception", after a training that had succeeded.
         """
+        if getattr(args, "encoder", None) in ENCODERS:
+            refuse_legacy_positions(args.init_param)
         if torch.distributed.is_available():
             # Left to DistributedDataParallel, this import would come after the group: a default of its functions for good.
             importlib.import_module("torch.distributed.nn.functional")
@@ -48,6 +86,90 @@ class EarlyExitASRTask(ASRTask):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gc.collect()  # the wrapped model, which holds the group, too
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Turns what ESPnet, or torch under it, says of a configuration into a UserError.
+
+    Args:
+        what: that is built from the configuration, for the message.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error)) from error  # a configuration is at fault, not a command line
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"configuration: {error.filename}: no such file; run from the recipe's folder") from error
+    except Exception as error:
+        if is_ours(error) or (isinstance(error, OSError) and is_mendable(error)):
+            raise
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(f"configuration: no {what} can be built from it: {reason}") from error
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an error is a bug of ours: raised by our code, or by a library that our code called.
+
+    The innermost frame that is ours or ESPnet's decides: what ESPnet was given is the configuration's.
+    """
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package = str(frame.f_globals.get("__name__")).split(".")[0]
+        if package in ("espnet", "espnet2", "espnet_ee"):
+            return package == "espnet_ee"
+    return True
+
+
+def refuse_ignored(args: argparse.Namespace) -> None:
+    """Refuses what ``model: early_exit`` would pass over without a word.
+
+    Raises:
+        UserError: names the key.
+    """
+    if getattr(args, "model", None) not in MODELS:
+        return
+    if getattr(args, "decoder", None) in _OTHER_DECODERS:
+        raise UserError(f"decoder: {args.decoder}: model early_exit has CTC heads only; set decoder: null")
+    if (args.model_conf or {}).get("aux_ctc"):
+        raise UserError("model_conf: aux_ctc: model early_exit trains no auxiliary CTC; remove it")
+
+
+def refuse_legacy_positions(init_param: Sequence[str]) -> None:
+    """Refuses to begin with a stock encoder whose parameters fit ours in name and shape, but not in arithmetic.
+
+    Args:
+        init_param: ESPnet's option, ``FILE[:SOURCE:TARGET:EXCLUDED]`` each; the FILE's config.yaml is read if it lies beside.
+
+    Raises:
+        UserError: an encoder with ESPnet's older kind of relative positions.
+    """
+    for entry in init_param:
+        file, _, part = entry.partition(":")
+        path = Path(file).with_name("config.yaml")
+        if not path.is_file() or part.split(":")[0].split(".")[0] not in ("", "encoder"):
+            continue
+        config = read_yaml(path, "give the config.yaml that training wrote")
+        if has_legacy_positions(str(config.get("encoder")), config.get("encoder_conf") or {}):
+            raise UserError(
+                f"--init_param {file}: {path} has rel_pos_type legacy (the stock default), which no early exit can take over: "
+                "names and shapes fit, the arithmetic does not; train the stock model with rel_pos_type: latest"
+            )
+
+
+def has_legacy_positions(encoder: str, conf: Mapping[str, Any]) -> bool:
+    """Whether an encoder uses ESPnet's older relative positions, which are the stock conformer's default.
+
+    Args:
+        encoder: its name in ESPnet's table.
+        conf: ``encoder_conf``.
+    """
+    if encoder not in encoder_choices.classes:
+        return False
+    known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
+    kind, version = (
+        conf.get(name, known[name].default if name in known else None) for name in ("pos_enc_layer_type", "rel_pos_type")
+    )
+    return kind == "legacy_rel_pos" or (kind == "rel_pos" and version == "legacy")
 
 
 def adopt(command: ModuleType) -> None:

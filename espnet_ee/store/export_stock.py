@@ -1,4 +1,4 @@
-"""Between early-exit models and stock ESPnet: InterCTC models read as early-exit ones, exits written as stock ones."""
+"""One exit of an early-exit model, written as a stock ESPnet model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
         # Built by the stock task from the very file that a stranger will read, so that no key is missing or left over.
         stock = ASRTask.build_model(argparse.Namespace(**{**exported, **_paths_of(config)}))
         state = stock_state(model, exit_layer)
-        check_keys(stock, state, model_file)
+        check_keys(stock.state_dict(), state, model_file)
         with atomic_write(folder / "config.yaml") as stream:
             yaml.safe_dump(exported, stream, sort_keys=False, allow_unicode=True)
         with atomic_write(folder / "model.pth", "wb") as stream:

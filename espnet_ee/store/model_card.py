@@ -13,11 +13,12 @@ import yaml
 from espnet_ee import __version__
 from espnet_ee.files import atomic_write
 from espnet_ee.host.compat import espnet_version
-from espnet_ee.policy.registry import build_policy
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.score.points import Point, describe_policy, read_exits
 from espnet_ee.store.export_stock import exit_state
 from espnet_ee.store.train_config import sampling_rate
 
+_RAN = ("calibrated", "online")
 _SECONDS = 10  # attention's cost grows with length: MACs per second are those of an utterance this long
 
 
@@ -45,7 +46,8 @@ def write_card(
     card: Card,
     config: Mapping[str, Any],
     model: torch.nn.Module,
-    policies: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, DecodingConfig],
+    default: str | None,
     exits_csv: str | Path | None,
 ) -> None:
     """Writes the card atomically.
@@ -55,23 +57,24 @@ def write_card(
         card: what follows from no file.
         config: of the training.
         model: loaded.
-        policies: by name: ``policy`` and ``policy_conf``.
+        configs: decoding configurations by name.
+        default: the name of the one that is used where none is asked for; None: the final exit.
         exits_csv: scores of stage 13; without them the card has no error rates.
     """
-    points = [] if exits_csv is None else [p for p in read_exits(exits_csv) if p.kind in ("fixed", "online")]
+    points = [] if exits_csv is None else read_exits(Path(exits_csv))
     lines = [*_front_matter(card, points), "", f"# {card.name}", ""]
     lines += ["Early-exit speech recognition: a CTC head after several blocks of one encoder, so that every utterance may stop"]
-    lines += ["as soon as it is sure enough. Made with espnet_ee.", "", "## Exits", ""]
-    lines += _exits(config, model, points)
-    lines += ["", "## Exit policies", "", *_policies(policies, points), "", "## Use", "", *_usage(card, config), ""]
-    lines += ["## Training", "", f"- data: {card.training_data}", f"- encoder: `{config['encoder']}`, `{config['model']}`"]
-    lines += [f"- command: `{_one_line(card.command)}`"] if card.command else []
+    lines += ["as soon as it is sure enough. Made with espnet_ee, on ESPnet; ESPnet alone cannot load it.", ""]
+    lines += ["## Use", "", *_usage(card, config, default), "", "## Exits", "", *_exits(config, model, points)]
+    lines += ["", "## Exit policies", "", *_policies(configs, model.encoder.exit_layers, default, points)]
+    lines += ["", "## Training", "", f"- data: {card.training_data}", f"- encoder: `{config['encoder']}`, `{config['model']}`"]
+    lines += [f"- command: `{_in_one_line(card.command)}`"] if card.command else []
     lines += [f"- licence: {card.licence}", f"- packed by espnet_ee {__version__} under ESPnet {espnet_version()}"]
     with atomic_write(path) as stream:
         stream.write("\n".join(lines) + "\n")
 
 
-def _one_line(text: str) -> str:
+def _in_one_line(text: str) -> str:
     return " ".join(text.replace("`", "'").split())
 
 
@@ -79,10 +82,11 @@ def _front_matter(card: Card, points: Sequence[Point]) -> list[str]:
     front: dict[str, Any] = {"license": card.licence}
     if card.language:
         front["language"] = card.language
+    # Neither library nor tag is "espnet": the hub would show how stock ESPnet loads a model, which cannot load this one.
     front.update(
-        library_name="espnet",
+        library_name="espnet_ee",
         pipeline_tag="automatic-speech-recognition",
-        tags=["espnet", "espnet_ee", "early-exit", "ctc", "audio", "automatic-speech-recognition"],
+        tags=["espnet_ee", "early-exit", "ctc", "audio", "automatic-speech-recognition"],
     )
     final = {point.set: point.wer for point in points if point.kind == "fixed"}  # the last exit comes last
     if final:
@@ -101,51 +105,71 @@ def _front_matter(card: Card, points: Sequence[Point]) -> list[str]:
     return ["---", *yaml.dump(front, Dumper=dumper, sort_keys=False, allow_unicode=True).strip().split("\n"), "---"]
 
 
+def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[str]:
+    source = card.name if "/" in card.name else "package"  # a name that is none of the hub's is no address
+    audio = "a.wav" if config.get("frontend") else "features.npy"
+    stops = f"the policy `{default}`" if default else "the final exit, so every block is computed"
+    return [
+        "```bash",
+        'pip install "espnet_ee[hub]"     # or, in a clone of its repository: pip install -e ".[hub]"',
+        f"espnet-ee transcribe {audio} --model {source}",
+        "```",
+        "",
+        "```python",
+        "from espnet_ee import EarlyExitASR",
+        "",
+        f'print(EarlyExitASR.from_pretrained("{source}").transcribe("{audio}").text)',
+        "```",
+        "",
+        f"Without a word about when to stop, that is {stops}; `--policy NAME` (in Python `policy=`) names another one below.",
+        "",
+        f"For people without espnet_ee: `espnet-ee export --model {source} --exit_layer K --out DIR` writes one exit as a plain",
+        "ESPnet model.",
+    ]
+
+
 def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[Point]) -> list[str]:
     """A table of the exits: parameters, compute, error rate on every scored set."""
-    sets = list(dict.fromkeys(point.set for point in points))
-    wers = {(point.set, point.name): point.wer for point in points if point.kind == "fixed"}
-    head = ["exit", "parameters", "MMACs/s", *(f"WER % {name}" for name in sets)]
-    lines = ["|" + "|".join(head) + "|", "|---|" + "---:|" * (len(head) - 1)]
+    fixed = {(point.set, point.name): _rate(point) for point in points if point.kind == "fixed"}
+    sets = list(dict.fromkeys(name for name, _ in fixed))
     shape = model.encoder.shape()
     conf = config.get("frontend_conf") or {}
     frames = _SECONDS * sampling_rate(dict(config)) // int(conf.get("hop_length", 128))
     learned = {value.data_ptr() for value in model.parameters()}
+    rows = []
     for layer in model.encoder.exit_layers:
         count = sum(value.numel() for value in exit_state(model, layer).values() if value.data_ptr() in learned)
         macs = shape.segment_macs(frames, [layer])[0] + shape.head_macs(shape.encoder_frames(frames), model.vocab_size)
-        rates = [f"{wers[name, f'exit {layer}']:.2f}" if (name, f"exit {layer}") in wers else "" for name in sets]
-        lines.append("|" + "|".join([f"{layer}", f"{count:,}", f"{macs / _SECONDS / 1e6:.1f}", *rates]) + "|")
+        rates = [fixed.get((name, f"exit {layer}"), "") for name in sets]
+        rows.append([f"{layer}", f"{count:,}", f"{macs / _SECONDS / 1e6:.1f}", *rates])
     return [
-        *lines,
+        *_table(["exit", "parameters", "MMACs/s", *(f"WER % {name}" for name in sets)], rows),
         "",
         f"MMACs/s: million multiply-accumulates per second of audio, encoder and head, for {_SECONDS} s of audio.",
+        "In brackets: 95 % intervals over new utterances of the same kind.",
     ]
 
 
-def _policies(policies: Mapping[str, Mapping[str, Any]], points: Sequence[Point]) -> list[str]:
-    lines = []
-    for name, policy in policies.items():
-        described = describe_policy(build_policy(policy["policy"], policy["policy_conf"]))
-        scored = [point for point in points if point.kind == "online" and point.name == name.removeprefix("decode_")]
-        rates = "".join(f"; {p.set}: WER {p.wer:.2f} %, mean exit {p.depth:.2f}" for p in scored)
-        lines.append(f"- `{name}`: {described}{rates}")
-    return lines or ["None: every utterance is computed up to the last exit."]
+def _policies(
+    configs: Mapping[str, DecodingConfig], exit_layers: Sequence[int], default: str | None, points: Sequence[Point]
+) -> list[str]:
+    """A table of the policies: settings, and what each reached on every scored set, as it ran or by its replay."""
+    reached = {kind: {(p.set, p.name.removeprefix("decode_")): p for p in points if p.kind == kind} for kind in _RAN}
+    scored = {**reached["calibrated"], **reached["online"]}
+    sets = list(dict.fromkeys(name for name, _ in scored))
+    rows = []
+    for name, config in configs.items():
+        cells = [f"`{name}`" + (" (default)" if name == default else ""), describe_policy(config.policy_for(exit_layers))]
+        for point in (scored.get((each, name)) for each in sets):
+            cells += [_rate(point), f"{point.macs_per_second / 1e6:.1f}", f"{point.depth:.2f}"] if point else ["", "", ""]
+        rows.append(cells)
+    head = ["name", "policy", *(f"{column} {name}" for name in sets for column in ("WER %", "MMACs/s", "mean exit"))]
+    return _table(head, rows) if rows else ["None: every utterance is computed up to the last exit."]
 
 
-def _usage(card: Card, config: Mapping[str, Any]) -> list[str]:
-    # A name that is none of the hub's is nowhere to be downloaded from.
-    source = card.name if "/" in card.name else "package"
-    given = f"float32 mono at {sampling_rate(config)} Hz" if config.get("frontend") else "extracted features (L, F)"
-    return [
-        "```python",
-        "from espnet_ee.decode.recognizer import EarlyExitRecognizer",
-        "",
-        f'recognizer = EarlyExitRecognizer.from_pretrained("{source}")  # or this folder, or its archive',
-        f"result = recognizer.recognize([samples])[0]  # {given}",
-        "print(result.text, result.exit_layer, result.macs)",
-        "```",
-        "",
-        "For people without espnet_ee: `python -m espnet_ee.bin.export_stock --asr_train_config config.yaml --asr_model_file model.pth",
-        "--exit_layer K --output_dir DIR` (run in this folder) writes one exit as a plain ESPnet model.",
-    ]
+def _rate(point: Point) -> str:
+    return f"{point.wer:.2f} [{point.wer_interval.low:.2f}, {point.wer_interval.high:.2f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["|" + "|".join(cells) + "|" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]

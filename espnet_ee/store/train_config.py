@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,37 @@ def check_encoder(config: dict[str, Any], path: str | Path) -> None:
 
 
 def read_train_config(path: str | Path) -> dict[str, Any]:
-    """Reads a training's ``config.yaml``.
+    """Reads a training's or a package's ``config.yaml``, with the files it names where they are found.
 
     Raises:
         UserError: missing, not plain YAML, or without a key that every ESPnet training writes.
     """
-    config = read_yaml(path, "train the model first (stage 11)")
+    path = Path(path)
+    config = read_yaml(path, "give the config.yaml that training wrote, or that of a package")
     for key in ("token_list", "encoder", "encoder_conf", "model"):
         if key not in config:
             raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
     if isinstance(config["token_list"], str):  # espnet2 writes the tokens, espnet3 the name of their file
-        config["token_list"] = [line.rstrip() for line in read_lines(config["token_list"])]
-    return config
+        config["token_list"] = [line.rstrip() for line in read_lines(locate(config["token_list"], path))]
+    return located(config, path)
+
+
+def located(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration with the files it names where they are; see :func:`locate`."""
+    located = dict(config)
+    for section, key in NEEDED_FILES:
+        holder = located if section is None else dict(located.get(section) or {})
+        if holder.get(key):
+            holder[key] = str(locate(holder[key], path))
+            if section is not None:
+                located[section] = holder
+    return located
+
+
+def locate(name: str, path: Path) -> Path:
+    """A file that a configuration names: beside it, from the current folder, or from one that holds it (the recipe's)."""
+    places = [path.parent / name, Path(name), *(folder / name for folder in path.absolute().parent.parents)]
+    return next((place for place in places if place.is_file()), Path(name))
 
 
 def sampling_rate(config: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 ESPnet's configurations can name downloads (``frontend: s3prl``), files anywhere, and layers of any size; a package
 may hold nothing but the parts that espnet_ee itself trains, files beside its ``config.yaml``, and sizes that its
-checkpoint has.
+parameters have.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 
 from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
+from espnet_ee.files import is_file
 from espnet_ee.plugin.register import ENCODERS, MODELS
 from espnet_ee.store.checkpoint import build_model, fit_state
 from espnet_ee.store.train_config import NEEDED_FILES, check_encoder
@@ -26,10 +27,10 @@ from espnet_ee.store.train_config import NEEDED_FILES, check_encoder
 MAX_YAML_BYTES = 4 << 20
 MAX_STATISTICS_BYTES = 1 << 20  # two sums a feature
 MAX_DEPTH = 20
-# Positions, filters, kernels: sizes that leave no trace in a checkpoint. Sampling rates are the largest in use.
+# Positions, filters, kernels: sizes that leave no trace in the parameters. Sampling rates are the largest in use.
 MAX_NUMBER = 200_000
 MAX_WORD = 100  # kernel sizes come in words, too
-# The layers and masks of ESPnet's enhancement are built before a checkpoint is looked at, and are few wherever it is used.
+# The layers and masks of ESPnet's enhancement are built before the parameters are looked at, and are few wherever it is used.
 _LIMITS = {"n_fft": 16384, "n_mels": 1024, "num_blocks": 256, "wlayers": 16, "blayers": 16, "bnmask": 16}
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "encoder": tuple(ENCODERS),
@@ -97,7 +98,10 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         _check_numbers(config.get(section), f"{path}: {section}")
     for section, key in NEEDED_FILES:
         name = (config if section is None else config.get(section) or {}).get(key)
-        if name and (not isinstance(name, str) or name != os.path.basename(name) or name.startswith(".")):
+        if name is None:
+            continue
+        plain = isinstance(name, str) and name == os.path.basename(name) and not name.startswith(".")
+        if not plain or not is_file(path.parent / name):
             raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
     statistics = (config.get("normalize_conf") or {}).get("stats_file")
     if statistics:
@@ -121,8 +125,6 @@ def _check_statistics(path: Path) -> None:
                 raise UserError(f"{path}: is not a count and two sums of one length, refused")
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
     except Exception as error:  # whatever numpy says of a damaged file
         raise UserError(f"{path}: not a file of statistics: {error}") from None
 
@@ -155,12 +157,12 @@ def _check_numbers(value: Any, where: str, limit: int = MAX_NUMBER) -> None:
 
 
 def check_sizes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Checks that the model has the sizes of its checkpoint, without allocating it: on torch's ``meta`` device.
+    """Checks that the model has the sizes of its parameters, without allocating it: on torch's ``meta`` device.
 
     Args:
         config: checked by :func:`check_config`.
-        state: the checkpoint's tensors.
-        path: the checkpoint, for messages.
+        state: the model file's tensors, or what its header declares.
+        path: the model file, for messages.
     """
     stored = {name.split(".")[2] for name in state if name.startswith("encoder.encoders.")}
     blocks = (config["encoder_conf"] or {}).get("num_blocks")

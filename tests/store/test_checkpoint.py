@@ -8,9 +8,10 @@ import pytest
 import torch
 import yaml
 
-from espnet_ee.errors import UserError
+from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import rename_keys
-from espnet_ee.store.checkpoint import load_model
+from espnet_ee.store.checkpoint import experiment_files, load_model
 from espnet_ee.store.train_config import read_train_config, sampling_rate
 from tests import tiny
 
@@ -48,7 +49,7 @@ def test_what_espnet3_writes_is_loaded(model, tmp_path):
     assert loaded.token_list == tiny.TOKENS
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
     torch.save({"pytorch-lightning_version": "2.6", "epoch": 1}, path)
-    with pytest.raises(UserError, match="not a model's parameters"):
+    with pytest.raises(UserError, match="model.pth"):
         load_model(config, path)
 
 
@@ -98,11 +99,11 @@ class Payload:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda payload, path: Path(path).write_bytes(pickle.dumps(payload))])
+@pytest.mark.parametrize("write", [torch.save, lambda payload, path: Path(path).write_bytes(pickle.dumps(payload, protocol=2))])
 def test_a_pickle_with_a_payload_is_refused(model, tmp_path, write):
     config, path = tiny.save(tmp_path, model)
     write(Payload(tmp_path / "pwned"), path)
-    with pytest.raises(UserError, match="tensors only, refused"):
+    with pytest.raises(UserError, match="model.pth.*refused"):
         load_model(config, path)
     assert not (tmp_path / "pwned").exists()
 
@@ -110,7 +111,7 @@ def test_a_pickle_with_a_payload_is_refused(model, tmp_path, write):
 def test_a_trainers_checkpoint_is_not_a_model(model, tmp_path):
     config, path = tiny.save(tmp_path, model)
     torch.save({"model": model.state_dict(), "epoch": 3}, path)
-    with pytest.raises(UserError, match="not checkpoint.pth"):
+    with pytest.raises(UserError, match="model.pth.*checkpoint.pth"):
         load_model(config, path)
 
 
@@ -126,8 +127,8 @@ def test_garbage_is_refused(model, tmp_path):
     [
         ("encoder: [", "not plain YAML"),
         ("!!python/object/apply:os.mkdir [pwned]", "not plain YAML"),
-        ("- a", "must be 'key: value' lines"),
-        ("token_list: [a]", "lacks the key 'encoder'"),
+        ("- a", "config.yaml"),
+        ("token_list: [a]", "'encoder'"),
     ],
 )
 def test_bad_configurations_are_refused(tmp_path, text, message):
@@ -142,6 +143,111 @@ def test_missing_files_are_named(model, tmp_path):
     config, _path = tiny.save(tmp_path, model)
     with pytest.raises(UserError, match="other.pth: no such file"):
         load_model(config, tmp_path / "other.pth")
+
+
+def experiment(folder: Path, *names: str) -> Path:
+    for name in ("config.yaml", "checkpoint.pth", "images/loss.pth", *names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "file"),
+    [
+        (["valid.loss.ave.pth", "valid.cer_ctc.ave.pth", "valid.loss.best.pth", "1epoch.pth"], "valid.loss.ave.pth"),
+        (["valid.cer_ctc.ave.pth", "valid.loss.best.pth", "1epoch.pth"], "valid.cer_ctc.ave.pth"),
+        (["valid.acc.best.pth", "1epoch.pth", "2epoch.pth"], "valid.acc.best.pth"),
+        (["model.pth"], "model.pth"),
+        (["model.safetensors", "package.yaml"], "model.safetensors"),
+    ],
+)
+def test_the_model_file_of_an_experiment(tmp_path, names, file):
+    assert experiment_files(experiment(tmp_path, *names)) == (tmp_path / "config.yaml", tmp_path / file)
+
+
+def test_a_model_file_is_asked_for_by_name_or_by_path(tmp_path, monkeypatch):
+    folder = experiment(tmp_path / "exp", "1epoch.pth", "valid.loss.ave.pth")
+    (tmp_path / "other.pth").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    for asked in ("1epoch.pth", folder / "1epoch.pth", "exp/1epoch.pth"):
+        assert experiment_files(folder, asked)[1].samefile(folder / "1epoch.pth")
+    assert experiment_files("exp", "other.pth")[1].samefile("other.pth")
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "words"),
+    [
+        (
+            ["valid.cer.ave.pth", "valid.acc.ave.pth", "1epoch.pth"],
+            None,
+            ["valid.cer.ave.pth", "valid.acc.ave.pth", "1epoch.pth"],
+        ),
+        (["1epoch.pth", "2epoch.pth"], None, ["1epoch.pth", "2epoch.pth"]),
+        (["valid.loss.ave.pth"], "valid.acc.ave.pth", ["valid.acc.ave.pth: no such file", "valid.loss.ave.pth"]),
+        ([], None, ["no training has finished an epoch"]),
+    ],
+)
+def test_where_there_is_no_one_model_file_those_there_are_named(tmp_path, names, asked, words):
+    with pytest.raises(UserError) as refusal:
+        experiment_files(experiment(tmp_path, *names), asked)
+    assert all(word in str(refusal.value) for word in words) and "checkpoint.pth" not in str(refusal.value)
+
+
+def test_a_folder_that_is_no_experiment(tmp_path):
+    with pytest.raises(UserError, match="config.yaml: no such file.* package"):
+        experiment_files(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cuda:x", "", "meta", "hpu", "xla", "xpu", "privateuseone"])
+def test_a_device_that_cannot_compute_is_one_line(model, tmp_path, device):
+    with pytest.raises(UsageError, match=f"device {device}: .*cpu"):
+        load_model(*tiny.save(tmp_path, model), device)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder_conf": {**tiny.CONFORMER, "exit_layers": [2, 4], "attention_heads": 0}},
+        {"encoder_conf": {**tiny.CONFORMER, "exit_layers": [2, 4], "output_size": "many"}},
+        {"encoder_conf": {**tiny.CONFORMER, "exit_layers": [2, 4], "lineer_units": 3}},
+        {"encoder_conf": {**tiny.CONFORMER, "exit_layers": [2, 5]}},
+        {"frontend_conf": {"n_fft": 0}},
+        {"frontend_conf": {"fss": 16000}},
+        {"ctc_conf": {"dropout": 0.1}},
+        {"model_conf": {"ctc_weight": 0.5}},
+        {"model_conf": {"ctc_weight": 1.0, "aux_ctc": {"a": "b"}}},
+        {"decoder": "transducer"},
+        {"decoder": "mlm"},
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_one_line_that_names_the_file(model, tmp_path, changes):
+    config, path = tiny.save(tmp_path, model, **changes)
+    with pytest.raises(UserError, match="config.yaml: ") as refusal:
+        load_model(config, path)
+    assert refusal.value.exit_status == 1
+
+
+@pytest.mark.parametrize("raised", [TypeError, AttributeError, RuntimeError, KeyError, ValueError])
+def test_a_bug_of_ours_keeps_its_traceback(model, tmp_path, monkeypatch, raised):
+    """Also where a library fails that our code called, as the function below does."""
+
+    def library(*_: object) -> None:
+        raise raised("ours")
+
+    monkeypatch.setattr(EarlyExitConformerEncoder, "add_exit_norms", library)
+    with pytest.raises(raised, match="ours"):
+        load_model(*tiny.save(tmp_path, model))
+
+
+def test_a_decoder_that_is_not_used_is_said(model, tmp_path, caplog):
+    decoder = {"decoder": "transformer", "decoder_conf": {"linear_units": 8, "num_blocks": 1, "attention_heads": 2}}
+    for weight, said in ((0.3, True), (1.0, False)):  # with 1.0 ESPnet itself leaves it out
+        settings = {**decoder, "model": "espnet", "model_conf": {"ctc_weight": weight}}
+        load_model(*tiny.save(tmp_path, tiny.model(**settings), **settings))
+        assert ("config.yaml: its decoder (transformer) is not used" in caplog.text) == said
+        caplog.clear()
 
 
 def test_a_missing_statistics_file_is_named(model, tmp_path):

@@ -2,7 +2,7 @@
 # Stage 15 of asr_ee.sh (sourced by it: all names are its): the model as a package that others can load.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
-# Stage 15. A folder (what the hub takes) and the same as one archive, with the policies that ran online (the first one is
+# Stage 15. A folder (what the hub takes), with the policies that ran online (the first one is
 # what a user gets who asks for none) and those that stage 14 calibrated.
 pack_model() {
     local wanted file policies=(${inference_list[@]+"${inference_list[@]}"})
@@ -15,16 +15,13 @@ pack_model() {
     need_decoding "${asr_exp}/${all_exits_tag}/${valid_set}/.done"
     wanted=$(identity "${pack_name} ${pack_licence} ${pack_data} ${command}" "${asr_exp}/config.yaml" \
         "${asr_exp}/${inference_asr_model}" "${asr_exp}/exits.csv" ${policies[@]+"${policies[@]}"})
-    run_once "stage 15: pack" "${asr_exp}/.stage15.done" "${wanted}" "${asr_exp}/log/pack.log" pack_both
-    log "stage 15: ${asr_exp}/package, ${asr_exp}/package.zip; $(tail -n 1 "${asr_exp}/log/pack.log")"
+    run_once "stage 15: pack" "${asr_exp}/.stage15.done" "${wanted}" "${asr_exp}/log/pack.log" pack_folder
+    log "stage 15: $(tail -n 1 "${asr_exp}/log/pack.log")"
 }
 
-pack_both() {
-    local outpath
-    for outpath in "${asr_exp}/package.zip" "${asr_exp}/package"; do
-        "${python}" -m espnet_ee.bin.pack "${model_args[@]}" --exits_csv "${asr_exp}/exits.csv" \
-            --name "${pack_name:-$(basename "${asr_exp}")}" --licence "${pack_licence}" \
-            --training_data "${pack_data:-${train_set}}" --command "$(shown_command)" --outpath "${outpath}" \
-            --policies ${policies[@]+"${policies[@]}"} || return
-    done
+pack_folder() {
+    "${python}" -m espnet_ee.bin.pack "${model_args[@]}" --exits_csv "${asr_exp}/exits.csv" \
+        --name "${pack_name:-$(basename "${asr_exp}")}" --licence "${pack_licence}" \
+        --training_data "${pack_data:-${train_set}}" --command "$(shown_command)" --outpath "${asr_exp}/package" \
+        --policies ${policies[@]+"${policies[@]}"}
 }
