@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from espnet_ee.errors import UsageError, run
+from espnet_ee.policy.table import EvidenceTable
 from espnet_ee.score.calibrate import Target, calibrate, make_families
 from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import Grid, fixed_outcomes, read_grid, sweep
@@ -49,6 +51,19 @@ def draw(speakers: np.ndarray, count: int, random: np.random.Generator) -> np.nd
     return mask
 
 
+def part_of(grid: Grid, selection: np.ndarray) -> Grid:
+    """The set of some utterances alone, by number or by a mask (N,)."""
+    names = tuple(np.array(grid.utterances)[selection].tolist())
+    arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed")
+    return replace(
+        grid,
+        table=EvidenceTable(grid.table.exit_layers, {name: grid.table.utterances[name] for name in names}),
+        utterances=names,
+        clock=None if grid.clock is None else grid.clock[selection],
+        **{name: getattr(grid, name)[selection] for name in arrays},
+    )
+
+
 def compared_depths(layers: np.ndarray) -> np.ndarray:
     """Where curves are compared (2K - 3,): at the exits between the first and the last of K, and midway between neighbours."""
     return np.linspace(layers[0], layers[-1], 2 * len(layers) - 1)[1:-1]
@@ -67,7 +82,7 @@ def gains(dev: Grid, test: Grid) -> Gains:
     )
     lost = []
     for family, curve in zip(families, curves, strict=True):
-        chosen = [calibrate(family, Target("wer_loss", loss), final).config.policy for loss in LOSSES]
+        chosen = [calibrate(family, Target("wer_loss", loss), final).policy for loss in LOSSES]
         lost.append([100 * (curve[family.policies.index(policy)].wer / fixed[-1].wer - 1) for policy in chosen])
     return over_entropy, over_fixed, lost
 
@@ -93,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> None:
             mask = draw(speakers, count, random)
             if mask.all():
                 raise UsageError(f"--fit {count}: leaves no speaker to measure on; give less")
-            found.append(gains(grid.rows(mask), grid.rows(~mask)))
+            found.append(gains(part_of(grid, mask), part_of(grid, ~mask)))
         over_entropy, over_fixed, lost = (np.array(part) for part in zip(*found, strict=True))
         print(
             f"\nfitted on {count}, compute of exit {'':<1}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,29 +11,23 @@ from espnet_ee.score.outcome import Outcome
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class Interval:
-    """The middle 95 % of what resampled utterances give."""
+class Difference(NamedTuple):
+    """A difference of two error rates on the same utterances, in points of per cent, and its interval.
 
+    Below 0 the first is better.
+    """
+
+    points: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"[{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.points:+.2f} {interval_text(self.low, self.high)}"
 
 
-@dataclass(frozen=True)
-class Difference(Interval):
-    """A difference of two error rates on the same utterances: its interval, and the difference itself.
-
-    Attributes:
-        points: the first less the second, in points of per cent; below 0 the first is better.
-    """
-
-    points: float
-
-    def __str__(self) -> str:
-        return f"{self.points:+.2f} {super().__str__()}"
+def interval_text(low: float, high: float) -> str:
+    """An interval as the pages show it."""
+    return f"[{low:.2f}, {high:.2f}]"
 
 
 def draws(utterances: int, seed: int = 0) -> np.ndarray:
@@ -43,11 +37,10 @@ def draws(utterances: int, seed: int = 0) -> np.ndarray:
     return random.multinomial(utterances, np.full(utterances, 1 / utterances), size=RESAMPLES).astype(float)
 
 
-def _quantiles(values: np.ndarray) -> tuple[float, float]:
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of what resampled utterances give."""
     values = values[np.isfinite(values)]
-    if not len(values):
-        return np.nan, np.nan
-    low, high = np.quantile(values, (0.025, 0.975))
+    low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (np.nan, np.nan)
     return float(low), float(high)
 
 
@@ -56,11 +49,11 @@ def _wer(drawn: np.ndarray, outcome: Outcome) -> np.ndarray:
         return 100 * (drawn @ outcome.errors) / (drawn @ outcome.lengths)
 
 
-def wer_interval(drawn: np.ndarray, outcome: Outcome) -> Interval:
+def wer_interval(drawn: np.ndarray, outcome: Outcome) -> tuple[float, float]:
     """Interval of the word error rate in per cent."""
-    return Interval(*_quantiles(_wer(drawn, outcome)))
+    return _middle(_wer(drawn, outcome))
 
 
 def difference(drawn: np.ndarray, first: Outcome, second: Outcome) -> Difference:
     """Difference of the error rates, first less second, with its interval on the same resamples."""
-    return Difference(*_quantiles(_wer(drawn, first) - _wer(drawn, second)), first.wer - second.wer)
+    return Difference(first.wer - second.wer, *_middle(_wer(drawn, first) - _wer(drawn, second)))

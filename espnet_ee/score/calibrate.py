@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -19,7 +20,7 @@ from espnet_ee.score.bootstrap import draws
 from espnet_ee.score.fit import Samples, cross_fitted_levels, fit_learned, make_samples
 from espnet_ee.score.grid import Grid, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
 from espnet_ee.score.outcome import Outcome
-from espnet_ee.score.points import Point, make_point, write_exits
+from espnet_ee.score.points import make_point, policy_labels, write_exits
 
 _HEADER = "# Calibrated on"  # how a decoding configuration of ours begins
 PROMISES = "promises.csv"  # beside the configurations: what the development set promised, as rows of exits.csv
@@ -51,12 +52,6 @@ class Target:
         }[self.kind]
 
 
-COSTS: dict[str, Callable[[Outcome], float]] = {
-    "macs_per_second": lambda outcome: outcome.macs_per_second,
-    "mean_layer": lambda outcome: outcome.depth,
-}
-
-
 def parse_target(text: str) -> Target:
     """Reads ``wer_loss=1``, ``macs_per_second=2e7`` or ``mean_layer=6``.
 
@@ -65,7 +60,7 @@ def parse_target(text: str) -> Target:
     """
     kind, _, value = text.partition("=")
     try:
-        if kind in ("wer_loss", *COSTS) and np.isfinite(float(value)):
+        if kind in ("wer_loss", "macs_per_second", "mean_layer") and np.isfinite(float(value)):
             return Target(kind, float(value))
     except ValueError:
         pass
@@ -77,12 +72,10 @@ class Family:
     """A policy at all the thresholds worth trying, from the shallowest to the deepest, judged on the development set.
 
     Attributes:
-        name: the policy's name.
         policies: the policy at every threshold.
         outcomes: what each gives on the development set; of the learned policy, cross-fitted.
     """
 
-    name: str
     policies: Sequence[ExitPolicy]
     outcomes: Sequence[Outcome]
 
@@ -93,17 +86,22 @@ class Calibrated:
 
     Attributes:
         name: of the policy and the target, such as ``learned_wer_loss1``.
-        config: the decoding configuration that runs it.
+        policy: with its threshold.
         target: what it was to meet.
         reached: whether it does, on the development set; if not, it is the nearest.
         expected: what it gives on the development set.
     """
 
     name: str
-    config: DecodingConfig
+    policy: ExitPolicy
     target: Target
     reached: bool
     expected: Outcome
+
+    @property
+    def config(self) -> DecodingConfig:
+        """The decoding configuration that runs it."""
+        return DecodingConfig(policy=self.policy)
 
     def __str__(self) -> str:
         missed = "" if self.reached else "NOT REACHED, the nearest is: "
@@ -153,11 +151,11 @@ def calibrate(family: Family, target: Target, final_wer: float) -> Calibrated:
         meeting = [i for i, wer in zip(order, smooth, strict=True) if max(wer, outcomes[i].wer) <= limit]
         best = meeting[0] if meeting else min(order, key=lambda i: outcomes[i].wer)
     else:
-        costs = [COSTS[target.kind](outcome) for outcome in outcomes]
+        costs = [one.depth if target.kind == "mean_layer" else one.macs_per_second for one in outcomes]
         meeting = [i for i, cost in enumerate(costs) if cost <= target.value]
         best = max(meeting, key=costs.__getitem__) if meeting else costs.index(min(costs))
-    config = DecodingConfig(policy=family.policies[best])
-    return Calibrated(f"{family.name}_{target.tag}", config, target, bool(meeting), outcomes[best])
+    policy = family.policies[best]
+    return Calibrated(f"{policy.name}_{target.tag}", policy, target, bool(meeting), outcomes[best])
 
 
 def make_families(dev: Grid, names: Sequence[str], features: Sequence[str]) -> list[Family]:
@@ -166,54 +164,43 @@ def make_families(dev: Grid, names: Sequence[str], features: Sequence[str]) -> l
 
 
 def _family(dev: Grid, name: str, features: Sequence[str]) -> Family:
+    policy: ThresholdPolicy
     if name == "fixed":
-        return Family(name, [FixedExitPolicy(int(layer)) for layer in dev.layers], fixed_outcomes(dev))
+        return Family([FixedExitPolicy(int(layer)) for layer in dev.layers], fixed_outcomes(dev))
     if name == "learned":
-        return _learned_family(dev, features)
-    policy = plain_policy(dev, name)
-    return _threshold_family(dev, policy, levels(dev, policy))
+        # Every utterance is judged by a model that has not seen it; the policy that is kept has seen all of them.
+        samples = samples_of(dev, features)
+        policy, level = fit_learned(samples, features), np.full(dev.errors.shape, np.nan)
+        level[:, :-1] = cross_fitted_levels(samples)
+    else:
+        policy = plain_policy(dev, name)
+        level = levels(dev, policy)
+    thresholds = candidate_thresholds(policy, level)
+    outcomes = [outcome(dev, exits_at(policy, level, value), policy.needs_every_exit) for value in thresholds]
+    return Family([replace(policy, threshold=value) for value in thresholds], outcomes)
 
 
 def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:
-    """A policy that has nothing but a threshold, which is still to be set.
+    """A policy that has nothing but a threshold, which is still to be set; it reads as long an N-best as the set has.
 
     Raises:
         UsageError: the name is unknown or the policy needs more settings.
     """
     plain = {key: policy_class for key, policy_class in POLICIES.items() if _needs_a_threshold_alone(policy_class)}
-    if name in plain:
-        has_nbest = any(field.name == "nbest" for field in fields(plain[name]))
-        return plain[name](0.0, **({"nbest": nbest_size(grid)} if has_nbest else {}))
-    choice = f"fixed, {', '.join(plain)} (and learned where it is fitted)"
-    raise UsageError(f"policy {name!r} is not known by its name alone; choose among {choice}")
+    if name not in plain:
+        choice = f"fixed, {', '.join(plain)} (and learned where it is fitted)"
+        raise UsageError(f"policy {name!r} is not known by its name alone; choose among {choice}")
+    settings: dict[str, Any] = {"threshold": 0.0}
+    if any(field.name == "nbest" for field in fields(plain[name])):  # type: ignore[arg-type]
+        # The longest list's: short utterances have fewer hypotheses than were asked for.
+        rows = (row for utterance in grid.table.utterances.values() for row in utterance.rows)
+        settings["nbest"] = max(2, *(len(row.evidence.nbest_scores) for row in rows))
+    return plain[name](**settings)  # type: ignore[return-value]
 
 
 def _needs_a_threshold_alone(policy_class: type[ExitPolicy]) -> bool:
     required = [field.name for field in fields(policy_class) if field.default is MISSING]  # type: ignore[arg-type]
     return issubclass(policy_class, ThresholdPolicy) and required == ["threshold"]
-
-
-def nbest_size(grid: Grid) -> int:
-    """Size of the N-best lists of a table; 2, the least there is, when it has none.
-
-    The longest list's: short utterances have fewer hypotheses than were asked for.
-    """
-    rows = (row for utterance in grid.table.utterances.values() for row in utterance.rows)
-    return max(2, *(len(row.evidence.nbest_scores) for row in rows))
-
-
-def _threshold_family(dev: Grid, policy: ThresholdPolicy, level: np.ndarray) -> Family:
-    thresholds = candidate_thresholds(policy, level)
-    outcomes = [outcome(dev, exits_at(policy, level, value), policy.needs_every_exit) for value in thresholds]
-    return Family(policy.name, [replace(policy, threshold=value) for value in thresholds], outcomes)
-
-
-def _learned_family(dev: Grid, features: Sequence[str]) -> Family:
-    # Every utterance is judged by a model that has not seen it; the policy that is kept has seen all of them.
-    samples = samples_of(dev, features)
-    level = np.full(dev.errors.shape, np.nan)
-    level[:, :-1] = cross_fitted_levels(samples)
-    return _threshold_family(dev, fit_learned(samples, features), level)
 
 
 def samples_of(dev: Grid, features: Sequence[str]) -> Samples:
@@ -237,7 +224,11 @@ def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: s
     for path, one in zip(paths, calibrated, strict=True):
         with atomic_write(path) as stream:
             stream.write(_configuration(one, dev_name))
-    write_exits(folder / PROMISES, [_promise(one, dev_name) for one in calibrated])
+    promises = []
+    for one in calibrated:
+        labels = {**policy_labels(one.policy), "target": str(one.target), "reached": one.reached}
+        promises.append(make_point(dev_name, "promise", one.name, one.expected, draws(len(one.expected.errors)), **labels))
+    write_exits(folder / PROMISES, promises)
     return paths
 
 
@@ -247,17 +238,3 @@ def _configuration(one: Calibrated, dev_name: str) -> str:
     if not one.reached:
         lines.append("# NOT REACHED: this is the nearest operating point.")
     return "\n".join(lines) + "\n" + yaml.safe_dump(one.config.to_mapping(), sort_keys=False)
-
-
-def _promise(one: Calibrated, dev_name: str) -> Point:
-    return make_point(
-        dev_name,
-        "promise",
-        one.name,
-        one.expected,
-        draws(len(one.expected.errors)),
-        policy=one.config.policy.name,
-        threshold=getattr(one.config.policy, "threshold", None),
-        target=str(one.target),
-        reached=one.reached,
-    )

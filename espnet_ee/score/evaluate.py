@@ -21,7 +21,7 @@ from espnet_ee.score.grid import (
     sweep,
 )
 from espnet_ee.score.outcome import Outcome, at_cost
-from espnet_ee.score.points import Point, make_point
+from espnet_ee.score.points import Point, make_point, policy_labels
 from espnet_ee.score.runs import OnlineRun
 
 MAX_HURT = 5
@@ -104,8 +104,8 @@ class _Ruler:
 
     def policy_point(self, kind: str, name: str, result: Outcome, policy: ExitPolicy, **labels: Any) -> Point:
         over = difference(self.drawn, result, at_cost(self.fixed, result.macs_per_second))
-        labels = {"policy": policy.name, "threshold": getattr(policy, "threshold", None), "over_fixed": over, **labels}
-        return self.point(kind, name, result, **labels)
+        labels |= {"over_fixed": over.points, "over_fixed_low": over.low, "over_fixed_high": over.high}
+        return self.point(kind, name, result, **policy_labels(policy), **labels)
 
 
 def evaluate(grid: Grid, policies: Policies, runs: Sequence[OnlineRun], separate: Sequence[Point], invisible: int) -> SetResult:

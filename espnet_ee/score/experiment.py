@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -141,21 +140,16 @@ def _separate_points(options: ScoreOptions) -> list[Point]:
 
 
 def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
-    """The environment block; versions are those of the decoding, not of this command."""
-    conf = read_yaml(decode_yaml, "decode every exit first")
-    versions = conf.get("versions") if isinstance(conf.get("versions"), Mapping) else {}
+    """The environment block; versions and settings are those of the decoding, not of this command."""
+    facts = read_yaml(decode_yaml, "decode every exit first")
+    versions: Mapping[str, Any] = facts["versions"] if isinstance(facts.get("versions"), Mapping) else {}
+    settings = ("train_config", "model_file", "parameters", "device", "batch_size", "num_threads")
     lines = {
         "date": options.date,
-        "python version": versions.get("python", platform.python_version()),
-        "espnet_ee version": versions.get("espnet_ee", espnet_ee.__version__),
-        "espnet version": versions.get("espnet", ""),
-        "pytorch version": versions.get("torch", ""),
+        **{f"{name} version": version for name, version in versions.items()},
         "git hash": _git_hash(Path(espnet_ee.__file__).parent),
         "command": options.command,
-        "training config": conf.get("train_config", ""),
-        "model file": conf.get("model_file", ""),
-        "parameters": f"{conf['parameters']:,}" if isinstance(conf.get("parameters"), int) else "",
-        "decoding": ", ".join(f"{key} {conf[key]}" for key in ("device", "batch_size", "num_threads") if key in conf),
+        **{key.replace("_", " "): f"{facts[key]:,}" if key == "parameters" else facts[key] for key in settings if key in facts},
         "training time": _training_time(options.exp / "train_time.yaml"),
     }
     # A backquote or a line break inside would end the code span.

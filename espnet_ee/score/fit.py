@@ -4,8 +4,7 @@ Two things are estimated apart, because a development set of a hundred utterance
 an exit makes, from its evidence (counts, so their logarithm is linear: one slope per feature for all exits, an intercept for
 each), and the share of an exit's errors that a later one saves per layer, from the totals of the exits alone. Both are drawn
 towards what asks less of so few utterances: the first towards the rule of the first feature alone, the second towards equal
-shares. Worse when judged by speakers they had not seen: predicting the saved errors of every utterance and every pair of exits
-directly, slopes of each exit's own, and choosing the strength of the ridge by cross-fitting.
+shares.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.learned import MOST, LearnedPolicy
 
-# What is chosen here was chosen without a test set, as tools/bench_policy.py does it: on 1,200 further utterances of the mini
-# corpus's generator and on the utterances that two models of AN4 were not trained on (382 and 386).
-# Confidences of words (products over their tokens; the least, or the expected number of wrong words) added nothing to these.
+# Chosen without a test set, by tools/bench_policy.py.
 DEFAULT_FEATURES = ("log_entropy", "least_token_doubt", "changed_tokens", "agreeing_exits")
 FOLDS = 8
 _RIDGE = 3.0  # anything from 0.1 to 10 gives the same curves
@@ -47,9 +44,9 @@ class Samples:
     errors: np.ndarray
     frames: np.ndarray
 
-    def rows(self, chosen: np.ndarray) -> Samples:
+    def rows(self, selection: np.ndarray) -> Samples:
         """The samples of some utterances."""
-        return Samples(self.layers, self.features[chosen], self.errors[chosen], self.frames[chosen])
+        return Samples(self.layers, self.features[selection], self.errors[selection], self.frames[selection])
 
 
 def make_samples(
@@ -105,16 +102,16 @@ def _solve(samples: Samples, at_exit: np.ndarray) -> tuple[np.ndarray, np.ndarra
     design = np.concatenate([(x - center) / scale, np.tile(at_exit, (len(samples.frames), 1))[known]], axis=1)
     penalty = np.array([_RIDGE] * x.shape[1] + [1e-3] * groups)
     start = np.array([0.0] * x.shape[1] + [np.log((errors.sum() + 0.5) / frames.sum())] * groups)
-    found = start.copy()
+    solution = start.copy()
     for _ in range(_NEWTON_STEPS):
-        expected = frames * np.exp(np.minimum(design @ found, 0.0))  # more than an error per frame is none to believe
-        slope = design.T @ (errors - expected) - penalty * (found - start)
+        expected = frames * np.exp(np.minimum(design @ solution, 0.0))  # more than an error per frame is none to believe
+        slope = design.T @ (errors - expected) - penalty * (solution - start)
         step = np.linalg.solve(design.T @ (design * expected[:, None]) + np.diag(penalty), slope)
-        found += np.clip(step, -1.0, 1.0)
+        solution += np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-6:
             break
-    slopes = found[: x.shape[1]] / scale
-    return slopes, found[x.shape[1] :] - center @ slopes
+    slopes = solution[: x.shape[1]] / scale
+    return slopes, solution[x.shape[1] :] - center @ slopes
 
 
 def _expected_errors(samples: Samples) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -56,18 +56,6 @@ class Grid:
     def lengths(self) -> np.ndarray:
         """Words of the references (N,)."""
         return self.words[:, 0, :3].sum(axis=1)
-
-    def rows(self, selection: np.ndarray) -> Grid:
-        """The set of some utterances alone, by number or by a mask (N,)."""
-        names = tuple(np.array(self.utterances)[selection].tolist())
-        arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed")
-        return replace(
-            self,
-            table=EvidenceTable(self.table.exit_layers, {name: self.table.utterances[name] for name in names}),
-            utterances=names,
-            clock=None if self.clock is None else self.clock[selection],
-            **{name: getattr(self, name)[selection] for name in arrays},
-        )
 
 
 def make_grid(

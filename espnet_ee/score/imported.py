@@ -62,7 +62,7 @@ def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
     Raises:
         UserError: a column or a value is missing or unknown, or the utterances' exits differ.
     """
-    found: dict[str, list[EvidenceRow]] = {}
+    exits_of: dict[str, list[EvidenceRow]] = {}
     references: dict[str, str] = {}
     seconds: dict[str, float] = {}
     words: dict[str, int] = {}
@@ -74,12 +74,12 @@ def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
             length = cell.get("audio_seconds")
             if length and seconds.setdefault(utt, read_seconds(length)) != float(length):
                 raise UserError(f"{where}: other audio_seconds of {utt} than above; keep one")
-            found.setdefault(utt, []).append(_row(cell, words))
+            exits_of.setdefault(utt, []).append(_row(cell, words))
         except ValueError as error:
             raise UserError(f"{where}: {error}; see espnet_ee/score/imported.py for the format") from None
-    if not found:
+    if not exits_of:
         raise UserError(f"{path}: no row below the header")
-    rows = {utt: tuple(sorted(found[utt], key=lambda row: row.evidence.layer)) for utt in sorted(found)}
+    rows = {utt: tuple(sorted(exits_of[utt], key=lambda row: row.evidence.layer)) for utt in sorted(exits_of)}
     layers = tuple(row.evidence.layer for row in next(iter(rows.values())))
     for utt, exits in rows.items():
         if tuple(row.evidence.layer for row in exits) != layers or len(set(layers)) != len(layers):

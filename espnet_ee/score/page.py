@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from espnet_ee.files import atomic_write
+from espnet_ee.score.bootstrap import Difference, interval_text
 from espnet_ee.score.evaluate import SetResult
 from espnet_ee.score.points import Point
 from espnet_ee.score.wer import ErrorCounts
@@ -44,8 +46,7 @@ def write_page(path: Path, page: Page) -> None:
     """Writes RESULTS.md atomically; the same results give the same bytes."""
     lines = [HEADER, "", f"# RESULTS: {page.model}", "", f"![word error rate versus compute]({page.picture})"]
     for result in page.sets:
-        lines += ["", _title(result, page.valid_set), "", *markdown(COLUMNS, _rows(result))]
-        lines += ["", *(f"- {check}" for check in result.checks)] if result.checks else []
+        lines += ["", *set_table(result, page.valid_set)]
     lines += ["", "## How to read", "", *_how_to_read(page.valid_set), *_promises(page), *_stops(page)]
     for result in page.sets:
         lines += _hurt(result) if result.name != page.valid_set else []
@@ -57,10 +58,13 @@ def write_page(path: Path, page: Page) -> None:
         stream.write("\n".join(lines) + "\n")
 
 
-def _title(result: SetResult, valid_set: str) -> str:
+def set_table(result: SetResult, valid_set: str) -> list[str]:
+    """Lines with all exits and policies of one set."""
     said = f"{result.utterances} utterances"
     said += f", {result.invisible} invisible characters of the references not scored" if result.invisible else ""
-    return f"## {result.name} ({said}{'; the policies are calibrated on it' if result.name == valid_set else ''})"
+    said += "; the policies are calibrated on it" if result.name == valid_set else ""
+    checks = ["", *(f"- {check}" for check in result.checks)] if result.checks else []
+    return [f"## {result.name} ({said})", "", *markdown(COLUMNS, _rows(result)), *checks]
 
 
 def shown_points(result: SetResult) -> list[Point]:
@@ -78,17 +82,25 @@ def _rows(result: SetResult) -> list[list[str]]:
     return [
         [
             point.name + (" (**target not reached**)" if point.reached is False else ""),
-            f"{point.wer:.2f} {point.wer_interval}",
-            f"{point.characters.rate:.2f}",
+            _wer(point),
+            f"{point.cer:.2f}",
             f"{point.depth:.2f}",
             f"{point.macs_per_second / 1e6:.1f}",
             f"{100 * point.macs_per_second / full:.1f}" if full else "-",
-            "-" if point.rtf is None else f"{point.rtf:.4f}{'' if point.kind == 'online' else '*'}",
-            str(point.over_fixed or "-"),
+            "-" if math.isnan(point.rtf) else f"{point.rtf:.4f}{'' if point.kind == 'online' else '*'}",
+            "-" if math.isnan(point.over_fixed) else str(_over_fixed(point)),
             {True: "yes", False: "**NO**", None: "-"}[point.equals_replay],
         ]
         for point in shown_points(result)
     ]
+
+
+def _wer(point: Point) -> str:
+    return f"{point.wer:.2f} {interval_text(point.wer_low, point.wer_high)}"
+
+
+def _over_fixed(point: Point) -> Difference:
+    return Difference(point.over_fixed, point.over_fixed_low, point.over_fixed_high)
 
 
 def _last_exit(result: SetResult) -> Point:
@@ -140,7 +152,7 @@ def _is_replay(point: Point, name: str) -> bool:
 
 def _delivered(point: Point, final: float) -> list[str]:
     loss = f"{100 * (point.wer / final - 1):+.1f}" if final else "-"
-    return [f"{point.wer:.2f} {point.wer_interval}", f"{point.depth:.2f}", loss]
+    return [_wer(point), f"{point.depth:.2f}", loss]
 
 
 def _stops(page: Page) -> list[str]:
@@ -173,13 +185,6 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def print_summary(page: Page, stream: TextIO) -> None:
-    """Prints every set's table as aligned columns."""
+    """Prints every set's table."""
     for result in page.sets:
-        table = [list(COLUMNS), *_rows(result)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        print(f"{result.name}:", file=stream)
-        for first, *others in table:
-            cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-            print("  " + "  ".join([first.ljust(widths[0]), *cells]).replace("**", ""), file=stream)
-        for check in result.checks:
-            print(f"  {check}".replace("**", ""), file=stream)
+        print(*set_table(result, page.valid_set), sep="\n", file=stream)

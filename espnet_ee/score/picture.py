@@ -62,8 +62,8 @@ def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any
             panel.set_title(name, loc="left", fontweight="bold")
         panels[0].set_ylabel("word error rate (%)")
         more = f" ({len(sets) - len(shown)} more sets in RESULTS.md)" if len(sets) > len(shown) else ""
-        key = "Lines: policies at all thresholds. Large marks: calibrated on the development set, with 95 % intervals."
-        figure.suptitle(f"{model}{more}. Down and left is better.\n{key}", fontsize=15, x=0.01, ha="left")
+        key = "Lines: policies at all thresholds. Large marks: calibrated\non the development set, with 95 % intervals."
+        figure.suptitle(f"{model}{more}\nDown and left is better. {key}", fontsize=15, x=0.01, ha="left")
         # Below the panels, where no curve can run into it.
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2 + len(shown), frameon=False)
     return figure
@@ -97,7 +97,7 @@ def _draw_policy(panel: Any, points: Sequence[Point], unit: float, policy: str) 
     line = _line(panel, sweep, unit, **style, linewidth=2, markersize=8, markevery=6, alpha=0.8)
     for point in points:
         if point.kind == "calibrated":
-            bars = [[point.wer - point.wer_interval.low], [point.wer_interval.high - point.wer]]
+            bars = [[point.wer - point.wer_low], [point.wer_high - point.wer]]
             place = ([point.macs_per_second / unit], [point.wer])
             panel.errorbar(*place, yerr=bars, **style, markersize=13, markeredgecolor="white", elinewidth=1.5, capsize=4)
     return line

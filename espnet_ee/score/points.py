@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,15 +14,13 @@ import numpy as np
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.base import ExitPolicy
-from espnet_ee.score.bootstrap import Difference, Interval, wer_interval
+from espnet_ee.score.bootstrap import wer_interval
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.wer import ErrorCounts
 
-KINDS = ("fixed", "sweep", "promise", "calibrated", "online", "separate", "oracle")
+_WORDS = ("set", "kind", "name", "policy", "target")
+_FLAGS = {"True": True, "False": False}
 _COUNTS = tuple(field.name for field in fields(ErrorCounts))
-_HEAD = ("set", "kind", "name", "policy", "threshold", "target", "reached", "wer", "wer_low", "wer_high", "cer", "depth")
-_TAIL = ("macs_per_second", "rtf", "over_fixed", "over_fixed_low", "over_fixed_high", "equals_replay")
-COLUMNS = (*_HEAD, *_TAIL, *(f"word_{name}" for name in _COUNTS), *(f"character_{name}" for name in _COUNTS))
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,15 @@ class Point:
         name: what a table calls it; of a policy the name of its decoding configuration.
         words: word errors.
         characters: character errors.
-        wer_interval: of the word error rate.
         depth: mean exit layer over the utterances.
         macs_per_second: multiply-accumulates per second of audio.
+        wer_low: with ``wer_high`` the interval of the word error rate.
         rtf: seconds of computing per second of audio; measured online, else added up from the run that keeps every exit.
         policy: the policy's name.
         threshold: its threshold.
         target: what it was calibrated for.
         reached: whether it met that on the development set.
-        over_fixed: word error rate less that of the line of fixed exits at the same compute.
+        over_fixed: word error rate less that of the line of fixed exits at the same compute, with its interval.
         equals_replay: of an online run, whether every utterance stopped where its replay stops, with the same text and compute.
     """
 
@@ -53,15 +52,18 @@ class Point:
     name: str
     words: ErrorCounts
     characters: ErrorCounts
-    wer_interval: Interval
     depth: float
     macs_per_second: float
-    rtf: float | None = None
+    wer_low: float
+    wer_high: float
+    rtf: float = math.nan
     policy: str = ""
-    threshold: float | None = None
+    threshold: float = math.nan
     target: str = ""
     reached: bool | None = None
-    over_fixed: Difference | None = None
+    over_fixed: float = math.nan
+    over_fixed_low: float = math.nan
+    over_fixed_high: float = math.nan
     equals_replay: bool | None = None
 
     @property
@@ -69,8 +71,23 @@ class Point:
         """Word error rate in per cent."""
         return self.words.rate
 
+    @property
+    def cer(self) -> float:
+        """Character error rate in per cent."""
+        return self.characters.rate
 
-def make_point(set_name: str, kind: str, name: str, outcome: Outcome, drawn: np.ndarray, **more: Any) -> Point:
+
+_FIELDS = tuple(field.name for field in fields(Point) if field.name not in ("words", "characters"))
+COLUMNS = (
+    *_FIELDS[:3],
+    "wer",
+    "cer",
+    *_FIELDS[3:],
+    *(f"{unit}_{count}" for unit in ("word", "character") for count in _COUNTS),
+)
+
+
+def make_point(set_name: str, kind: str, name: str, outcome: Outcome, drawn: np.ndarray, **labels: Any) -> Point:
     """The operating point of an outcome, with its interval.
 
     Args:
@@ -79,44 +96,33 @@ def make_point(set_name: str, kind: str, name: str, outcome: Outcome, drawn: np.
         name: see :class:`Point`.
         outcome: what was reached.
         drawn: the resamples of the set's utterances.
-        more: the other fields; ``rtf`` is the outcome's by default.
+        labels: the other fields; ``rtf`` is the outcome's by default.
     """
-    return Point(
-        set=set_name,
-        kind=kind,
-        name=name,
-        words=outcome.counts()[0],
-        characters=outcome.counts()[1],
-        wer_interval=wer_interval(drawn, outcome),
-        depth=outcome.depth,
-        macs_per_second=outcome.macs_per_second,
-        **{"rtf": None if np.isnan(outcome.rtf) else outcome.rtf, **more},
-    )
+    low, high = wer_interval(drawn, outcome)
+    costs = (outcome.depth, outcome.macs_per_second)
+    return Point(set_name, kind, name, *outcome.counts(), *costs, low, high, **{"rtf": outcome.rtf, **labels})
+
+
+def policy_labels(policy: ExitPolicy) -> dict[str, Any]:
+    """The fields of a point that tell its policy."""
+    return {"policy": policy.name, "threshold": getattr(policy, "threshold", math.nan)}
 
 
 def describe_policy(policy: ExitPolicy) -> str:
     """Name and settings in one line; a fitted model's numbers stay in its file."""
-    settings = [f"{key}={value}" for key, value in asdict(policy).items() if not isinstance(value, Mapping)]
+    settings = [f"{key}={value}" for key, value in asdict(policy).items() if not isinstance(value, Mapping)]  # type: ignore[call-overload]
     return " ".join([policy.name, *settings])
 
 
 def write_exits(path: Path, points: Sequence[Point]) -> None:
-    """Writes ``exits.csv``: one row for each operating point, rates in per cent, counts as they are."""
+    """Writes ``exits.csv``: one row for each operating point, rates in per cent, counts as they are; empty: not known."""
     with atomic_write(path) as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: value for key, value in _row(point).items() if value is not None} for point in points)
-
-
-def _row(point: Point) -> dict[str, Any]:
-    plain = {name: getattr(point, name) for name in COLUMNS if hasattr(point, name) and name != "over_fixed"}
-    over, interval = point.over_fixed, point.wer_interval
-    row = {**plain, "wer_low": interval.low, "wer_high": interval.high, "cer": point.characters.rate}
-    if over:
-        row |= {"over_fixed": over.points, "over_fixed_low": over.low, "over_fixed_high": over.high}
-    for unit, counts in (("word", point.words), ("character", point.characters)):
-        row |= {f"{unit}_{name}": getattr(counts, name) for name in _COUNTS}
-    return row
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for point in points:
+            row = [getattr(point, name) for name in (*_FIELDS[:3], "wer", "cer", *_FIELDS[3:])]
+            row += [getattr(counts, name) for counts in (point.words, point.characters) for name in _COUNTS]
+            writer.writerow(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row])
 
 
 def read_exits(path: str | Path) -> list[Point]:
@@ -142,15 +148,10 @@ def read_exits(path: str | Path) -> list[Point]:
 
 
 def _point(row: Mapping[str, str]) -> Point:
+    values: dict[str, Any] = {
+        name: float(row[name] or "nan") for name in _FIELDS if name not in (*_WORDS, "reached", "equals_replay")
+    }
+    values |= {name: row[name] for name in _WORDS}
+    values |= {name: _FLAGS.get(row[name]) for name in ("reached", "equals_replay")}
     words, characters = (ErrorCounts(*(int(row[f"{unit}_{name}"]) for name in _COUNTS)) for unit in ("word", "character"))
-    low, high, over = (float(row[name] or "nan") for name in ("over_fixed_low", "over_fixed_high", "over_fixed"))
-    return Point(
-        **{name: row[name] for name in ("set", "kind", "name", "policy", "target")},
-        **{name: float(row[name]) for name in ("depth", "macs_per_second")},
-        **{name: float(row[name]) if row[name] else None for name in ("threshold", "rtf")},
-        **{name: {"True": True, "False": False}.get(row[name]) for name in ("reached", "equals_replay")},
-        words=words,
-        characters=characters,
-        wer_interval=Interval(float(row["wer_low"]), float(row["wer_high"])),
-        over_fixed=Difference(low, high, over) if row["over_fixed"] else None,
-    )
+    return Point(**values, words=words, characters=characters)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from espnet_ee.errors import UsageError
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.decoding import DecodingConfig
@@ -37,8 +35,8 @@ def replay_table(grid: Grid, names: Sequence[str], configs: Sequence[str], count
         raise UsageError("give at least one --policy or --config")
     if count < 1:
         raise UsageError(f"--thresholds is {count}; give 1 or more")
-    rows = [row for word in names for row in _replay_name(grid, word, count)]
-    rows += [row for word in configs for row in _replay_config(grid, word, count)]
+    policies = [_by_name(grid, word) for word in names] + [_by_file(grid, word) for word in configs]
+    rows = [row for policy, thresholds in policies for row in _rows(grid, policy, thresholds, count)]
     return "".join("\t".join(row) + "\n" for row in [COLUMNS, *rows])
 
 
@@ -54,42 +52,35 @@ def _numbers(word: str) -> tuple[str, list[float]]:
     return name, values
 
 
-def _replay_name(grid: Grid, word: str, count: int) -> Iterator[Sequence[str]]:
+def _by_name(grid: Grid, word: str) -> tuple[ExitPolicy, list[float]]:
     name, thresholds = _numbers(word)
     if name == FixedExitPolicy.name:
-        yield from _replay_fixed(grid, thresholds or grid.layers.tolist())
-    else:
-        yield from _replay(grid, plain_policy(grid, name), thresholds, count)
+        return FixedExitPolicy(int(grid.layers[-1])), thresholds or grid.layers.tolist()
+    return plain_policy(grid, name), thresholds
 
 
-def _replay_config(grid: Grid, word: str, count: int) -> Iterator[Sequence[str]]:
+def _by_file(grid: Grid, word: str) -> tuple[ExitPolicy, list[float]]:
     path, thresholds = (word, []) if Path(word).is_file() else _numbers(word)
     policy = DecodingConfig.read(path).policy_for(grid.table.exit_layers)
-    if isinstance(policy, FixedExitPolicy):
-        yield from _replay_fixed(grid, thresholds or [policy.exit_layer])
-    elif isinstance(policy, ThresholdPolicy):
-        yield from _replay(grid, policy, thresholds or [policy.threshold], count)
-    else:
-        yield _replay_once(grid, policy, "")
+    own = policy.exit_layer if isinstance(policy, FixedExitPolicy) else getattr(policy, "threshold", math.nan)
+    return policy, thresholds or [own]
 
 
-def _replay_fixed(grid: Grid, layers: Sequence[float]) -> Iterator[Sequence[str]]:
-    for layer in layers:
-        # As text: 4.7 is no layer, and must not pass for 4.
-        yield _replay_once(grid, build_policy(FixedExitPolicy.name, {"exit_layer": f"{layer:g}"}), f"{layer:g}")
-
-
-def _replay(grid: Grid, policy: ThresholdPolicy, thresholds: Sequence[float], count: int) -> Iterator[Sequence[str]]:
-    tried = thresholds or candidate_thresholds(policy, levels(grid, policy), count)
-    for value, reached in zip(tried, sweep(grid, policy, tried), strict=True):
-        yield _row(policy.name, repr(float(value)), reached)
-
-
-def _replay_once(grid: Grid, policy: ExitPolicy, threshold: str) -> Sequence[str]:
-    return _row(policy.name, threshold, outcome(grid, exits_of(grid, policy), policy.needs_every_exit))
+def _rows(grid: Grid, policy: ExitPolicy, thresholds: Sequence[float], count: int) -> Iterator[Sequence[str]]:
+    if isinstance(policy, ThresholdPolicy):
+        thresholds = thresholds or candidate_thresholds(policy, levels(grid, policy), count)
+        for value, reached in zip(thresholds, sweep(grid, policy, thresholds), strict=True):
+            yield _row(policy.name, repr(float(value)), reached)
+        return
+    for value in thresholds:
+        if isinstance(policy, FixedExitPolicy):
+            # As text: 4.7 is no layer, and must not pass for 4.
+            policy = build_policy(FixedExitPolicy.name, {"exit_layer": f"{value:g}"})
+        reached = outcome(grid, exits_of(grid, policy), policy.needs_every_exit)
+        yield _row(policy.name, "" if math.isnan(value) else f"{value:g}", reached)
 
 
 def _row(name: str, threshold: str, reached: Outcome) -> Sequence[str]:
-    rtf = "" if np.isnan(reached.rtf) else f"{reached.rtf:.5f}"
+    rtf = "" if math.isnan(reached.rtf) else f"{reached.rtf:.5f}"
     counts = (f"{reached.errors.sum():g}", f"{reached.lengths.sum():g}")
     return name, threshold, f"{reached.wer:.4f}", *counts, f"{reached.depth:.4f}", f"{reached.macs_per_second:.6g}", rtf

@@ -37,7 +37,7 @@ class OnlineRun:
     policy: ExitPolicy
     batch_size: int
     outcome: Outcome
-    rtf: float | None
+    rtf: float
     other_exits: int
     other_texts: int
     other_macs: int
@@ -91,7 +91,7 @@ def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str])
         policy=policy,
         batch_size=config.batch_size,
         outcome=Outcome(words, characters, own_macs, own_layers, grid.seconds),
-        rtf=facts.get("rtf"),
+        rtf=float(facts.get("rtf", "nan")),
         other_exits=int((own_layers != replay.layers).sum()),
         other_texts=len(others),
         other_macs=int((own_macs != replay.macs).sum()),

@@ -77,7 +77,8 @@ def add_counts(edits: np.ndarray) -> ErrorCounts:
         edits: hits, substitutions, deletions and insertions of every utterance (N, 4).
     """
     wrong = int((edits[:, 1:].sum(axis=1) > 0).sum())
-    return ErrorCounts(len(edits), int(edits[:, :3].sum()), *(int(total) for total in edits.sum(axis=0)), wrong)
+    hits, substitutions, deletions, insertions = (int(total) for total in edits.sum(axis=0))
+    return ErrorCounts(len(edits), hits + substitutions + deletions, hits, substitutions, deletions, insertions, wrong)
 
 
 def check_same_utterances(references: Iterable[str], hypotheses: Iterable[str], where: str) -> None:

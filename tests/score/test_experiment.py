@@ -54,7 +54,7 @@ def test_the_environment_is_that_of_the_decoding(experiment: Path) -> None:
         "- date: `2030-01-02`",
         "- python version: `3.11.4`",
         "- espnet version: `202511`",
-        "- pytorch version: `2.11.0`",
+        "- torch version: `2.11.0`",
         "- command: `./run.sh --stage 13`",
         "- training time: `20.5 minutes on 2 thread(s), 1 GPU`",
         "![word error rate versus compute](curve.png)",
@@ -74,7 +74,7 @@ def test_exits_csv_is_read_back(experiment: Path, tmp_path: Path) -> None:
     assert {point.kind for point in points} == {"fixed", "sweep", "promise", "calibrated", "online", "oracle"}
     write_exits(tmp_path / "again.csv", points)
     assert (tmp_path / "again.csv").read_bytes() == (experiment / "exits.csv").read_bytes()
-    edit(tmp_path / "again.csv", "test,fixed,exit 4,,,,,20.0", "test,fixed,exit 4,,,,,much")
+    edit(tmp_path / "again.csv", "test,fixed,exit 4,20.0", "test,fixed,exit 4,21.0")
     assert read_exits(tmp_path / "again.csv")[0].wer == 50.0  # the rates follow from the counts
     edit(tmp_path / "again.csv", ",4.0,", ",deep,")
     with pytest.raises(UserError, match=r"again.csv:\d+: .*deep"):
