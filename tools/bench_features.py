@@ -24,7 +24,8 @@ import yaml
 
 from espnet_ee.data.audio import read_audio, write_flac
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.datadir import new_data_dir, read_data_dir
+from espnet_ee.data.datadir import read_data_dir
+from espnet_ee.data.draft import new_data_dir
 from espnet_ee.data.features import build_frontend, extract_features, read_frontend_conf
 from espnet_ee.errors import run
 

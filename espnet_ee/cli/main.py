@@ -13,6 +13,10 @@ from espnet_ee.errors import run
 PROG = "espnet-ee"
 COMMANDS = {
     "data": ("data", "make, check and change data directories"),
+    "calibrate": ("score", "fit and calibrate exit policies on a development set's evidence"),
+    "score": ("score", "score an experiment: RESULTS.md, exits.csv, curve.png"),
+    "replay": ("score", "replay exit policies at any thresholds on an evidence table"),
+    "compare": ("score", "compare two decodings exit by exit"),
 }
 """Subcommand -> the module of this room that has its options, and what it does."""
 

@@ -1,4 +1,4 @@
-"""Kaldi data directories: one reader that checks them and one writer that leaves whole ones or none.
+"""Kaldi data directories: the one reader, and what it checks.
 
 Line numbers: a table of a data directory has neither empty nor repeated lines (``read_scp`` refuses them), so the
 n-th entry stands on line n.
@@ -7,16 +7,15 @@ n-th entry stands on line n.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, clips_of
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, is_file, refuse_other_folder
-from espnet_ee.kaldi import read_scp, split_place, write_scp
+from espnet_ee.files import is_file
+from espnet_ee.kaldi import read_scp, split_place
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml")
@@ -72,8 +71,8 @@ def read_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
     notes = {name: _read_note(path / name) for name in NOTES if (path / name).is_file()}
     tables = {name: read_scp(path / name, allow_empty=name == "text") for name in TABLES if (path / name).is_file()}
     data = DataDir(path, tables, notes)
-    _check_complete(data, feats_type or notes.get("feats_type", "").strip() or None)
-    _check_tables(data)
+    check_complete(data, feats_type or notes.get("feats_type", "").strip() or None)
+    check_tables(data)
     return data
 
 
@@ -138,7 +137,8 @@ def _file_of(table: str, value: str) -> str:
     return value.rpartition(":")[0] if table == "feats.scp" else value
 
 
-def _check_complete(data: DataDir, feats_type: str | None) -> None:
+def check_complete(data: DataDir, feats_type: str | None) -> None:
+    """Raises UserError if a table is missing that such a directory needs."""
     if feats_type is not None and feats_type not in _SOURCE_OF:
         raise UserError(f"{data.path / 'feats_type'}: {feats_type!r} is not known; write raw or extracted")
     source = _SOURCE_OF[feats_type] if feats_type else data.source
@@ -148,7 +148,8 @@ def _check_complete(data: DataDir, feats_type: str | None) -> None:
             raise UserError(f"{data.path / name}: no such file; run the stage that makes {data.path} again")
 
 
-def _check_tables(data: DataDir) -> None:
+def check_tables(data: DataDir) -> None:
+    """Raises UserError if a table is malformed or unsorted, or lists other utterances than the others."""
     source = data.source
     if "segments" in data.tables and "wav.scp" in data.tables:
         _check_recordings(data)
@@ -206,54 +207,3 @@ def _difference(data: DataDir, source: str, name: str) -> UserError:
             return UserError(f"{data.where(source, utt_id)}: {utt_id!r} is not in {data.path / name}; add or delete it")
     extra = next(utt_id for utt_id in there if utt_id not in here)
     return UserError(f"{data.where(name, extra)}: {extra!r} is not in {data.path / source}; add or delete it")
-
-
-@dataclass
-class DataDirDraft:
-    """A data directory in the making.
-
-    Attributes:
-        folder: where files that belong into the directory are put now.
-        final: where the directory will be; the paths in its tables begin with it.
-        tables: to be filled; written sorted.
-        notes: to be filled.
-    """
-
-    folder: Path
-    final: Path
-    tables: dict[str, Table] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-
-
-@contextmanager
-def new_data_dir(out: str | Path) -> Iterator[DataDirDraft]:
-    """Makes a data directory that is checked and whole, or leaves what was at ``out`` untouched.
-
-    The block fills the draft's tables; they are then written sorted, with spk2utt, checked, and renamed into place.
-
-    Raises:
-        UserError: ``out`` is something else than a data directory, or what the block made is not valid.
-    """
-    out = Path(out)
-    refuse_other_folder(out, ("text", "utt2spk", "wav.scp", "feats.scp"))
-    with atomic_dir(out) as folder:
-        draft = DataDirDraft(folder, out)
-        yield draft
-        for name, table in draft.tables.items():
-            write_scp(folder / name, table)
-        write_scp(folder / "spk2utt", make_spk2utt(draft.tables.get("utt2spk", {})))
-        for name, text in draft.notes.items():
-            with atomic_write(folder / name) as stream:
-                stream.write(text)
-        _check_draft(draft)
-
-
-def _check_draft(draft: DataDirDraft) -> None:
-    ordered = {name: dict(sorted(table.items())) for name, table in draft.tables.items()}
-    data = DataDir(draft.final, ordered, draft.notes)
-    for name, table in ordered.items():
-        for number, (key, value) in enumerate(table.items(), 1):
-            if not value.strip() and name != "text":
-                raise UserError(f"{draft.final / name}:{number}: nothing follows the key {key!r}; mend the source")
-    _check_complete(data, draft.notes.get("feats_type", "").strip() or None)
-    _check_tables(data)

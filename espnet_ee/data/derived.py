@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_ee.data.datadir import DataDir, DataDirDraft, new_data_dir, read_data_dir, refuse_to_replace_files
+from espnet_ee.data.datadir import DataDir, read_data_dir, refuse_to_replace_files
+from espnet_ee.data.draft import DataDirDraft, new_data_dir
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle
 from espnet_ee.files import refuse_overlap
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from espnet_ee.data.corpus import Corpus
-from espnet_ee.data.datadir import Table, new_data_dir
+from espnet_ee.data.datadir import Table
+from espnet_ee.data.draft import new_data_dir
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from espnet_ee.cli.main import COMMANDS, get_parser, main
+from espnet_ee.data.registry import CORPORA
+from espnet_ee.policy.features import FEATURES
+from espnet_ee.policy.registry import POLICIES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +30,10 @@ OPTIONS = {
     "data tokens": "--text --out --token_type --nbpe --model_type",
     "data download": "--out --parts --hold_out --url",
     "data mini": "--out --utterances_per_speaker --seed --nj",
+    "calibrate": "--evidence --text --out --policies --targets --features",
+    "score": "--exp --data_root --valid_set --test_sets --separate --command --note --date",
+    "replay": "--evidence --text --policy --config --thresholds --out",
+    "compare": "--evidence --other --text --names --title --note --out",
 }
 
 
@@ -88,3 +95,11 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_help_lists_the_choices() -> None:
+    for name in ("replay", "calibrate"):
+        assert all(policy in PARSERS[name].format_help() for policy in POLICIES)
+    assert all(feature in PARSERS["calibrate"].format_help() for feature in FEATURES)
+    assert all(corpus in PARSERS["data prepare"].format_help() for corpus in CORPORA)
+    assert all(part in PARSERS["data download"].format_help().replace("-\n", "-") for part in ("dev-clean", "train-other-500"))

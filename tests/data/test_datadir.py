@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_ee.data.datadir import new_data_dir, read_data_dir, validate_data_dir
+from espnet_ee.data.datadir import read_data_dir, validate_data_dir
+from espnet_ee.data.draft import new_data_dir
 from espnet_ee.data.inputs import read_inputs
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import refuse_overlap
@@ -112,7 +113,7 @@ def test_writer_leaves_the_old_directory_when_it_fails(
     failure: str, tmp_path: Path, data_dir: Path, tree_bytes: Callable[[Path], dict[str, bytes]]
 ) -> None:
     out = tmp_path / "out" / "set"
-    shutil.copytree(data_dir, out)
+    write(out, data_dir)
     before = tree_bytes(tmp_path)
     kinds = {"exception": RuntimeError, "interrupt": KeyboardInterrupt, "invalid": UserError}
     with pytest.raises(kinds[failure]), new_data_dir(out) as draft:
@@ -145,6 +146,28 @@ def test_writer_never_replaces_another_folder(tmp_path: Path, data_dir: Path) ->
     with pytest.raises(UserError, match="home: exists and was not made by this command"):
         write(tmp_path / "home", data_dir)
     assert (tmp_path / "home" / "thesis.tex").exists()
+
+
+def test_writer_never_replaces_a_directory_made_by_hand(tmp_path: Path, data_dir: Path) -> None:
+    shutil.copytree(data_dir, tmp_path / "mine")
+    with pytest.raises(UserError, match="mine: exists and was not made by this command"):
+        write(tmp_path / "mine", data_dir)
+
+
+@pytest.mark.parametrize("name", ["text", "utt2spk", "spk2gender"])
+def test_writer_never_replaces_what_was_corrected(name: str, tmp_path: Path, data_dir: Path) -> None:
+    out = tmp_path / "new"
+    write(out, data_dir)
+    (out / ".done").touch()  # of a recipe
+    write(out, data_dir)
+    with (out / name).open("a") as stream:
+        stream.write("c-1 MORE\n")
+    with pytest.raises(UserError, match=f"new/{name}: was changed or added"):
+        write(out, data_dir)
+    assert (out / name).read_text().endswith("c-1 MORE\n")
+    (out / name).unlink()  # whoever deletes a table wants it made again
+    write(out, data_dir)
+    validate_data_dir(out)
 
 
 @pytest.mark.parametrize(("source", "out"), [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("a", "c/../a")])

@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.process
-
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "egs" / "librispeech" / "asr1"
 KILLS = 20

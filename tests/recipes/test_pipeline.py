@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.process
-
 RECIPE = Path(__file__).resolve().parents[2] / "egs" / "mini" / "asr1"
 
 TINY = {

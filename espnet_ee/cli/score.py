@@ -1,0 +1,158 @@
+"""What works on evidence and decodings: ``calibrate``, ``score``, ``replay``, ``compare``. Neither torch nor ESPnet is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_ee.cli.parser import Parser
+from espnet_ee.errors import UsageError
+from espnet_ee.files import atomic_write
+from espnet_ee.policy.features import FEATURES
+from espnet_ee.policy.registry import POLICIES
+
+CALIBRATED = ("entropy", "confidence", "patience", "learned")
+TARGETS = ("wer_loss=1", "wer_loss=5", "wer_loss=10", "mean_layer=6")
+EVIDENCE = "evidence table: of `espnet-ee decode --every_exit`, or imported (see espnet_ee/score/imported.py)"
+TEXT = "its references, a Kaldi text file (not for an imported table)"
+
+
+def add_calibration(parser: Parser) -> None:
+    """The options of what is calibrated, of ``calibrate`` and of ``decode``."""
+    names, targets = " ".join(CALIBRATED), " ".join(TARGETS)
+    known = ", ".join(POLICIES)
+    parser.option("--policies", f"of {known} (default: {names})", nargs="+", default=list(CALIBRATED), metavar="NAME")
+    parser.option(
+        "--targets",
+        "what to meet on the development set: wer_loss=P (at most P %% relative WER above the final exit), "
+        f"mean_layer=L, macs_per_second=M (default: {targets})",
+        nargs="+",
+        default=list(TARGETS),
+        metavar="KIND=NUMBER",
+    )
+    words = ", ".join(FEATURES)
+    parser.option("--features", f"what `learned` reads, of {words} (default: its own)", nargs="+", metavar="NAME")
+
+
+def add_calibrate(parser: Parser) -> None:
+    """Options of ``espnet-ee calibrate``."""
+    parser.description = "Finds the thresholds that meet targets on a development set; writes OUT/decode_POLICY_TARGET.yaml."
+    parser.path("--evidence", f"{EVIDENCE} of the development set", "FILE", required=True)
+    parser.path("--text", TEXT, "FILE")
+    parser.path("--out", "folder for the decoding configurations; those of an earlier calibration go", required=True)
+    add_calibration(parser)
+    parser.set_defaults(run=_calibrate)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
+    from espnet_ee.score.fit import DEFAULT_FEATURES
+    from espnet_ee.score.grid import read_grid
+
+    targets = [parse_target(word) for word in dict.fromkeys(options.targets)]
+    names = list(dict.fromkeys(options.policies))
+    features = list(dict.fromkeys(options.features or DEFAULT_FEATURES))
+    dev = read_grid(options.evidence, options.text, keep=True)
+    calibrated = calibrate_policies(dev, names, targets, features)
+    if not calibrated:
+        print(f"{options.evidence}: the model has one exit only; there is nothing to choose")
+        return
+    write_calibrated(options.out, calibrated, dev.name)
+    print(*calibrated, sep="\n")
+
+
+def add_score(parser: Parser) -> None:
+    """Options of ``espnet-ee score``."""
+    parser.description = "Scores an experiment's decodings: EXP/RESULTS.md, exits.csv and curve.png."
+    parser.path("--exp", "experiment folder with decode_every_exit/SET; the results go into it", required=True)
+    parser.path("--data_root", "folder with SET/text for every set, e.g. dump/raw", required=True)
+    parser.option("--valid_set", "the set that the policies were calibrated on", required=True, metavar="SET")
+    parser.option("--test_sets", "sets to score", required=True, nargs="+", metavar="SET")
+    parser.path("--separate", "scored experiments of separately trained depths, as a reference", nargs="+", default=[])
+    parser.option("--command", "command line to report (default: this one)")
+    parser.option("--note", "lines for the page", nargs="+", default=[], metavar="LINE")
+    parser.option("--date", "date to report (default: none, so that a rerun gives the same bytes)", default="")
+    parser.set_defaults(run=_score)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from espnet_ee.score.experiment import ScoreOptions, score_experiment
+    from espnet_ee.score.page import print_summary
+
+    page = score_experiment(
+        ScoreOptions(
+            exp=options.exp,
+            data_root=options.data_root,
+            valid_set=options.valid_set,
+            test_sets=options.test_sets,
+            separate=options.separate,
+            command=options.command or shlex.join(["espnet-ee", *sys.argv[1:]]),
+            notes=options.note,
+            date=options.date,
+        )
+    )
+    print_summary(page, sys.stdout)
+
+
+def add_replay(parser: Parser) -> None:
+    """Options of ``espnet-ee replay``."""
+    parser.description = (
+        "Replays exit policies at any thresholds on an evidence table: nothing is decoded again. Prints, with tabs between\n"
+        "them: policy, threshold, WER in per cent, errors, words, mean exit layer, MACs per second of audio, real-time factor."
+    )
+    parser.path("--evidence", EVIDENCE, "FILE", required=True)
+    parser.path("--text", TEXT, "FILE")
+    known = ", ".join(POLICIES)
+    parser.option("--policy", f"of {known}, perhaps with thresholds", nargs="+", default=[], metavar="NAME[=T,T]")
+    parser.option("--config", "decoding configurations, for policies with more settings", nargs="+", default=[],
+                  metavar="YAML[=T,T]")  # fmt: skip
+    parser.option("--thresholds", "thresholds of a policy that came without", type=int, default=20, metavar="N")
+    parser.path("--out", "file to write (default: print)", "FILE")
+    parser.set_defaults(run=_replay)
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from espnet_ee.score.grid import read_grid
+    from espnet_ee.score.replay import replay_table
+
+    if not options.policy and not options.config:
+        raise UsageError("give at least one --policy or --config")
+    grid = read_grid(options.evidence, options.text)
+    _write(options.out, replay_table(grid, options.policy, options.config, options.thresholds))
+
+
+def add_compare(parser: Parser) -> None:
+    """Options of ``espnet-ee compare``."""
+    parser.description = "Compares two decodings of the same sets exit by exit, with paired bootstrap intervals (Markdown)."
+    parser.path("--evidence", "evidence tables, one a set", "FILE", required=True, nargs="+")
+    parser.path("--other", "those of the other decoding, same order", "FILE", required=True, nargs="+")
+    parser.path("--text", "the sets' references, same order (not for imported tables)", "FILE", nargs="+")
+    parser.option("--names", "what the two are called", nargs=2, default=["first", "second"], metavar="NAME")
+    parser.option("--title", "of the page", default="Two decodings, exit by exit")
+    parser.option("--note", "lines under the title", nargs="+", default=[], metavar="LINE")
+    parser.path("--out", "file to write (default: print)", "FILE")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from espnet_ee.score.compare import comparison_page
+    from espnet_ee.score.grid import read_grid
+
+    texts: Sequence[Path | None] = options.text or [None] * len(options.evidence)
+    if not len(options.evidence) == len(options.other) == len(texts):
+        raise UsageError("--evidence, --other and --text: give the same number of files for each")
+    files = zip(options.evidence, options.other, texts, strict=True)
+    pairs = [(read_grid(first, text), read_grid(second, text)) for first, second, text in files]
+    _write(options.out, comparison_page(pairs, tuple(options.names), options.title, options.note))
+
+
+def _write(path: Path | None, text: str) -> None:
+    """Into a file, whole or not at all, or to stdout."""
+    if path is None:
+        print(text, end="")
+        return
+    with atomic_write(path) as stream:
+        stream.write(text)

@@ -1,0 +1,83 @@
+"""Calibrating, scoring, replaying and comparing as a user calls them, on the hand-made experiment of tests/score."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_ee.cli.main import main
+from espnet_ee.errors import UsageError
+from espnet_ee.policy.decoding import DecodingConfig
+from tests.score.conftest import experiment  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def dev(experiment: Path) -> list[str]:  # noqa: F811
+    """The options that name the development set's evidence."""
+    text = experiment.parents[1] / "data/dev/text"
+    return ["--evidence", str(experiment / "decode_every_exit/dev/evidence.tsv"), "--text", str(text)]
+
+
+def test_calibrate_writes_what_it_says(dev: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = ["wer_loss=34", "mean_layer=4", "wer_loss=34"]
+    main(["calibrate", *dev, "--out", str(tmp_path / "out"), "--policies", "entropy", "fixed", "--targets", *targets])
+    said = [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(said) == ["entropy_mean_layer4", "entropy_wer_loss34", "fixed_mean_layer4", "fixed_wer_loss34"]
+    for name in said:
+        assert DecodingConfig.read(tmp_path / "out" / f"decode_{name}.yaml").policy.name == name.partition("_")[0]
+
+
+def test_score_makes_the_page(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    data = experiment.parents[1] / "data"
+    words = ["--valid_set", "dev", "--test_sets", "test", "--note", "on a whim", "twice", "--command", "./run.sh"]
+    main(["score", "--exp", str(experiment), "--data_root", str(data), *words])
+    page = (experiment / "RESULTS.md").read_text()
+    assert "- note: on a whim\n- note: twice\n" in page and "- command: `./run.sh`" in page
+    assert (experiment / "exits.csv").is_file() and (experiment / "curve.png").is_file()
+    assert "test" in capsys.readouterr().out
+
+
+def test_replay_takes_names_and_files(
+    dev: list[str],
+    experiment: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = str(experiment / "policies/decode_entropy_wer_loss0.yaml")
+    main(["replay", *dev, "--policy", "fixed", "entropy=0.2,0.3", "--config", config])
+    table = capsys.readouterr().out
+    lines = [line.split("\t") for line in table.splitlines()]
+    assert [line[:2] for line in lines[1:6]] == [
+        ["fixed", "2"],
+        ["fixed", "4"],
+        ["fixed", "6"],
+        ["entropy", "0.2"],
+        ["entropy", "0.3"],
+    ]
+    assert len(lines) == 7 and lines[6][0] == "entropy"
+    main(["replay", *dev, "--policy", "fixed", "entropy=0.2,0.3", "--config", config, "--out", str(tmp_path / "table")])
+    assert (tmp_path / "table").read_text() == table
+
+
+def test_compare_prints_a_page(dev: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    evidence, text = dev[1], dev[3]
+    main(["compare", "--evidence", evidence, "--other", evidence, "--text", text, "--names", "this", "that"])
+    page = capsys.readouterr().out
+    assert "## dev (6 utterances)" in page and "WER % of that" in page
+    with pytest.raises(UsageError, match="--text"):
+        main(["compare", "--evidence", evidence, "--other", evidence, "--text", text, text])
+
+
+def test_none_of_them_loads_torch(dev: list[str], tmp_path: Path) -> None:
+    words = ["calibrate", *dev, "--out", str(tmp_path), "--policies", "entropy"]
+    program = (
+        "import sys\nfrom espnet_ee.cli.main import main\nmain(sys.argv[1:])\n"
+        "print(sorted({'torch', 'espnet2', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
