@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "egs" / "librispeech" / "asr1"
-KILLS = 20
-LEFT_OVERS = (".tmp", ".old", ".log")
-"""Temporary places of a killed run may stay (nothing reads them); logs hold times."""
+KILLS = 8
+LEFT_OVERS = (".tmp", ".old", ".log", ".lock")
+"""Temporary places of a killed run may stay (nothing reads them); logs hold times, locks who ran."""
 
 
 def start(corpus: Path, folder: Path, **more: str) -> subprocess.Popen[bytes]:

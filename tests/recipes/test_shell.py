@@ -18,7 +18,6 @@ SOURCED = {
     "stages_train.sh",
     "stages_decode.sh",
     "stages_share.sh",
-    "cluster.sh",
     "path.sh",
     "cmd.sh",
     "db.sh",

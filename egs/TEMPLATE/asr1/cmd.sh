@@ -1,13 +1,8 @@
 #!/usr/bin/env bash
-# Where the stages' work runs. local: on this machine. slurm: stages 3 and 12 as job arrays (sbatch, one task for each set
-# and decoding), the other stages as single jobs (srun); asr_ee.sh itself stays here and waits.
-export cmd_backend="${cmd_backend:-local}"
-# What the jobs ask for, in words of sbatch and srun.
-export slurm_data_opts="${slurm_data_opts:-}"     # stages 2 to 5, such as "--cpus-per-task=8 --mem=8G" (with --nj 8)
-export slurm_train_opts="${slurm_train_opts:-}"   # stages 10 and 11; to 11 GPUs are added as --ngpu says
-export slurm_decode_opts="${slurm_decode_opts:-}" # stage 12, such as "--partition=cpu --cpus-per-task=1"
-# Words put before the commands of the stages, for any other scheduler that starts a command, waits for it and hands back
-# its exit status. Empty: what the backend says.
-export data_cmd="${data_cmd:-}"     # stages 2 to 5
-export train_cmd="${train_cmd:-}"   # stages 10 and 11
-export decode_cmd="${decode_cmd:-}" # stage 12
+# Words put before the commands of the stages: any program that starts a command elsewhere, waits for it and hands back its
+# exit status, such as Slurm's srun. Empty: this machine. asr_ee.sh itself stays here and waits.
+export data_cmd="${data_cmd:-}"     # stages 2 to 5 and 10, such as "srun --ntasks=1 --cpus-per-task=8 --mem=16G" (with --nj 8)
+# Stage 11, such as "srun --ntasks=1 --gres=gpu:4" (with --ngpu 4); on two nodes (with --num_nodes 2 --ngpu 8) "srun --nodes=2
+# --ntasks-per-node=1 --gres=gpu:8 --kill-on-bad-exit".
+export train_cmd="${train_cmd:-}"
+export decode_cmd="${decode_cmd:-}" # stage 12, such as "srun --partition=cpu --ntasks=1"

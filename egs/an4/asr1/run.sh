@@ -13,6 +13,5 @@ exec ./asr_ee.sh \
     --feats_normalize config \
     --asr_config conf/train_ee_conformer.yaml \
     --inference_asr_model valid.cer_exit12.ave.pth \
-    --inference_configs conf/decode_entropy.yaml \
     --command "./run.sh ${*@Q}" \
     "$@"

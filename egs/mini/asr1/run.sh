@@ -11,6 +11,5 @@ exec ./asr_ee.sh \
     --token_type char \
     --feats_normalize config \
     --asr_config conf/train_ee_conformer.yaml \
-    --inference_configs conf/decode_entropy.yaml \
     --command "./run.sh ${*@Q}" \
     "$@"

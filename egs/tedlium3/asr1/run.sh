@@ -14,6 +14,5 @@ exec ./asr_ee.sh \
     --token_type bpe \
     --nbpe 256 \
     --asr_config conf/train_ee_conformer.yaml \
-    --inference_configs conf/decode_entropy.yaml \
     --command "./run.sh ${*@Q}" \
     "$@"

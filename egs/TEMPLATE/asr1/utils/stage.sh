@@ -6,18 +6,19 @@ log() {
     echo "$(date '+%Y-%m-%dT%H:%M:%S') (${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
 }
 
-# identity WORDS FILE...: prints what a piece of work depends on: its options (one string) and the content of its input
-# files. A missing file counts too: it may appear later.
+# identity WORDS FILE...: prints what a piece of work depends on: its options (lines) and the content of its input files,
+# wherever they lie. A missing file counts too: it may appear later.
 identity() {
-    local file
-    printf 'options: %s\n' "$1"
+    local file name
+    printf '%s\n' "$1"
     shift
     for file in "$@"; do
+        name=$(basename "$(dirname "${file}")")/${file##*/}
         if [ -f "${file}" ]; then
             # cksum is everywhere (POSIX) and is to notice a change, not an attack.
-            printf '%s %s\n' "$(cksum <"${file}")" "${file}"
+            printf '%s %s\n' "$(cksum <"${file}")" "${name}"
         else
-            printf 'absent %s\n' "${file}"
+            printf 'absent %s\n' "${name}"
         fi
     done
 }
@@ -80,6 +81,29 @@ run_once() {
     rm -f "${mark}"
     run_logged "${title}" "${logfile}" "$@" || return
     mark_done "${mark}" "${wanted}"
+}
+
+# lock_folder FOLDER OPTION: keeps a second run out of what stages are about to write. The lock is the system's: it ends with
+# this script, however that ends, and with the processes that it has started.
+lock_handles=()
+lock_folder() {
+    local handle file
+    file=$(dirname "$1")/.$(basename "$1").lock
+    mkdir -p "$(dirname "$1")"
+    exec {handle}<>"${file}"
+    # What was killed a moment ago may still be about to go.
+    if ! flock --timeout "${ESPNET_EE_LOCK_SECONDS:-3}" "${handle}"; then
+        echo "$(basename "$0"): error: $1 is in use by $(head -n 1 "${file}"); wait for its end, or give another '--$2'" >&2
+        exit 1
+    fi
+    printf '%s\n' "process $$ on $(hostname) since $(date '+%Y-%m-%dT%H:%M:%S') (or what it has started)" >"${file}"
+    lock_handles+=("${handle}")
+}
+
+unlock_folders() {
+    local handle
+    for handle in ${lock_handles[@]+"${lock_handles[@]}"}; do exec {handle}>&-; done
+    lock_handles=()
 }
 
 # run_parallel N FUNCTION ARGUMENT...: calls the function once for each argument, N at a time; waits for all of them and

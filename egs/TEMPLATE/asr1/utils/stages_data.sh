@@ -2,19 +2,44 @@
 # Stages 1 to 5 of asr_ee.sh (sourced by it: all names are its): data, speeds, audio or features, lengths, tokens.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
+# data_files DIR...: the tables by which a change of a data directory is noticed, and the mark of what made them.
+data_files() {
+    local dir name
+    for dir in "$@"; do
+        for name in content wav.scp feats.scp segments text utt2spk utt2num_samples utt2num_frames; do
+            if [ -f "${dir}/${name}" ]; then printf '%s\n' "${dir}/${name}"; fi
+        done
+    done
+}
+
+# content_files DIR...: the same for what only looks at sound and text, wherever they lie. A set of stage 3 has a file
+# "content"; of another one the tables must do.
+content_files() {
+    local dir
+    for dir in "$@"; do
+        if [ -f "${dir}/content" ]; then
+            printf '%s\n' "${dir}/content" "${dir}/text" "${dir}/utt2spk"
+        else
+            data_files "${dir}"
+        fi
+    done
+}
+
 # Stage 1. The recipe's own local/data.sh makes datadir/SET for every set.
 prepare_data() {
-    local mark=${datadir}/.stage01.done wanted name folders
+    local mark=${datadir}/.stage01.done wanted name code settings line known
     for name in "${raw_train}" "${eval_sets[@]}"; do
         # Whoever deletes a set wants it made again.
         [ -s "${datadir}/${name}/wav.scp" ] || rm -f "${mark}"
     done
-    folders=$(corpus_folders)
-    # Who names no folder now means that of the last time.
-    if [ -z "${folders}" ] && [ -f "${mark}" ]; then folders=$(sed -n 's/^corpora://p' "${mark}"); fi
-    # Which sets it makes stands on a line of its own: one set more must not make the others be done again (set_identity).
-    wanted=$(identity "local/data.sh ${local_args[*]-}" local/data.sh)$'\n'"follows: ${data_args[*]:-nothing}"
-    wanted+=${folders:+$'\n'"corpora:${folders}"}
+    code=$(sed -e 's/^[[:space:]]*#.*//' -e '/^$/d' local/data.sh | cksum)
+    wanted="local/data.sh ${code}"
+    settings=$(local/data.sh ${data_args[@]+"${data_args[@]}"} ${local_args[@]+"${local_args[@]}"} --settings)
+    while IFS= read -r line; do
+        # Who names no folder now means that of the last time.
+        if [[ ${line} == *_root= ]] && known=$(grep -F "${line}" "${mark}" 2>/dev/null); then line=${known}; fi
+        wanted+=${line:+$'\n'${line}}
+    done <<<"${settings}"
     run_once "stage 1: data preparation" "${mark}" "${wanted}" "${datadir}/log/data.log" make_and_check_data
     log_skipped 1 "${raw_train}" "${datadir}/${raw_train}"
     show_log "${datadir}/log/data.log" | grep '; warning: ' || true
@@ -25,32 +50,18 @@ log_skipped() {
     if [ -s "$3/skipped" ]; then log "stage $1: $2: $(wc -l <"$3/skipped") utterances skipped, see $3/skipped"; fi
 }
 
-# The folders that db.sh or the environment gives for the corpora that local/data.sh reads.
-corpus_folders() {
-    local names name
-    . ./db.sh
-    readarray -t names < <(sed -n 's/^export \([A-Z0-9_]*\)=.*/\1/p' db.sh)
-    for name in "${names[@]}"; do
-        if [ -n "${!name}" ] && grep -qw "${name}" local/data.sh; then printf ' %s=%s' "${name}" "${!name}"; fi
-    done
-}
-
 make_and_check_data() {
     local name
     local/data.sh --datadir "${datadir}" --nj "${nj}" ${data_args[@]+"${data_args[@]}"} \
         ${local_args[@]+"${local_args[@]}"} || return
     for name in "${raw_train}" "${eval_sets[@]}"; do
-        "${python}" -m espnet_ee.bin.validate_data "${datadir}/${name}" || return
+        "${espnet_ee[@]}" data validate --data "${datadir}/${name}" || return
     done
 }
 
-# set_identity WORDS DIR: what is made of a set under datadir depends on its tables and, since they say nothing of what is
-# in the audio, on the options of stage 1. (Not on local/data.sh itself: another comment in it must not cost a training.)
-set_identity() {
-    local files made_with=""
-    readarray -t files < <(data_files "$2")
-    if [ -f "${datadir}/.stage01.done" ]; then made_with=$(head -n 1 "${datadir}/.stage01.done"); fi
-    identity "$1 ${made_with}" "${files[@]}"
+# prepared_with STAGE: the settings of stage 1 on which a later one depends, for tables say nothing of what is in the audio.
+prepared_with() {
+    if [ -f "${datadir}/.stage01.done" ]; then grep -E "^\[([0-9 ]* )?$1[] ]" "${datadir}/.stage01.done" || true; fi
 }
 
 # Stage 2. Copies of the training set at other speeds.
@@ -60,14 +71,14 @@ perturb_speed() {
         return 0
     fi
     need "${datadir}/${raw_train}/wav.scp" 1
-    local out=${datadir}/${train_set} audio=${dumpdir}/speed_perturbed/${train_set} words=${stored_factors} wanted
+    local in=${datadir}/${raw_train} out=${datadir}/${train_set} audio=${dumpdir}/speed_perturbed/${train_set} files wanted
     # The tables lie under datadir, the audio under dumpdir: whoever deletes one of them, or names another, wants both made.
     [ -d "${audio}" ] || rm -f "${out}/.done"
-    if [ "${max_skipped}" != 0 ]; then words+=" max_skipped=${max_skipped}"; fi
-    wanted=$(set_identity "${words}" "${datadir}/${raw_train}")
+    readarray -t files < <(data_files "${in}")
+    wanted=$(identity "$(stage_options 2; prepared_with 2; echo "factors=${stored_factors}")" "${files[@]}")
     run_once "stage 2: speed perturbation by ${stored_factors}" "${out}/.done" "${wanted}" "${datadir}/log/perturb_speed.log" \
-        "${data_run[@]}" espnet_ee.bin.perturb_speed --in "${datadir}/${raw_train}" --out "${out}" \
-        --factors "${stored_factors}" --audio_dir "${audio}" --nj "${nj}" --max_skipped "${max_skipped}"
+        "${data_run[@]}" speed --data "${in}" --out "${out}" --factors "${factor_list[@]}" --audio_dir "${audio}" \
+        --nj "${nj}" --max_skipped "${max_skipped}"
     log_skipped 2 "${train_set}" "${out}"
 }
 
@@ -78,74 +89,97 @@ formatted_dir() {
 
 # Stage 3, for one set.
 format_set() {
-    local name=$1 out words wanted made_by=1 limit=0
+    local name=$1 in=${datadir}/$1 out words limit=0 made_by=1 files wanted run=("${data_run[@]}" format --fs "${fs}")
     out=$(formatted_dir "${name}")
-    if [ "${name}" = "${train_set}" ] && [ -n "${stored_factors}" ]; then made_by=2; fi
-    if [ "${name}" = "${train_set}" ]; then limit=${max_skipped}; fi
-    need "${datadir}/${name}/wav.scp" "${made_by}"
-    words="${feats_type} ${fs}"
-    local run=("${data_run[@]}" espnet_ee.bin.format_audio --fs "${fs}")
+    words=$(stage_options 3)
+    if [ "${name}" = "${train_set}" ]; then
+        limit=${max_skipped}
+        if [ -n "${stored_factors}" ]; then made_by=2; fi
+    fi
+    need "${in}/wav.scp" "${made_by}"
     if [ "${feats_type}" = extracted ]; then
-        words="${feats_type} ${frontend}"
+        words+=$'\n'"${frontend} compressed=${feats_compress}"
         run=(extract_by_frontend)
-        if [ "${feats_compress}" = true ]; then
-            words+=" compressed"
-            run+=(--compress)
-        fi
+        if [ "${feats_compress}" = true ]; then run+=(--compress); fi
     fi
-    if [ "${limit}" != 0 ]; then
-        words+=" max_skipped=${limit}"
-        run+=(--max_skipped "${limit}")
-    fi
-    wanted=$(set_identity "${words}" "${datadir}/${name}")
-    run_once "stage 3: ${feats_type}: ${name}" "${out}/.done" "${wanted}" "${dumpdir}/log/${feats_type}_${name}.log" \
-        "${run[@]}" --in "${datadir}/${name}" --out "${out}" --nj "${nj}"
+    readarray -t files < <(data_files "${in}")
+    # Of the sound that stage 2 has made its mark knows; another place of the sound of stage 3 itself wants it made again.
+    if [ "${made_by}" = 2 ]; then files+=("${in}/.done"); fi
+    is_heard "${out}" || rm -f "${out}/.done"
+    wanted=$(identity "${words}"$'\n'"max_skipped=${limit}"$'\n'"$(prepared_with 3)" "${files[@]}")
+    run_once "stage 3: ${feats_type}: ${name}" "${out}/.done" "${wanted}" "${dumpdir}/log/${feats_type}_${name}.log" make_format
     log_skipped 3 "${name}" "${out}"
+}
+
+make_format() {
+    "${run[@]}" --data "${in}" --out "${out}" --nj "${nj}" --max_skipped "${limit}" || return
+    printf '%s\n%s\n' "${words}" "$(recordings "${in}" | cksum)" >"${out}/content"
+}
+
+# is_heard DIR: is the first file there that its table names? (Not where the folder has been moved.)
+is_heard() {
+    local table=$1/wav.scp file
+    if [ -f "$1/feats.scp" ]; then table=$1/feats.scp; fi
+    if [ ! -f "${table}" ]; then return 1; fi
+    file=$(head -n 1 "${table}")
+    file=${file#* }
+    if [ "${table##*/}" = feats.scp ]; then file=${file%:*}; fi
+    [ -e "${file}" ]
+}
+
+# recordings DIR: what sounds in a set, by name: a checksum of every file of its wav.scp, and the segments.
+recordings() {
+    awk '{ print $1 }' <"$1/wav.scp"
+    # Broken files may be left out, so a missing one is no error here.
+    { sed 's/^[^[:blank:]]*[[:blank:]]*//' <"$1/wav.scp" | tr '\n' '\0' | xargs -0 cksum -- | cut -d ' ' -f 1,2; } || true
+    if [ -f "$1/segments" ]; then cat "$1/segments"; fi
 }
 
 extract_by_frontend() {
     local conf=${dumpdir}/log/frontend.yaml
-    # Renamed, for other sets may be extracted at the same time.
-    { printf '%s\n' "${frontend}" >"${conf}.$$" && mv "${conf}.$$" "${conf}"; } || return
-    "${data_run[@]}" espnet_ee.bin.extract_features --frontend_conf "${conf}" "$@"
+    printf '%s\n' "${frontend}" >"${conf}" || return
+    "${data_run[@]}" features --frontend_conf "${conf}" "$@"
 }
 
 # Stage 4. Too long and too short training utterances go; the sets that are scored are never filtered.
 filter_train() {
-    local in=${data_feats}/org/${train_set} out=${data_feats}/${train_set} files wanted logfile
-    need "${in}/text" 3
-    readarray -t files < <(data_files "${in}")
-    wanted=$(identity "${min_wav_duration} ${max_wav_duration}" "${files[@]}")
-    logfile=${dumpdir}/log/filter_${feats_type}_${train_set}.log
-    run_once "stage 4: drop utterances not between ${min_wav_duration} s and ${max_wav_duration} s" "${out}/.done" "${wanted}" \
-        "${logfile}" "${data_run[@]}" espnet_ee.bin.filter_lengths --in "${in}" --out "${out}" \
-        --min_seconds "${min_wav_duration}" --max_seconds "${max_wav_duration}" --fs "${fs}"
-    show_log "${logfile}"
+    filter_set "stage 4: drop utterances not between ${min_wav_duration} s and ${max_wav_duration} s" "$(stage_options 4)" \
+        "${data_feats}/org/${train_set}" "${data_feats}/${train_set}" "${min_wav_duration}" "${max_wav_duration}"
 }
 
 # Stage 4 for the development set: only where there are empty transcripts, and only for the training (training_valid_dir).
 filter_valid() {
-    local in=${data_feats}/${valid_set} out files wanted logfile=${dumpdir}/log/filter_${feats_type}_${valid_set}.log
+    local in=${data_feats}/${valid_set} out
     need "${in}/text" 3
     out=$(training_valid_dir)
     if [ "${out}" = "${in}" ]; then return 0; fi
+    filter_set "stage 4: ${valid_set} without empty transcripts, for the training" "with text" "${in}" "${out}" 0 inf
+}
+
+# filter_set TITLE OPTIONS IN OUT MIN MAX
+filter_set() {
+    local in=$3 out=$4 min=$5 max=$6 logfile=${dumpdir}/log/filter_${feats_type}_${4##*/}.log files wanted
+    need "${in}/text" 3
     readarray -t files < <(data_files "${in}")
-    wanted=$(identity "with text" "${files[@]}")
-    run_once "stage 4: ${valid_set} without empty transcripts, for the training" "${out}/.done" "${wanted}" \
-        "${logfile}" "${data_run[@]}" espnet_ee.bin.filter_lengths --in "${in}" --out "${out}" \
-        --min_seconds 0 --max_seconds inf --fs "${fs}"
+    wanted=$(identity "$2" "${files[@]}")
+    run_once "$1" "${out}/.done" "${wanted}" "${logfile}" make_filtered
     show_log "${logfile}"
+}
+
+make_filtered() {
+    "${data_run[@]}" filter --data "${in}" --out "${out}" --min_seconds "${min}" --max_seconds "${max}" --fs "${fs}" || return
+    if [ -f "${in}/content" ]; then cp "${in}/content" "${out}/content"; fi
 }
 
 # Stage 5. The token list, from the training text only.
 make_tokens() {
-    local text=${data_feats}/${train_set}/text words="${token_type}" wanted
+    local text=${data_feats}/${train_set}/text words=${token_type} wanted
     need "${text}" 4
-    local run=("${data_run[@]}" espnet_ee.bin.make_tokens --text "${text}" --token_type "${token_type}" --out "${token_dir}")
+    local run=("${data_run[@]}" tokens --text "${text}" --token_type "${token_type}" --out "${token_dir}")
     if [ "${token_type}" = bpe ]; then
         words+=" ${bpemode} ${nbpe}"
         run+=(--model_type "${bpemode}" --nbpe "${nbpe}")
     fi
-    wanted=$(identity "${words}" "${text}")
+    wanted=$(identity "$(stage_options 5)"$'\n'"${words}" "${text}")
     run_once "stage 5: ${words} tokens" "${token_dir}/.done" "${wanted}" "${datadir}/log/tokens.log" "${run[@]}"
 }

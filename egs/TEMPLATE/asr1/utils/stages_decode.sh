@@ -1,56 +1,58 @@
 #!/usr/bin/env bash
-# Stages 12 to 14 of asr_ee.sh (sourced by it: all names are its): decoding, scoring, calibrating.
+# Stages 12 and 13 of asr_ee.sh (sourced by it: all names are its): decoding, which chooses where to stop, and scores.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
-# Stage 12. Every set once with the evidence of all exits, then with each configuration online.
+# Stage 12. Every set with the evidence of all exits; the exit policies calibrated on the development set; the calibrated
+# ones online on every set: one process.
 decode_sets() {
-    local jobs=() name config
+    local mark=${asr_exp}/.stage12.done name dirs=() files=() configs=() words wanted
     need_model
-    model_identity=$(identity "" "${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}")
     for name in "${eval_sets[@]}"; do
         need "${data_feats}/${name}/text" 3
-        # A set and a configuration, joined by a character that neither name has.
-        jobs+=("${name}|")
-        for config in ${inference_list[@]+"${inference_list[@]}"}; do jobs+=("${name}|${config}"); done
+        dirs+=("${data_feats}/${name}")
+        # Whoever deletes a decoding wants it made again.
+        [ -f "${asr_exp}/decode_every_exit/${name}/decode.yaml" ] || rm -f "${mark}"
     done
-    run_jobs 12 "${inference_nj}" "${slurm_decode_opts}" "${asr_exp}/log" decode_set "${jobs[@]}"
+    if [ "${#inference_list[@]}" -gt 0 ]; then configs=(--config "${inference_list[@]}"); fi
+    readarray -t files < <(content_files "${dirs[@]}")
+    words=$(stage_options 12)$'\n'"sets=${eval_sets[*]}"
+    wanted=$(identity "${words}" "${asr_exp}/config.yaml" "${model_file}" ${inference_list[@]+"${inference_list[@]}"} "${files[@]}")
+    read -ra policies <<<"${calibrate_policies}"
+    read -ra targets <<<"${calibrate_targets}"
+    read -ra online <<<"${online_policies}"
+    run_once "stage 12: decoding" "${mark}" "${wanted}" "${asr_exp}/log/decode.log" \
+        "${decode_run[@]}" --model "${asr_exp}" --model_file "${model_file}" --data "${dirs[@]}" --out "${asr_exp}" \
+        ${configs[@]+"${configs[@]}"} --batch_size "${batch_size}" --num_threads "${num_threads}" \
+        --device "${inference_device}" --calibrate_on "${valid_set}" --policies ${policies[@]+"${policies[@]}"} \
+        --targets ${targets[@]+"${targets[@]}"} --online ${online[@]+"${online[@]}"}
+    log "stage 12: ${asr_exp}/policies: decoding configurations calibrated on ${valid_set}"
 }
 
-# decode_set "SET|CONFIG": one decoding; without a configuration all exits are kept.
-decode_set() {
-    local name=${1%%|*} config=${1#*|} tag=${all_exits_tag} out files wanted
-    local run=("${decode_run[@]}" "${model_args[@]}" --data_dir "${data_feats}/${name}")
-    if [ -n "${config}" ]; then
-        tag=$(basename "${config}" .yaml)
-        run+=(--config "${config}")
-    else
-        run+=(--all_exits true --batch_size "${batch_size}")
+# need_decoding: stage 12 by the model of '--inference_asr_model' (where that is gone, by any).
+need_decoding() {
+    need "${asr_exp}/.stage12.done" 12
+    if [ -f "${model_file}" ] && ! grep -qF -- "$(cksum <"${model_file}") " "${asr_exp}/.stage12.done"; then
+        echo "asr_ee.sh: error: ${asr_exp} was decoded with another model than ${model_file}; run stage 12 first" >&2
+        exit 1
     fi
-    if [ -n "${num_threads}" ]; then run+=(--num_threads "${num_threads}"); fi
-    out=${asr_exp}/${tag}/${name}
-    readarray -t files < <(data_files "${data_feats}/${name}")
-    wanted=$(identity "${num_threads} $([ -n "${config}" ] || echo "${batch_size}")" ${config:+"${config}"} "${files[@]}")
-    run_once "stage 12: ${tag}: ${name}" "${out}/.done" "${model_identity}"$'\n'"${wanted}" \
-        "${asr_exp}/log/${tag}_${name}.log" "${run[@]}" --output_dir "${out}"
 }
 
 # Stage 13.
 score_sets() {
-    local marks=() name tag wanted
-    for tag in "${all_exits_tag}" ${decode_tags[@]+"${decode_tags[@]}"}; do
-        for name in "${eval_sets[@]}"; do
-            need_decoding "${asr_exp}/${tag}/${name}/.done"
-            marks+=("${asr_exp}/${tag}/${name}/.done")
-        done
-    done
-    wanted=$(identity "${valid_set} ${test_sets} ${note} ${separate_exps}" "${marks[@]}")
-    run_once "stage 13: scores" "${asr_exp}/.stage13.done" "${wanted}" "${asr_exp}/log/score.log" \
-        "${python}" -m espnet_ee.bin.score --exp_dir "${asr_exp}" --data_root "${data_feats}" \
-        --valid_set "${valid_set}" --test_sets "${test_sets}" --all_exits_tag "${all_exits_tag}" \
-        --command "$(shown_command)" --note "${note}" --separate_exps "${separate_exps}"
+    local mark=${asr_exp}/.stage13.done results=("${asr_exp}"/{RESULTS.md,exits.csv,curve.png}) file wanted args=()
+    need_decoding
+    for file in "${results[@]}"; do [ -f "${file}" ] || rm -f "${mark}"; done
+    for file in ${separate_list[@]+"${separate_list[@]}"}; do need "${file}/exits.csv" "13 of that experiment"; done
+    wanted=$(identity "$(stage_options 13)"$'\n'"sets=${eval_sets[*]}" "${asr_exp}/.stage12.done" \
+        ${separate_list[@]+"${separate_list[@]/%//exits.csv}"})
+    if [ "${#separate_list[@]}" -gt 0 ]; then args+=(--separate "${separate_list[@]}"); fi
+    if [ -n "${note}" ]; then args+=(--note "${note}"); fi
+    run_once "stage 13: scores" "${mark}" "${wanted}" "${asr_exp}/log/score.log" \
+        "${espnet_ee[@]}" score --exp "${asr_exp}" --data_root "${data_feats}" --valid_set "${valid_set}" \
+        --test_sets "${eval_sets[@]}" --command "$(shown_command)" ${args[@]+"${args[@]}"}
     show_log "${asr_exp}/log/score.log"
-    copy_results "${asr_exp}"/{RESULTS.md,exits.csv,curve.png}
-    log "stage 13: ${asr_exp}/RESULTS.md, ${asr_exp}/exits.csv, ${asr_exp}/curve.png"
+    copy_results "${results[@]}"
+    log "stage 13: ${results[*]}"
 }
 
 # The command line for RESULTS.md, from the project's root. Which stages ran last has no effect on the numbers; the note
@@ -74,21 +76,4 @@ copy_results() {
             mv "${results_dir}/.${file}.tmp" "${results_dir}/${file}"
         fi
     done
-}
-
-# Stage 14. Policies are calibrated on the development set, never on a set that they are measured on.
-calibrate_on_valid_set() {
-    local out=${asr_exp}/policies marks=() name wanted
-    local decoded=${asr_exp}/${all_exits_tag}
-    for name in "${eval_sets[@]}"; do
-        need_decoding "${decoded}/${name}/.done"
-        marks+=("${decoded}/${name}/.done")
-    done
-    wanted=$(identity "${valid_set} ${test_sets} ${calibrate_policies} ${calibrate_targets}" "${marks[@]}")
-    run_once "stage 14: exit policies" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/calibrate.log" \
-        "${python}" -m espnet_ee.bin.calibrate_policy --output_dir "${out}" \
-        --dev_evidence "${decoded}/${valid_set}/evidence.tsv" --dev_text "${data_feats}/${valid_set}/text" \
-        --policies "${calibrate_policies}" --targets "${calibrate_targets}"
-    show_log "${asr_exp}/log/calibrate.log"
-    log "stage 14: ${out}: decode_POLICY_TARGET.yaml for --inference_configs"
 }

@@ -1,27 +1,50 @@
 #!/usr/bin/env bash
-# Stage 15 of asr_ee.sh (sourced by it: all names are its): the model as a package that others can load.
+# Stages 14 and 15 of asr_ee.sh (sourced by it: all names are its): the model as a package that others can load, and the hub.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
-# Stage 15. A folder (what the hub takes), with the policies that ran online (the first one is
-# what a user gets who asks for none) and those that stage 14 calibrated.
+# Stage 14, with every decoding configuration that stage 12 calibrated, and those that were given.
 pack_model() {
-    local wanted file policies=(${inference_list[@]+"${inference_list[@]}"})
-    for file in "${asr_exp}"/policies/decode_*.yaml; do
-        if [ -f "${file}" ]; then policies+=("${file}"); fi
+    local configs=() args=() data=${pack_data:-${raw_train}} name=${pack_name:-${asr_exp##*/}} file wanted
+    for file in ${inference_list[@]+"${inference_list[@]}"} "${asr_exp}"/policies/decode_*.yaml; do
+        if [ -f "${file}" ]; then configs+=("${file}"); fi
     done
+    if [ "${#configs[@]}" -gt 0 ]; then args=(--config "${configs[@]}"); fi
     need_model
     need "${asr_exp}/exits.csv" 13
     # What the card and the calibrated policies say must be of the model that is packed.
-    need_decoding "${asr_exp}/${all_exits_tag}/${valid_set}/.done"
-    wanted=$(identity "${pack_name} ${pack_licence} ${pack_data} ${command}" "${asr_exp}/config.yaml" \
-        "${asr_exp}/${inference_asr_model}" "${asr_exp}/exits.csv" ${policies[@]+"${policies[@]}"})
-    run_once "stage 15: pack" "${asr_exp}/.stage15.done" "${wanted}" "${asr_exp}/log/pack.log" pack_folder
-    log "stage 15: $(tail -n 1 "${asr_exp}/log/pack.log")"
+    need_decoding
+    [ -d "${asr_exp}/package" ] || rm -f "${asr_exp}/.stage14.done"
+    wanted=$(identity "$(stage_options 14)"$'\n'"${name}, ${data}" "${asr_exp}/config.yaml" "${model_file}" "${asr_exp}/exits.csv" \
+        ${configs[@]+"${configs[@]}"})
+    run_once "stage 14: pack" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/pack.log" \
+        "${espnet_ee[@]}" pack --model "${asr_exp}" --model_file "${model_file}" --out "${asr_exp}/package" --name "${name}" \
+        --licence "${pack_licence}" --training_data "${data}" --command "$(shown_command)" ${args[@]+"${args[@]}"}
+    log "stage 14: ${asr_exp}/package; $(tail -n 1 "${asr_exp}/log/pack.log")"
 }
 
-pack_folder() {
-    "${python}" -m espnet_ee.bin.pack "${model_args[@]}" --exits_csv "${asr_exp}/exits.csv" \
-        --name "${pack_name:-$(basename "${asr_exp}")}" --licence "${pack_licence}" \
-        --training_data "${pack_data:-${train_set}}" --command "$(shown_command)" --outpath "${asr_exp}/package" \
-        --policies ${policies[@]+"${policies[@]}"}
+# Stage 15. Nothing leaves this machine unless '--upload_to' says where to.
+upload_package() {
+    local package=${asr_exp}/package hf wanted
+    need "${package}/config.yaml" 14
+    if [ -z "${upload_to}" ]; then
+        log "stage 15: to share it: --stage 15 --upload_to OWNER/NAME (after: hf auth login)"
+        return 0
+    fi
+    hf=$(find_hf) || usage_error "stage 15 needs the command hf: pip install huggingface_hub, then hf auth login"
+    wanted=$(identity "$(stage_options 15)" "${package}"/*)
+    run_once "stage 15: upload to ${upload_to}" "${asr_exp}/.stage15.done" "${wanted}" "${asr_exp}/log/upload.log" \
+        "${hf}" upload "${upload_to}" "${package}"
+}
+
+# Prints the hub's command: of the environment, or of the path; its older name, too.
+find_hf() {
+    local name
+    for name in hf huggingface-cli; do
+        if [ -x "$(dirname "${python}")/${name}" ]; then
+            echo "$(dirname "${python}")/${name}"
+            return 0
+        fi
+        if command -v "${name}"; then return 0; fi
+    done
+    return 1
 }

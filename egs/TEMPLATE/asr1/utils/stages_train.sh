@@ -52,28 +52,23 @@ set_common_args() {
 
 # Stage 10.
 collect_statistics() {
-    local files words="${asr_args} ${frontend}" wanted valid_dir
+    local files wanted valid_dir
     need "${token_list}" 5
     need "${data_feats}/${train_set}/text" 4
     need "${data_feats}/${valid_set}/text" 3
     valid_dir=$(training_valid_dir)
     need "${valid_dir}/text" 4
-    readarray -t files < <(data_files "${data_feats}/${train_set}" "${valid_dir}")
-    if [ "${preprocessing}" != - ]; then words+=" ${preprocessing}"; fi
-    wanted=$(identity "${words}" "${token_list}" "${files[@]}")
+    readarray -t files < <(content_files "${data_feats}/${train_set}" "${valid_dir}")
+    wanted=$(identity "$(stage_options 10)"$'\n'"${statistics_config}" "${token_list}" "${files[@]}")
     is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
     run_once "stage 10: statistics" "${asr_stats_dir}/.done" "${wanted}" "${expdir}/log/$(basename "${asr_stats_dir}").log" \
         make_statistics
 }
 
-# Stage 10 replaces its folder, so that must be its own: .stage10 says so, also where a run was cut off while there was no
-# mark; in the folders of earlier versions there is only the mark.
+# Stage 10 replaces its folder, so that must be its own: .stage10 says so, also where a run was cut off.
 claim_statistics() {
     if [ ! -e "${asr_stats_dir}" ] || [ -z "$(ls -A "${asr_stats_dir}")" ] || [ -f "${asr_stats_dir}/.stage10" ]; then return 0; fi
-    if [ ! -f "${asr_stats_dir}/.done" ] || [ ! -d "${asr_stats_dir}/train" ]; then
-        usage_error "${asr_stats_dir} has no mark of stage 10, which would replace it; delete it or give another '--asr_stats_dir'"
-    fi
-    touch "${asr_stats_dir}/.stage10"
+    usage_error "${asr_stats_dir} has no mark of stage 10, which would replace it; delete it or give another '--asr_stats_dir'"
 }
 
 # Utterances that one process takes. The parts follow from the data alone, so that the sums are the same for every nj.
@@ -134,34 +129,52 @@ collect_part() {
     fi
 }
 
-# Stage 11.
+# Stage 11. In its marks the last line is what may change while a training goes on; all else makes it another one.
 train_model() {
-    local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted valid_dir
+    local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted valid_dir resumed=false
     need "${asr_stats_dir}/train/speech_shape" 10
     need "${data_feats}/${valid_set}/text" 3
     valid_dir=$(training_valid_dir)
     need "${valid_dir}/text" 4
     readarray -t files < <(
-        data_files "${data_feats}/${train_set}" "${valid_dir}"
+        content_files "${data_feats}/${train_set}" "${valid_dir}"
         printf '%s\n' "${asr_stats_dir}"/train/{speech_shape,feats_stats.npz} "${asr_stats_dir}/valid/speech_shape"
     )
-    wanted=$(identity "${feats_type} ${fs} ${token_type} ${feats_normalize} seed=${seed} ${asr_args}${fly_factors:+ speeds ${fly_factors}}" \
-        ${asr_config:+"${asr_config}"} "${token_list}" "${files[@]}")
+    wanted=$(identity "$(stage_options 11)"$'\n'"speeds=${fly_factors}"$'\n'"${training_config}" "${token_list}" "${files[@]}")
+    wanted+=$'\n'"may change: ${may_change}"
     if is_done "${mark}" "${wanted}"; then
         log "stage 11: training: done, skipped"
         return 0
     fi
-    local resumed=false
-    if is_done "${started}" "${wanted}"; then
+    if is_same_training "${started}" "${wanted}"; then
+        refuse_fewer_epochs "${mark}"
         resumed=true
         log "stage 11: training goes on where it stopped; log: ${asr_exp}/train.log"
     else
         set_aside "${asr_exp}"
         log "stage 11: training; log: ${asr_exp}/train.log"
-        mark_done "${started}" "${wanted}"
     fi
+    rm -f "${mark}"
+    mark_done "${started}" "${wanted}"
     run_training "${resumed}"
     mark_done "${mark}" "${wanted}"
+}
+
+# is_same_training MARK IDENTITY: do they differ at most in what may change?
+is_same_training() {
+    [ -f "$1" ] && [ "$(sed '$d' "$1")" = "$(sed '$d' <<<"$2")" ]
+}
+
+# refuse_fewer_epochs MARK: what is trained cannot be made undone.
+refuse_fewer_epochs() {
+    local before after number='"max_epoch": ([0-9]+)'
+    [ -f "$1" ] && [[ $(tail -n 1 "$1") =~ ${number} ]] || return 0
+    before=${BASH_REMATCH[1]}
+    [[ ${may_change} =~ ${number} ]] || return 0
+    after=${BASH_REMATCH[1]}
+    if [ "${after}" -lt "${before}" ]; then
+        usage_error "${asr_exp} was trained for ${before} epochs; for one of ${after} give another '--asr_tag'"
+    fi
 }
 
 # A model of other options or data is never overwritten and never trained further: it is moved away.
@@ -175,24 +188,23 @@ set_aside() {
 
 run_training() {
     local common_args logfile=${asr_exp}/train.log begin=${SECONDS} fold_length=80000 number=1
-    local launch_words run=("${train_run[@]}")
+    local stats quote="'"
     if [ "${feats_type}" = extracted ]; then fold_length=800; fi
     set_common_args
     if [ "${feats_normalize}" = global_mvn ]; then
-        common_args+=(--normalize global_mvn --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
+        # ESPnet reads the value as YAML, so it is quoted as in YAML.
+        stats=${asr_stats_dir}/train/feats_stats.npz
+        common_args+=(--normalize global_mvn --normalize_conf "stats_file='${stats//${quote}/${quote}${quote}}'")
     fi
     if [ -n "${seed}" ]; then common_args+=(--seed "${seed}"); fi
     add_speeds
-    if [ "${num_nodes}" -gt 1 ]; then
-        set_launcher "${asr_exp}/train_nodes.log"
-        run=("${launch_words[@]}")
-    elif [ "${ngpu}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
+    add_devices
     if [ -e "${logfile}" ]; then
         while [ -e "${logfile%.log}.${number}.log" ]; do number=$((number + 1)); done
         mv "${logfile}" "${logfile%.log}.${number}.log"
     fi
     # All of it goes to the log, one line per epoch to the terminal.
-    if ! "${run[@]}" "${common_args[@]}" \
+    if ! "${train_run[@]}" "${common_args[@]}" \
         --train_shape_file "${asr_stats_dir}/train/speech_shape" \
         --train_shape_file "${asr_stats_dir}/train/text_shape.${token_type}" \
         --valid_shape_file "${asr_stats_dir}/valid/speech_shape" \
@@ -207,6 +219,16 @@ run_training() {
         return 1
     fi
     write_train_time "$((SECONDS - begin))" "$1"
+}
+
+# Several GPUs, or nodes: on each of them train_cmd starts one process, and they find each other by a file.
+add_devices() {
+    if [ "${ngpu}" -gt 1 ] || [ "${num_nodes}" -gt 1 ]; then common_args+=(--multiprocessing_distributed true); fi
+    if [ "${num_nodes}" -gt 1 ]; then
+        rm -f "${asr_exp}"/.dist_init_*
+        common_args+=(--dist_launcher slurm --dist_init_method "file://$(realpath -m "${asr_exp}")/.dist_init_$$")
+        if [ "${ngpu}" -eq 0 ]; then common_args+=(--dist_backend gloo); fi
+    fi
 }
 
 # Every time an utterance is read, its speed is drawn (ESPnet's augmentation; its fs is 0 unless it is given here).

@@ -3,9 +3,9 @@
 set -euo pipefail
 
 # begin options
-datadir=data # where the data directories go
-nj=1         # taken for uniformity; there is nothing to do in parallel
-an4_root=""  # the unpacked corpus (its folder holds etc/ and wav/); empty: AN4 in db.sh
+datadir=data # [-] where the data directories go
+nj=1         # [-] taken for uniformity; there is nothing to do in parallel
+an4_root=""  # [1 2 3 AN4] the unpacked corpus (its folder holds etc/ and wav/); empty: AN4 in db.sh
 # end options
 
 . utils/parse_options.sh
@@ -19,4 +19,4 @@ if [ -z "${an4_root}" ]; then
     exit 1
 fi
 : "${nj}"
-"${ESPNET_EE_PYTHON}" -m espnet_ee.bin.prepare_data --corpus an4 --corpus_root "${an4_root}" --out "${datadir}"
+"${ESPNET_EE_PYTHON}" -m espnet_ee.cli data prepare --corpus an4 --root "${an4_root}" --out "${datadir}"

@@ -3,10 +3,10 @@
 set -euo pipefail
 
 # begin options
-datadir=data              # where the data directories go
-nj=2                      # parallel processes
-utterances_per_speaker="" # size of the corpus; empty: as make_mini_corpus says
-seed=""                   # seed of the corpus; empty: as make_mini_corpus says
+datadir=data              # [-] where the data directories go
+nj=2                      # [-] parallel processes
+utterances_per_speaker="" # [1 2 3] size of the corpus; empty: as espnet-ee data mini says
+seed=""                   # [1 2 3] seed of the corpus; empty: as espnet-ee data mini says
 # end options
 
 . utils/parse_options.sh
@@ -14,6 +14,6 @@ parse_options "$@"
 . ./path.sh
 
 corpus=${datadir}/local/corpus
-"${ESPNET_EE_PYTHON}" -m espnet_ee.bin.make_mini_corpus --out "${corpus}" --nj "${nj}" \
+"${ESPNET_EE_PYTHON}" -m espnet_ee.cli data mini --out "${corpus}" --nj "${nj}" \
     ${utterances_per_speaker:+--utterances_per_speaker "${utterances_per_speaker}"} ${seed:+--seed "${seed}"}
-"${ESPNET_EE_PYTHON}" -m espnet_ee.bin.prepare_data --corpus mini --corpus_root "${corpus}" --out "${datadir}"
+"${ESPNET_EE_PYTHON}" -m espnet_ee.cli data prepare --corpus mini --root "${corpus}" --out "${datadir}"

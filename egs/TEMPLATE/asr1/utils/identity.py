@@ -1,0 +1,98 @@
+"""What stages 3, 10 and 11 take from the training configuration, as lines that follow from what it says, not from how.
+
+Called by asr_ee.sh: ``identity.py RATE CONFIG WORD...``; CONFIG may be empty, the words are ``--asr_args``. Prints five lines:
+
+1. the frontend at this rate, for the features (JSON, which is YAML);
+2. what the statistics depend on;
+3. what the training depends on and must keep: with anything else it is another training;
+4. what may change while it goes on;
+5. the words that belong into the experiment's name: those that make it another training.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import yaml
+
+from espnet_ee.errors import UserError, run
+from espnet_ee.files import read_yaml
+
+FRONTEND = ("frontend", "frontend_conf")
+PREPROCESSING = (
+    *("preprocessor", "preprocessor_conf", "speech_volume_normalize", "cleaner", "g2p", "non_linguistic_symbols"),
+    *("use_lang_prompt", "use_nlp_prompt", "aux_ctc_tasks", "input_size"),
+)
+"""ESPnet collects statistics without noise, reverberation and the like: those keys are not here."""
+CHANGES_NOTHING = (
+    *("num_workers", "log_interval", "log_level", "num_att_plot", "use_matplotlib", "use_tensorboard", "use_wandb"),
+    *("wandb_project", "wandb_id", "wandb_entity", "wandb_name", "wandb_model_log_interval", "create_graph_in_tensorboard"),
+    *("ngpu", "multiprocessing_distributed", "dist_backend", "dist_launcher", "dist_init_method", "dist_master_port"),
+    *("print_config", "resume", "detect_anomaly", "max_cache_size", "max_cache_fd"),
+)
+GOES_ON = (
+    *("max_epoch", "patience", "keep_nbest_models", "nbest_averaging_interval", "use_amp", "grad_clip"),
+    *("accum_grad", "batch_type", "batch_size", "batch_bins", "valid_batch_type", "valid_batch_size", "valid_batch_bins"),
+)
+"""More epochs, or other batches after an out of memory: the model goes on from its last epoch."""
+
+Words = list[list[str]]
+
+
+def group(words: list[str]) -> Words:
+    """The words of a command line, an option with its values each."""
+    groups: Words = []
+    for word in words:
+        if word.startswith("--"):
+            groups.append(word.split("=", 1))
+        elif groups:
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    return groups
+
+
+def key_of(words: list[str]) -> str:
+    return words[0].removeprefix("--")
+
+
+def lines(rate: int, path: str, words: list[str]) -> list[str]:
+    """The five lines (see the head of this file)."""
+    config = read_yaml(path, "give another --asr_config", allow_empty=True) if path else {}
+    options = group(words)
+    conf = config.get("frontend_conf") or {}
+    if not isinstance(conf, dict):
+        raise UserError(f"{path}: its frontend_conf must be 'key: value' lines")
+    frontend = {"frontend": config.get("frontend") or "default", "frontend_conf": {**conf, "fs": rate}}
+    statistics = {
+        **frontend,
+        **{key: config[key] for key in PREPROCESSING if config.get(key) is not None},
+        "options": [option for option in options if key_of(option) in (*FRONTEND, *PREPROCESSING)],
+    }
+    free = (*CHANGES_NOTHING, *GOES_ON)
+    lasting = [option for option in options if key_of(option) not in free]
+    training = {"config": {key: config[key] for key in config if key not in free}, "options": lasting}
+    may_change = {key: config[key] for key in GOES_ON if key in config}
+    may_change |= {key_of(option): value_of(option) for option in options if key_of(option) in GOES_ON}
+    name = " ".join(word for option in lasting for word in option)
+    return [*(json.dumps(part, sort_keys=True, default=str) for part in (frontend, statistics, training, may_change)), name]
+
+
+def value_of(option: list[str]) -> Any:
+    text = " ".join(option[1:])
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def main() -> None:
+    rate, path, *words = sys.argv[1:]
+    print("\n".join(lines(int(rate), path, words)))
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "asr_ee.sh"
+    run(main)
