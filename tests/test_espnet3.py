@@ -24,6 +24,8 @@ from espnet_ee.espnet3 import EarlyExitInferenceRunner, EarlyExitSpeech2Text  # 
 from espnet_ee.policy.entropy import EntropyPolicy  # noqa: E402
 from espnet_ee.store.checkpoint import load_model  # noqa: E402
 
+pytestmark = pytest.mark.process
+
 # All that a recipe of espnet3 consists of, besides two configurations.
 RUN = """
 from espnet3.systems.esp2_asr.system import ASRSystem

@@ -38,6 +38,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("python3 ")])
+@pytest.mark.process
 def test_python_commands_run(command: str) -> None:
     done = run([sys.executable, *command.split()[1:]])
     assert done.returncode == 0, done.stderr
@@ -45,6 +46,7 @@ def test_python_commands_run(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", re.findall(r"`(python3 [^`]*--help)`", README))
+@pytest.mark.process
 def test_help_within_the_text_is_there(command: str) -> None:
     done = run([sys.executable, *command.split()[1:]])
     assert done.returncode == 0, done.stderr
@@ -62,6 +64,7 @@ def test_scripts_take_the_options(command: str) -> None:
         assert option in done.stdout
 
 
+@pytest.mark.process
 def test_the_python_example_runs(tmp_path: Path) -> None:
     config, checkpoint = tiny.save(tmp_path, tiny.model())
     code = blocks("python")[0]

@@ -66,6 +66,7 @@ def other_python() -> str:
     pytest.skip("no interpreter with the other ESPnet version; name one in ESPNET_EE_OTHER_PYTHON")
 
 
+@pytest.mark.process
 def test_a_model_of_either_version_says_the_same_in_both(tmp_path):
     other = other_python()
     make(tmp_path / "here")

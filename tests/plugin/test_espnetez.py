@@ -14,6 +14,8 @@ from espnet_ee.host.compat import espnet_version
 from espnet_ee.store.checkpoint import load_model
 from tests import tiny
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # What somebody writes; the page for users shows the same.

@@ -11,6 +11,8 @@ from espnet_ee.__main__ import main
 from espnet_ee.errors import run
 from tests import tiny
 
+pytestmark = pytest.mark.process
+
 
 def launch(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "espnet_ee", *arguments], capture_output=True, text=True, cwd=cwd, check=False)

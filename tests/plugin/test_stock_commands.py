@@ -15,6 +15,8 @@ import yaml
 
 from tests import tiny
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = [sys.executable, "-m", "espnet_ee", "-m"]
 TEXTS = ["A", "AB", "B A", "CD", "DAB", "A C"]

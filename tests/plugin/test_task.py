@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 # In place of ESPnet's worker one that only does what matters here. A process of its own: torch's imports are what is tested.
 PROGRAM = """

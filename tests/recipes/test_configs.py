@@ -68,6 +68,7 @@ def test_numbers_are_numbers(path: Path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+@pytest.mark.process
 def test_training_configurations_build(path: Path, problems: dict[str, str]):
     assert str(path) not in problems, problems[str(path)]
 

@@ -11,6 +11,8 @@ import soundfile
 
 from espnet_ee.kaldi import read_scp, write_scp
 
+pytestmark = pytest.mark.process
+
 RATE = 16000
 
 

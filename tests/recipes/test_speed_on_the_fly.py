@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.process
+
 ARGUMENTS = """#!/usr/bin/env bash
 set -euo pipefail
 fly_factors=$1 fs=16000 common_args=()

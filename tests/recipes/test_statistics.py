@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.process
+
 SCRIPT = """#!/usr/bin/env bash
 set -euo pipefail
 . {template}/utils/stage.sh

@@ -168,6 +168,7 @@ print(json.dumps([texts, [name for name in sys.modules if name.startswith("espne
 """
 
 
+@pytest.mark.process
 def test_a_stranger_recognises_the_same_text_without_the_plug_in(tmp_path, speech):
     from espnet2.bin.asr_inference import Speech2Text
 
