@@ -11,6 +11,7 @@ import yaml
 from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
+from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
 from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "D", "<sos/eos>"]
@@ -34,15 +35,16 @@ BACKBONES: dict[str, tuple[type, dict[str, Any]]] = {
         EarlyExitEBranchformerEncoder,
         {**_SIZES, **_GATES, "linear_units": 24, "use_ffn": True, "macaron_ffn": True},
     ),
-}
-# encoder_conf of an encoder without an entry of its own.
-MULTICONV: dict[str, Any] = {
-    **_SIZES,
-    "stock_encoder": "multiconv_conformer",
-    "linear_units": 24,
-    "cgmlp_linear_units": 24,
-    "multicgmlp_kernel_sizes": "3,7",
-    "multicgmlp_merge_conv_kernel": 5,
+    "multiconv_conformer": (
+        EarlyExitMultiConvConformerEncoder,
+        {
+            **_SIZES,
+            "linear_units": 24,
+            "cgmlp_linear_units": 24,
+            "multicgmlp_kernel_sizes": "3,7",
+            "multicgmlp_merge_conv_kernel": 5,
+        },
+    ),
 }
 
 # What a training command needs in its configuration, beside the tokens and how to make batches.

@@ -52,7 +52,7 @@ def seconds_to_exit(encoder: EarlyExitConformerEncoder, features: torch.Tensor, 
 
 def seconds_to_decide(encoder: EarlyExitConformerEncoder, features: torch.Tensor, vocabulary: int) -> list[float]:
     """Wall clock of a pass that reads every exit, apart: encoder, linear layers, evidence with softmax, softmax alone, policy."""
-    layers, olens = encoder.exit_layers, torch.tensor([encoder.shape().encoder_frames(features.size(1))])
+    layers, olens = encoder.exit_layers, encoder.frames_of(torch.tensor([features.size(1)]))
     head = torch.nn.Linear(encoder.output_size(), vocabulary)
     below = dict.fromkeys(layers[:-1], 1.0)
     policy = LearnedPolicy(0.0, dict.fromkeys(DEFAULT_FEATURES, 1.0), below, below)
@@ -94,7 +94,8 @@ def main() -> None:
             times[place].append(seconds_to_exit(encoder, features, place + 1))
         for vocabulary, found in deciding.items():
             found.append(seconds_to_decide(encoder, features, vocabulary))
-    macs = encoder.shape().segment_macs(features.size(1), layers)
+    table = encoder.macs()
+    macs = [table.encoder_macs(layer, features.size(1)) for layer in layers]
     medians = [statistics.median(values) for values in times]
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.seconds:g} s of audio, "
           f"median of {arguments.repeats}; {arguments.config}")  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from espnet_ee.decode.greedy import read_frames
 from espnet_ee.encoder.base import ExitOutput
 from espnet_ee.errors import UserError
+from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.evidence import ExitEvidence
@@ -83,7 +84,7 @@ class EarlyExitRecognizer:
         self._keep_every_exit, self._nbest = read_every_exit, nbest
         self.search: NBestSearch | None = None
         self.use(policy)
-        self.shape = model.encoder.shape()
+        self.heads, self.macs = exit_heads_of(model), mac_table(model)
         self.device = next(model.parameters()).device
 
     def use(self, policy: ExitPolicy) -> None:
@@ -196,9 +197,7 @@ class EarlyExitRecognizer:
 
     def logits(self, output: ExitOutput, rows: Sequence[int]) -> torch.Tensor:
         """What an exit's head gives for some rows of the batch: (B, T, V), not yet normalised."""
-        if hasattr(self.model, "logits"):
-            return self.model.logits(output.layer, output.hs[rows])
-        return self.model.ctc.ctc_lo(output.hs[rows])
+        return self.heads.logits(output.layer, output.hs[rows], output.olens[rows])
 
     def read_head(self, layer: int, logits: torch.Tensor, olens: torch.Tensor) -> list[ExitEvidence]:
         """Evidence of an exit.
@@ -217,8 +216,8 @@ class EarlyExitRecognizer:
 
     def row(self, evidence: ExitEvidence, feature_frames: int) -> EvidenceRow:
         """Adds text and compute to an exit's evidence."""
-        encoder_macs = self.shape.segment_macs(feature_frames, [evidence.layer])[0]
-        head_macs = self.shape.head_macs(evidence.frames, self.model.vocab_size)
+        encoder_macs = self.macs.encoder_macs(evidence.layer, feature_frames)
+        head_macs = self.macs.head_macs(evidence.layer, evidence.frames)
         return EvidenceRow(evidence, tokens_to_text(self.token_strings(evidence.tokens)), encoder_macs, head_macs)
 
     def token_strings(self, tokens: Sequence[int]) -> tuple[str, ...]:

@@ -6,13 +6,12 @@ from typing import Any
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_ee.compute import ConformerShape
-from espnet_ee.encoder.base import REPLACED, EarlyExitEncoder
+from espnet_ee.encoder.espnet_blocks import REPLACED, BlockListEncoder
 from espnet_ee.host.signature import extend_signature
 
 
 @extend_signature(ConformerEncoder, without=REPLACED)
-class EarlyExitConformerEncoder(EarlyExitEncoder, ConformerEncoder):
+class EarlyExitConformerEncoder(BlockListEncoder, ConformerEncoder):
     """ESPnet's conformer, computed segment by segment.
 
     With ``exit_norm: shared`` its parameters and its outputs are those of the stock conformer with
@@ -27,6 +26,7 @@ class EarlyExitConformerEncoder(EarlyExitEncoder, ConformerEncoder):
         stock: every other keyword of the stock constructor.
 
     Example:
+        >>> import torch
         >>> encoder = EarlyExitConformerEncoder(80, [1, 2], output_size=8, attention_heads=2, num_blocks=2)
         >>> exits = encoder.iter_exits(torch.randn(3, 64, 80), torch.tensor([64, 50, 20]))
         >>> first = next(exits)  # block 2 has not been computed
@@ -43,15 +43,3 @@ class EarlyExitConformerEncoder(EarlyExitEncoder, ConformerEncoder):
         **stock: Any,
     ) -> None:
         super().__init__(input_size, exit_layers, exit_norm, rel_pos_type=rel_pos_type, **stock)
-
-    def shape(self) -> ConformerShape:
-        """What decides this encoder's compute; see :mod:`espnet_ee.compute`."""
-        block = self.encoders[0]
-        return ConformerShape(
-            **self.front_shape(),
-            feed_forward=block.feed_forward.w_1.out_features,
-            feed_forwards=1 if block.feed_forward_macaron is None else 2,
-            kernel=block.conv_module.depthwise_conv.kernel_size[0] if block.conv_module is not None else 0,
-            relative=hasattr(block.self_attn, "linear_pos"),
-            concat_after=block.concat_after,
-        )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from importlib.metadata import version
 from typing import Any
@@ -12,22 +13,24 @@ from typing import Any
 import torch
 
 try:  # ESPnet >= 202604
-    from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
+    from espnet2.legacy.nets.pytorch_backend import nets_utils
+    from espnet2.legacy.nets.pytorch_backend.transformer import attention
     from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
-    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
 except ImportError:
-    from espnet.nets.pytorch_backend.nets_utils import make_pad_mask
+    from espnet.nets.pytorch_backend import nets_utils
+    from espnet.nets.pytorch_backend.transformer import attention
     from espnet.nets.pytorch_backend.transformer.layer_norm import LayerNorm
-    from espnet.nets.pytorch_backend.transformer.subsampling import check_short_utt
 
 __all__ = [
     "LayerNorm",
     "accept_either_version",
-    "check_short_utt",
+    "call_block",
     "espnet_version",
+    "isolate_calls",
     "make_pad_mask",
-    "mask_convolutions",
+    "make_pad_masks_linear",
     "rename_keys",
+    "with_positions",
 ]
 
 try:
@@ -46,33 +49,129 @@ def espnet_version() -> str:
     return version("espnet")
 
 
-def mask_convolutions(block: torch.nn.Module) -> None:
-    """Makes a block's convolutions over time see zeros where an utterance is padded.
+# --- one model in several threads, and nothing left on it -------------------------------------------------------------
 
-    ESPnet 202611 does this itself. In 202511 the padded frames hold biases (of the conformer's pointwise
-    convolution and GLU, of the norm in a cgMLP, of the two branches that an E-Branchformer merges), so the
-    last real frames of an utterance depend on what it is batched with. Hooks keep the stock modules, their
-    parameter names and their arithmetic.
+# What belongs to the block that a thread is just computing: masks of its batch, the last attention map.
+_call = threading.local()
+
+
+class _MapOfCall:
+    """ESPnet's attention stores its map on the module and reads it back: here on the thread, while its block runs."""
+
+    @property
+    def attn(self) -> torch.Tensor | None:
+        owner, weights = getattr(_call, "attention", (None, None))
+        return weights if owner is self else None
+
+    @attn.setter
+    def attn(self, weights: torch.Tensor | None) -> None:
+        _call.attention = (self, weights)
+
+
+class _Attention(_MapOfCall, attention.MultiHeadedAttention):
+    pass
+
+
+class _RelativeAttention(_MapOfCall, attention.RelPositionMultiHeadedAttention):
+    pass
+
+
+_ISOLATED = {attention.MultiHeadedAttention: _Attention, attention.RelPositionMultiHeadedAttention: _RelativeAttention}
+
+
+def isolate_calls(blocks: torch.nn.Module) -> None:
+    """Makes a list of blocks keep nothing of a call, and see zeros where an utterance is padded.
+
+    Stock modules, parameter names and arithmetic stay. Of their convolutions over time, ESPnet 202611 masks the input
+    itself; in 202511 padded frames hold biases (of the conformer's pointwise convolution and GLU, of the norm in a
+    cgMLP, of the two branches that an E-Branchformer merges), so the last real frames of an utterance would depend on
+    what it is batched with.
 
     Args:
-        block: a block that is called as ``block(xs, masks)``.
+        blocks: each to be called by :func:`call_block`.
     """
-    over_time = [part for part in block.modules() if isinstance(part, torch.nn.Conv1d) and part.kernel_size[0] > 1]
-    if _STOCK_MASKS_PADDING or not over_time:
-        return
-    current = threading.local()  # one model may serve several threads
+    for part in blocks.modules():
+        if type(part) in _ISOLATED:
+            part.__class__ = _ISOLATED[type(part)]
+            vars(part).pop("attn", None)
+        elif isinstance(part, torch.nn.Conv1d) and part.kernel_size[0] > 1 and not _STOCK_MASKS_PADDING:
+            part.register_forward_pre_hook(_zero_padding)
 
-    def remember(_: torch.nn.Module, arguments: tuple) -> None:
-        current.mask = arguments[1]
 
-    def zero_padding(_: torch.nn.Module, arguments: tuple) -> tuple:
-        if current.mask is None:
-            return arguments
-        return (arguments[0].masked_fill(~current.mask.bool(), 0.0),)
+def _zero_padding(_: torch.nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    masks = getattr(_call, "masks", None)
+    return arguments if masks is None else (arguments[0].masked_fill(~masks.bool(), 0.0),)
 
-    block.register_forward_pre_hook(remember)
-    for convolution in over_time:
-        convolution.register_forward_pre_hook(zero_padding)
+
+def call_block(block: torch.nn.Module, xs: Any, masks: torch.Tensor | None) -> Any:
+    """Computes one of ESPnet's blocks.
+
+    Args:
+        block: of a list given to :func:`isolate_calls`.
+        xs: hidden states (B, T, D), or a pair of them and relative positions (1, 2T-1, D).
+        masks: True on real frames (B, 1, T), or None where every frame is real.
+
+    Returns:
+        In the form of ``xs``.
+    """
+    _call.masks = masks
+    try:
+        return block(xs, masks)[0]
+    finally:
+        _call.masks, _call.attention = None, (None, None)
+
+
+def with_positions(embed: torch.nn.Module, frames: int) -> torch.nn.Module:
+    """The subsampling layer with positions for so many frames: itself, or a copy on the same parameters.
+
+    ESPnet lets the layer's table grow in place, where another thread may be reading it.
+
+    Args:
+        embed: the layer.
+        frames: after subsampling.
+    """
+    tables = [part.pe for part in embed.modules() if isinstance(getattr(part, "pe", None), torch.Tensor)]
+    if all(table.size(1) >= 2 * frames - 1 for table in tables):
+        return embed
+    shared = {id(tensor): tensor for tensor in (*embed.parameters(), *embed.buffers())}
+    grown = copy.deepcopy(embed, memo=shared)
+    for part in grown.modules():
+        if hasattr(part, "extend_pe"):
+            part.extend_pe(part.pe.new_empty(1, 1).expand(1, 2 * frames - 1))
+    return grown
+
+
+# --- masks of padding -------------------------------------------------------------------------------------------------
+
+
+def make_pad_mask(
+    lengths: torch.Tensor, xs: torch.Tensor | None = None, length_dim: int = -1, maxlen: int | None = None
+) -> torch.Tensor:
+    """True on padding: what ESPnet's function of this name gives for a tensor of lengths, in linear time and memory.
+
+    ESPnet's picks rows of a triangle as high as it is wide: 3.6 GB for ten minutes of 10 ms frames.
+
+    Args:
+        lengths: (B,); of a length of 0 ESPnet masks nothing, and so does this.
+        xs: of two or three dimensions; the mask gets its shape. None: (B, maxlen).
+        length_dim: the dimension of ``xs`` that the lengths count.
+        maxlen: without ``xs``; the largest length if None.
+    """
+    frames = int(lengths.max() if maxlen is None else maxlen) if xs is None else xs.size(length_dim)
+    lengths = lengths.to(lengths.device if xs is None else xs.device)
+    lengths = torch.where(lengths == 0, frames, lengths)[:, None]
+    masks = torch.arange(frames, device=lengths.device) >= lengths
+    if xs is None or xs.dim() == 2:
+        return masks
+    return masks[:, :, None].expand_as(xs) if length_dim == 1 else masks[:, None].expand_as(xs)
+
+
+def make_pad_masks_linear() -> None:
+    """Lets ESPnet's frontend and normalisation, too, use :func:`make_pad_mask`."""
+    nets_utils._make_pad_mask_traceable = make_pad_mask
+
+
+# --- parameters of either version -------------------------------------------------------------------------------------
 
 
 def rename_keys(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:

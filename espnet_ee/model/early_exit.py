@@ -10,12 +10,12 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
-from espnet_ee.encoder.base import EarlyExitEncoder
+from espnet_ee.encoder.base import SegmentEncoder
 from espnet_ee.errors import UsageError
 from espnet_ee.host.signature import extend_signature, reject_unknown_keys
-from espnet_ee.model.heads import make_heads
-from espnet_ee.model.loss import exit_weights as resolve_weights
-from espnet_ee.model.loss import exits_ctc_loss, frames_needed
+from espnet_ee.model.heads import exit_heads_of, make_heads
+from espnet_ee.model.terms import ExitBatch, JointTerms, frames_needed
+from espnet_ee.model.terms import exit_weights as resolve_weights
 from espnet_ee.text import collapse, tokens_to_text
 
 
@@ -31,6 +31,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         stock: everything ``ESPnetASRModel`` takes; ``ctc_weight`` must be 1.0.
         exit_heads: ``"separate"`` (a head per exit) or ``"shared"`` (ESPnet's InterCTC).
         exit_weights: ``"sum"``, ``"mean"`` or a list with a weight per exit.
+        exit_terms: what each exit is trained for: weights of the terms in :mod:`espnet_ee.model.terms`.
         freeze_backbone: trains the exits' norms and heads alone; everything else keeps its parameters, and unlike
             under ``--freeze_param`` also its BatchNorm statistics (and its dropout is off). Add
             ``--freeze_param ctc`` to keep the final exit as it is.
@@ -40,12 +41,13 @@ class EarlyExitASRModel(ESPnetASRModel):
         self,
         exit_heads: str = "separate",
         exit_weights: str | list[float] = "sum",
+        exit_terms: dict[str, float] = {"ctc": 1.0},  # noqa: B006 - ESPnet shows it in --print_config
         freeze_backbone: bool = False,
         **stock: Any,
     ) -> None:
         reject_unknown_keys(type(self), "model_conf", stock)
         encoder, ctc = stock["encoder"], stock["ctc"]
-        if not isinstance(encoder, EarlyExitEncoder):
+        if not isinstance(encoder, SegmentEncoder):
             raise UsageError(f"encoder: model early_exit needs an early_exit_* encoder, not {type(encoder).__name__}")
         if stock.get("ctc_weight", 0.5) != 1.0:
             raise UsageError("model_conf: early_exit trains CTC heads only; set ctc_weight: 1.0")
@@ -62,11 +64,12 @@ class EarlyExitASRModel(ESPnetASRModel):
         super().__init__(**stock)
         self.report_exit_cer = report_cer
         self.exit_ctc = make_heads(exit_heads, encoder.exit_layers[:-1], ctc)
+        self.exit_terms = JointTerms(exit_terms, self)
         self.exit_weights = resolve_weights(exit_weights, len(encoder.exit_layers))
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             for name, parameter in self.named_parameters():
-                parameter.requires_grad = name.startswith(("exit_ctc.", "ctc.", "encoder.exit_norms."))
+                parameter.requires_grad = name.startswith(("exit_ctc.", "exit_terms.", "ctc.", "encoder.exit_norms."))
 
     def train(self, mode: bool = True) -> EarlyExitASRModel:
         """Switches to training; a frozen backbone stays in evaluation mode."""
@@ -74,19 +77,6 @@ class EarlyExitASRModel(ESPnetASRModel):
         if self.freeze_backbone:
             self.encoder.eval()
         return self
-
-    def head(self, layer: int) -> torch.nn.Module:
-        """The CTC head of the exit after block ``layer`` (1-based)."""
-        return self.exit_ctc[str(layer)] if str(layer) in self.exit_ctc else self.ctc
-
-    def logits(self, layer: int, hs: torch.Tensor) -> torch.Tensor:
-        """What the head of the exit after block ``layer`` gives, not yet normalised: hs (B, T, D) -> (B, T, V)."""
-        head = self.head(layer)
-        return head.ctc_lo(torch.nn.functional.dropout(hs, head.dropout_rate, self.training))
-
-    def log_probs(self, layer: int, hs: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of the exit after block ``layer``: hs (B, T, D) -> (B, T, V)."""
-        return self.logits(layer, hs).log_softmax(dim=-1)
 
     def forward(
         self,
@@ -107,25 +97,25 @@ class EarlyExitASRModel(ESPnetASRModel):
         """
         text = text[:, : text_lengths.max()]
         (final, below), olens = self.encode(speech, speech_lengths)
-        layers = self.encoder.exit_layers
+        layers, heads = self.encoder.exit_layers, exit_heads_of(self)
         hidden = [hs for _, hs in below] + [final]
-        log_probs = torch.stack([self.log_probs(layer, hs) for layer, hs in zip(layers, hidden, strict=True)])
-        losses = exits_ctc_loss(log_probs, olens, text, text_lengths, self.blank_id)
+        logits = torch.stack([heads.logits(layer, hs, olens) for layer, hs in zip(layers, hidden, strict=True)])
+        losses = self.exit_terms(ExitBatch(layers, hidden, logits, olens, text, text_lengths))
         loss = (losses * losses.new_tensor(self.exit_weights)).sum()
         stats = {f"loss_exit{layer:02d}": value.detach() for layer, value in zip(layers, losses, strict=True)}
         stats["ctc_too_short"] = (frames_needed(text, text_lengths) > olens).float().mean()
         if self.report_exit_cer and not self.training:
-            stats.update(self.exit_cers(log_probs, olens, text, text_lengths))
+            stats.update(self.exit_cers(logits, olens, text, text_lengths))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, speech.shape[0]), loss.device)
 
     def exit_cers(
-        self, log_probs: torch.Tensor, olens: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor
+        self, logits: torch.Tensor, olens: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Greedy character error rate of every exit on this batch, as ``cer_exitNN``.
 
         Args:
-            log_probs: (M, B, T, V).
+            logits: (M, B, T, V).
             olens: (B,).
             text: labels (B, U).
             text_lengths: (B,).
@@ -138,7 +128,7 @@ class EarlyExitASRModel(ESPnetASRModel):
             tokens_to_text([self.token_list[i] for i in row[:length]])
             for row, length in zip(text.tolist(), text_lengths.tolist(), strict=True)
         ]
-        best = log_probs.argmax(dim=-1).tolist()
+        best = logits.argmax(dim=-1).tolist()
         spoken = [i for i, words in enumerate(reference) if words]  # jiwer has no rate for an empty reference
         cers = {}
         for layer, paths in zip(self.encoder.exit_layers, best, strict=True):
@@ -147,5 +137,5 @@ class EarlyExitASRModel(ESPnetASRModel):
                 for path, length in zip(paths, olens.tolist(), strict=True)
             ]
             rate = jiwer.cer([reference[i] for i in spoken], [hypothesis[i] for i in spoken]) if spoken else math.nan
-            cers[f"cer_exit{layer:02d}"] = log_probs.new_tensor(rate)
+            cers[f"cer_exit{layer:02d}"] = logits.new_tensor(rate)
         return cers

@@ -1,34 +1,106 @@
 """CTC heads of the exits: a linear layer per exit, or one for all.
 
 The final exit's head is ESPnet's own ``model.ctc``, under its stock name, so that stock tools find it.
-A new kind of head is one function here and one line in ``HEADS``.
+A new kind of head is one class in a file of its own and one line in ``HEADS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from espnet2.asr.ctc import CTC
+from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_ee.compute import MacTable, Parabola
 from espnet_ee.errors import UsageError
 
-
-def shared_heads(layers: Sequence[int], ctc: CTC) -> dict[str, CTC]:
-    """No heads of their own: every exit uses the final one (ESPnet InterCTC)."""
-    return {}
-
-
-def separate_heads(layers: Sequence[int], ctc: CTC) -> dict[str, CTC]:
-    """One linear CTC head for each exit below the final one (arXiv 2309.09546)."""
-    size, vocabulary = ctc.ctc_lo.in_features, ctc.ctc_lo.out_features
-    return {str(layer): CTC(vocabulary, size, dropout_rate=ctc.dropout_rate) for layer in layers}
+# The evidence is one pass over what a head gives: the sum of exponentials and the entropy, one multiply-accumulate each
+# per frame and token. Comparing with a threshold costs nothing beside it.
+EVIDENCE_MACS = 2
 
 
-HEADS: dict[str, Callable[[Sequence[int], CTC], dict[str, CTC]]] = {
-    "separate": separate_heads,
-    "shared": shared_heads,
-}
+class ExitHead(torch.nn.Module, ABC):
+    """What turns an exit's hidden states into logits, and never lets a frame see padding."""
+
+    vocabulary: int
+
+    @abstractmethod
+    def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
+        """Logits, not yet normalised.
+
+        Args:
+            hs: hidden states after the exit's norm (B, T, D).
+            olens: real frames per utterance (B,).
+
+        Returns:
+            (B, T, V)
+        """
+
+    @abstractmethod
+    def stock_state(self) -> dict[str, torch.Tensor] | None:
+        """The parameters under the names of ESPnet's ``CTC``; None: the head has no stock form."""
+
+    @abstractmethod
+    def macs(self) -> Parabola:
+        """What it costs, without the evidence, by encoder frames."""
+
+
+class LinearHead(ExitHead):
+    """One linear layer, its parameters named as in ESPnet's ``CTC`` (arXiv 2309.09546).
+
+    Args:
+        size: dimension of the hidden states.
+        vocabulary: number of tokens.
+        dropout_rate: of the hidden states, in training.
+    """
+
+    def __init__(self, size: int, vocabulary: int, dropout_rate: float) -> None:
+        super().__init__()
+        self.vocabulary, self.dropout_rate = vocabulary, dropout_rate
+        self.ctc_lo = torch.nn.Linear(size, vocabulary)
+
+    def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
+        """See :class:`ExitHead`."""
+        return self.ctc_lo(torch.nn.functional.dropout(hs, self.dropout_rate, self.training))
+
+    def stock_state(self) -> dict[str, torch.Tensor]:
+        """See :class:`ExitHead`."""
+        return self.state_dict()
+
+    def macs(self) -> Parabola:
+        """See :class:`ExitHead`."""
+        return _linear(self.ctc_lo.in_features * self.vocabulary)
+
+
+class StockHead(ExitHead):
+    """ESPnet's own CTC head, read as an exit's; it stays a part of the model that it was taken from."""
+
+    def __init__(self, ctc: CTC) -> None:
+        super().__init__()
+        self.ctc, self.vocabulary = ctc, ctc.ctc_lo.out_features
+
+    def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
+        """See :class:`ExitHead`."""
+        return self.ctc.ctc_lo(torch.nn.functional.dropout(hs, self.ctc.dropout_rate, self.ctc.training))
+
+    def stock_state(self) -> dict[str, torch.Tensor]:
+        """See :class:`ExitHead`."""
+        return self.ctc.state_dict()
+
+    def macs(self) -> Parabola:
+        """See :class:`ExitHead`."""
+        return _linear(self.ctc.ctc_lo.in_features * self.vocabulary)
+
+
+def _linear(per_frame: int) -> Parabola:
+    return Parabola(per_frame, per_frame)
+
+
+# model_conf: exit_heads. None: no heads below the final exit, whose one serves all (ESPnet InterCTC).
+HEADS: dict[str, type[LinearHead] | None] = {"separate": LinearHead, "shared": None}
 
 
 def make_heads(kind: str, layers: Sequence[int], ctc: CTC) -> torch.nn.ModuleDict:
@@ -44,4 +116,47 @@ def make_heads(kind: str, layers: Sequence[int], ctc: CTC) -> torch.nn.ModuleDic
     """
     if not isinstance(kind, str) or kind not in HEADS:
         raise UsageError(f"model_conf: exit_heads {kind!r} is not one of {', '.join(sorted(HEADS))}")
-    return torch.nn.ModuleDict(HEADS[kind](layers, ctc))
+    head = HEADS[kind]
+    if head is None:
+        return torch.nn.ModuleDict()
+    sizes = ctc.ctc_lo.in_features, ctc.ctc_lo.out_features
+    return torch.nn.ModuleDict({str(layer): head(*sizes, ctc.dropout_rate) for layer in layers})
+
+
+@dataclass(frozen=True)
+class ExitHeads:
+    """Which head serves which exit.
+
+    Attributes:
+        by_layer: by exit layer, rising.
+    """
+
+    by_layer: Mapping[int, ExitHead]
+
+    def logits(self, layer: int, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
+        """What the head of the exit after block ``layer`` gives: hs (B, T, D), olens (B,) -> (B, T, V)."""
+        return self.by_layer[layer](hs, olens)
+
+    def stock_state(self, layer: int) -> dict[str, torch.Tensor] | None:
+        """Parameters of that head under the names of ESPnet's ``CTC``; None: it has no stock form."""
+        return self.by_layer[layer].stock_state()
+
+
+def exit_heads_of(model: ESPnetASRModel) -> ExitHeads:
+    """The heads of a model with an early-exit encoder: of ours, or of ESPnet's own, whose one head serves every exit."""
+    own, final = getattr(model, "exit_ctc", {}), StockHead(model.ctc)
+    layers = model.encoder.exit_layers
+    return ExitHeads({layer: own[str(layer)] if str(layer) in own else final for layer in layers})
+
+
+def mac_table(model: ESPnetASRModel) -> MacTable:
+    """What a model costs: its encoder's table and the heads with the evidence read from them.
+
+    Args:
+        model: with an early-exit encoder.
+    """
+    heads = {}
+    for layer, head in exit_heads_of(model).by_layer.items():
+        cost, evidence = head.macs(), EVIDENCE_MACS * head.vocabulary
+        heads[layer] = Parabola(cost.at_one + evidence, cost.step + evidence, cost.growth)
+    return replace(model.encoder.macs(), heads=heads)

@@ -13,8 +13,9 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
-from espnet_ee.encoder.stock import EarlyExitStockEncoder
+from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
 from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
+from espnet_ee.host.compat import make_pad_masks_linear
 from espnet_ee.model.early_exit import EarlyExitASRModel
 
 ENCODERS: dict[str, type[AbsEncoder]] = {
@@ -22,13 +23,14 @@ ENCODERS: dict[str, type[AbsEncoder]] = {
     "early_exit_e_branchformer": EarlyExitEBranchformerEncoder,
     "early_exit_branchformer": EarlyExitBranchformerEncoder,
     "early_exit_transformer": EarlyExitTransformerEncoder,
-    "early_exit_stock": EarlyExitStockEncoder,  # encoder_conf: stock_encoder names it
+    "early_exit_multiconv_conformer": EarlyExitMultiConvConformerEncoder,
 }
 MODELS: dict[str, type[AbsESPnetModel]] = {"early_exit": EarlyExitASRModel}
 
 
 def register() -> None:
-    """Makes ``encoder: early_exit_*`` and ``model: early_exit`` known to ESPnet's ASR task."""
+    """Makes ``encoder: early_exit_*`` and ``model: early_exit`` known to ESPnet's ASR task; its masks become linear."""
+    make_pad_masks_linear()
     for choices, classes, base in (
         (asr.encoder_choices, ENCODERS, AbsEncoder),
         (asr.model_choices, MODELS, AbsESPnetModel),

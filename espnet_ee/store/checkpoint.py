@@ -68,7 +68,7 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
         device: torch device.
 
     Returns:
-        The model in evaluation mode; its encoder is an :class:`EarlyExitEncoder`.
+        The model in evaluation mode; its encoder is an :class:`SegmentEncoder`.
 
     Raises:
         UserError: a file is missing or no such file, the configuration names no early-exit encoder,

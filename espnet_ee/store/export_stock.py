@@ -16,6 +16,7 @@ from espnet2.tasks.asr import ASRTask, encoder_choices
 
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
+from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.store.checkpoint import check_keys, load_model
 from espnet_ee.store.interctc import PREFIX, from_interctc
 from espnet_ee.store.train_config import NEEDED_FILES, read_train_config
@@ -61,7 +62,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
 
 def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
     """The configuration of the exit after block ``exit_layer`` as a stock CTC model."""
-    encoder = config["encoder_conf"].get("stock_encoder") or config["encoder"].removeprefix(PREFIX)
+    encoder = config["encoder"].removeprefix(PREFIX)
     known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
     blocks = config["encoder_conf"]["exit_layers"][-1]
     conf = {
@@ -91,13 +92,15 @@ def stock_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tens
     """The parameters of the exit after block ``exit_layer`` under their stock names.
 
     Raises:
-        UserError: the exit has no norm, where stock always ends in ``after_norm``.
+        UserError: the exit has no norm, where stock always ends in ``after_norm``; or its head has no stock form.
     """
     if model.encoder.exit_norm_of(exit_layer) is None and hasattr(model.encoder, "after_norm"):
         raise UserError(
             f"exit_layer {exit_layer}: with exit_norm none it has no norm, and a stock encoder always ends in one; "
             f"only the final exit ({model.encoder.exit_layers[-1]}) can be exported"
         )
+    if exit_heads_of(model).stock_state(exit_layer) is None:
+        raise UserError(f"exit_layer {exit_layer}: its kind of head has no stock form and cannot be exported")
     return {name: value.detach().clone() for name, value in exit_state(model, exit_layer).items()}
 
 
@@ -106,8 +109,8 @@ def exit_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tenso
     replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_ctc.", "ctc.", "decoder.")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}
     state = {name: value for name, value in state.items() if _block_of(name) < exit_layer}
-    head = model.head(exit_layer) if hasattr(model, "head") else model.ctc
-    state.update((f"ctc.{name}", value) for name, value in head.state_dict().items())
+    head = exit_heads_of(model).by_layer[exit_layer]
+    state.update((f"ctc.{name}", value) for name, value in (head.stock_state() or head.state_dict()).items())
     norm = model.encoder.exit_norm_of(exit_layer)
     if norm is not None:
         state.update((f"encoder.after_norm.{name}", value) for name, value in norm.state_dict().items())

@@ -9,8 +9,7 @@ from typing import Any
 
 from espnet2.tasks.asr import encoder_choices
 
-from espnet_ee.encoder.base import REPLACED
-from espnet_ee.encoder.stock import TESTED
+from espnet_ee.encoder.espnet_blocks import REPLACED
 from espnet_ee.errors import UserError
 
 PREFIX = "early_exit_"
@@ -31,8 +30,7 @@ def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]
     """
     conf = dict(config.get("encoder_conf") or {})
     layers = conf.get("interctc_layer_idx") or []
-    generic = config["encoder"] in TESTED
-    if not layers or not (generic or PREFIX + str(config["encoder"]) in encoder_choices.classes):
+    if not layers or PREFIX + str(config["encoder"]) not in encoder_choices.classes:
         return dict(config)
     if conf.get("interctc_use_conditioning"):
         raise UserError(
@@ -49,6 +47,4 @@ def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]
     conf = {name: value for name, value in conf.items() if name not in REPLACED}
     conf["exit_layers"] = [*sorted(layers), blocks]
     conf["exit_norm"] = "none" if config["encoder"] == "e_branchformer" else "shared"
-    if generic:
-        conf["stock_encoder"] = config["encoder"]
-    return {**config, "encoder": PREFIX + ("stock" if generic else config["encoder"]), "encoder_conf": conf}
+    return {**config, "encoder": PREFIX + config["encoder"], "encoder_conf": conf}

@@ -13,6 +13,7 @@ import yaml
 from espnet_ee import __version__
 from espnet_ee.files import atomic_write
 from espnet_ee.host.compat import espnet_version
+from espnet_ee.model.heads import mac_table
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.score.points import Point, describe_policy, read_exits
 from espnet_ee.store.export_stock import exit_state
@@ -132,14 +133,14 @@ def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[P
     """A table of the exits: parameters, compute, error rate on every scored set."""
     fixed = {(point.set, point.name): _rate(point) for point in points if point.kind == "fixed"}
     sets = list(dict.fromkeys(name for name, _ in fixed))
-    shape = model.encoder.shape()
+    table = mac_table(model)
     conf = config.get("frontend_conf") or {}
     frames = _SECONDS * sampling_rate(dict(config)) // int(conf.get("hop_length", 128))
     learned = {value.data_ptr() for value in model.parameters()}
     rows = []
     for layer in model.encoder.exit_layers:
         count = sum(value.numel() for value in exit_state(model, layer).values() if value.data_ptr() in learned)
-        macs = shape.segment_macs(frames, [layer])[0] + shape.head_macs(shape.encoder_frames(frames), model.vocab_size)
+        macs = table.encoder_macs(layer, frames) + table.head_macs(layer, table.encoder_frames(frames))
         rates = [fixed.get((name, f"exit {layer}"), "") for name in sets]
         rows.append([f"{layer}", f"{count:,}", f"{macs / _SECONDS / 1e6:.1f}", *rates])
     return [

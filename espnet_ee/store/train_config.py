@@ -10,7 +10,6 @@ import yaml
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 
-from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write, read_lines, read_yaml
 from espnet_ee.plugin.register import ENCODERS
@@ -29,7 +28,7 @@ def check_encoder(config: dict[str, Any], path: str | Path) -> None:
     encoder = config["encoder"]
     if encoder in ENCODERS:
         return
-    own = "early_exit_stock" if encoder in TESTED else f"early_exit_{encoder}"
+    own = f"early_exit_{encoder}"
     if own in ENCODERS:
         raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor {own}")
     raise UserError(

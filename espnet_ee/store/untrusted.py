@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import yaml
 
-from espnet_ee.encoder.stock import TESTED
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
 from espnet_ee.plugin.register import ENCODERS, MODELS
@@ -106,9 +105,6 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     statistics = (config.get("normalize_conf") or {}).get("stats_file")
     if statistics:
         _check_statistics(path.with_name(statistics))
-    stock = (config["encoder_conf"] or {}).get("stock_encoder")
-    if config["encoder"] == "early_exit_stock" and stock not in TESTED:
-        raise UserError(f"{path}: stock_encoder {stock!r} is not allowed in a package; it may be {', '.join(TESTED)}")
     _check_numbers(config.get("input_size"), f"{path}: input_size")
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from espnet_ee.decode.greedy import read_frames
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UserError
+from espnet_ee.model.heads import mac_table
 from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
@@ -74,16 +75,17 @@ def count_blocks(model: torch.nn.Module) -> tuple[list[tuple[int, int]], list]:
 def test_no_block_above_a_fixed_exit_runs_and_only_its_head_is_read(model, speech, exit_layer):
     ran, hooks = count_blocks(model)
     read = []
-    hooks += [model.head(layer).ctc_lo.register_forward_hook(lambda *_, layer=layer: read.append(layer)) for layer in (1, 2, 4)]
+    linear = {1: model.exit_ctc["1"].ctc_lo, 2: model.exit_ctc["2"].ctc_lo, 4: model.ctc.ctc_lo}
+    hooks += [part.register_forward_hook(lambda *_, layer=layer: read.append(layer)) for layer, part in linear.items()]
     result = EarlyExitRecognizer(model, FixedExitPolicy(exit_layer)).recognize(speech[:1])[0]
     for hook in hooks:
         hook.remove()
     assert [number for number, _ in ran] == list(range(1, exit_layer + 1))
     assert read == [exit_layer]
     assert result.exit_layer == exit_layer
-    shape = model.encoder.shape()
+    table = mac_table(model)
     frames = result.evidence.frames
-    assert result.macs - shape.head_macs(frames, len(tiny.TOKENS)) == result.rows[0].encoder_macs
+    assert result.macs - table.head_macs(exit_layer, frames) == result.rows[0].encoder_macs
 
 
 def test_finished_utterances_leave_the_batch(model, speech, evidence, thresholds):

@@ -1,17 +1,24 @@
 """The encoder computes what was asked for, no more, and the same as the stock encoder."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
+from espnet2.tasks.asr import encoder_choices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_ee.encoder.base import INPUT_LAYERS, REPLACED, EarlyExitEncoder, check_exit_layers
+from espnet_ee.encoder.base import SegmentEncoder, check_exit_layers
+from espnet_ee.encoder.espnet_blocks import INPUT_LAYERS, REPLACED, BlockCarry, BlockListEncoder
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import espnet_version
+from espnet_ee.plugin.register import register
 from tests import tiny
+
+register()
 
 
 def features(*lengths: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,6 +27,14 @@ def features(*lengths: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(len(lengths), max(lengths), 80), torch.tensor(lengths)
 
 
+MULTICONV = [
+    {},
+    {"multicgmlp_type": "sum"},
+    {"multicgmlp_type": "weighted_sum", "macaron_style": True},
+    {"multicgmlp_type": "concat", "use_linear_after_conv": True},
+    {"use_cnn_module": False, "input_layer": "conv2d6"},
+    {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn", "input_layer": "linear"},
+]
 every_backbone = pytest.mark.parametrize("backbone", tiny.BACKBONES)
 
 
@@ -62,6 +77,7 @@ def test_no_block_above_the_exit_runs(backbone):
         ("branchformer", {"merge_method": "fixed_ave", "input_layer": "linear"}),
         ("e_branchformer", {}),
         ("e_branchformer", {"use_ffn": False, "merge_conv_kernel": 31, "input_layer": "linear"}),
+        *(("multiconv_conformer", changes) for changes in MULTICONV),
     ],
     ids=str,
 )
@@ -93,16 +109,17 @@ def test_where_nothing_is_padded_there_is_no_mask_and_nothing_changes(backbone):
     encoder = tiny.encoder([1, 2, 4], backbone=backbone)
     with torch.no_grad():
         full = encoder.start(*features(64, 64))
-        masked = replace(full, masks=torch.ones(2, 1, full.xs.size(1), dtype=torch.bool))
-        assert full.masks is None
+        masks = torch.ones(2, 1, full.hidden.size(1), dtype=torch.bool)
+        masked = replace(full, carry=BlockCarry(full.carry.positions, masks))
+        assert full.carry.masks is None
         while full.layer < 4:
             ours, stock = encoder.advance(full), encoder.advance(masked)
             assert torch.equal(ours.hs, stock.hs)
             full, masked = ours.state, stock.state
         padded = encoder.start(*features(64, 50, 64))
-    assert padded.masks.sum(dim=-1).flatten().tolist() == padded.olens.tolist()
-    assert padded.select([0, 1]).masks.shape == (2, 1, int(padded.olens[0]))
-    assert padded.select([0, 2]).masks is None and padded.select([1]).masks is None
+    assert padded.carry.masks.sum(dim=-1).flatten().tolist() == padded.olens.tolist()
+    assert padded.select([0, 1]).carry.masks.shape == (2, 1, int(padded.olens[0]))
+    assert padded.select([0, 2]).carry.masks is None and padded.select([1]).carry.masks is None
 
 
 ABSOLUTE = {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"}
@@ -117,14 +134,15 @@ ABSOLUTE = {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfat
         ("transformer", "shared", {"normalize_before": False}),
         ("e_branchformer", "none", {}),
         ("branchformer", "shared", {}),
+        *(("multiconv_conformer", "shared", changes) for changes in MULTICONV),
     ],
     ids=str,
 )
 def test_shared_norm_is_stock_interctc(backbone, exit_norm, changes):
     ours = tiny.encoder([1, 2, 4], backbone=backbone, exit_norm=exit_norm, **changes)
     cls, conf = tiny.BACKBONES[backbone]
-    stock_class = cls.__mro__[2]
-    stock_only = {"conformer": tiny.STOCK_ONLY}.get(backbone, {})
+    stock_class = cls.__bases__[1]
+    stock_only = tiny.STOCK_ONLY if "conformer" in backbone else {}
     # The Branchformer has no InterCTC: there only the final outputs can be compared.
     interctc = {} if backbone == "branchformer" else {"interctc_layer_idx": [1, 2]}
     stock = stock_class(80, **conf, **changes, **stock_only, **interctc).eval()
@@ -146,15 +164,15 @@ def test_every_stock_default_is_visible_to_print_config(backbone):
     from espnet2.utils.get_default_kwargs import get_default_kwargs
 
     cls = tiny.BACKBONES[backbone][0]
-    ours, stock = get_default_kwargs(cls), get_default_kwargs(cls.__mro__[2])
+    ours, stock = get_default_kwargs(cls), get_default_kwargs(cls.__bases__[1])
     assert {"exit_layers", "exit_norm"} <= ours.keys()
     assert stock.keys() - ours.keys() == stock.keys() & set(REPLACED)
-    changed = {"rel_pos_type"} if backbone == "conformer" else set()
+    changed = {"rel_pos_type"} if "conformer" in backbone else set()
     assert {key for key in stock.keys() & ours.keys() if stock[key] != ours[key]} == changed
 
 
 def test_an_encoder_without_a_list_of_blocks_is_refused_by_name():
-    class EarlyExitRNNEncoder(EarlyExitEncoder, RNNEncoder):
+    class EarlyExitRNNEncoder(BlockListEncoder, RNNEncoder):
         """No list of blocks: its layers are inside one RNN."""
 
     with pytest.raises(UsageError, match="EarlyExitRNNEncoder has no plain list of blocks .* block by block"):
@@ -191,6 +209,8 @@ def test_exit_layers_are_checked(exit_layers, message):
         ("e_branchformer", {"attention_layer_type": "fast_selfattn"}, "attention_layer_type"),
         ("e_branchformer", {"gradient_checkpoint_layers": [1]}, "unknown key 'gradient_checkpoint_layers'"),
         ("branchformer", {"input_layer": "conv1d1"}, "input_layer"),
+        ("multiconv_conformer", {"rel_pos_type": "legacy"}, "rel_pos_type"),
+        ("multiconv_conformer", {"lineer_units": 3}, "unknown key 'lineer_units'; .*multicgmlp_type"),
     ],
 )
 def test_unknown_settings_are_named(backbone, changes, message):
@@ -204,3 +224,19 @@ def test_too_short_input_says_how_many_frames_are_needed():
     assert next(encoder.iter_exits(*features(7))).olens.tolist() == [1]
     with pytest.raises(UserError, match="6 feature frames are too few.* 7"):
         encoder.start(*features(6))
+
+
+def test_the_page_for_users_names_every_encoder_of_espnet():
+    ours = {name for name, cls in encoder_choices.classes.items() if issubclass(cls, SegmentEncoder)}
+    page = (Path(__file__).parents[2] / "egs/TEMPLATE/README.md").read_text(encoding="utf-8")
+    assert set(encoder_choices.classes) - ours <= set(re.findall(r"`(\w+)`", page))
+
+
+@pytest.mark.parametrize("input_layer", INPUT_LAYERS)
+def test_frames_are_those_of_the_convolutions(input_layer):
+    encoder = tiny.encoder([4], input_layer=input_layer)
+    for length in range(encoder.min_frames, encoder.min_frames + 3 * encoder.stride):
+        with torch.no_grad():
+            state = encoder.start(*features(length))
+        assert state.hidden.size(1) == int(state.olens) == int(encoder.frames_of(torch.tensor(length)))
+    assert encoder.frames_of(torch.tensor([0, encoder.min_frames - 1])).tolist() == [0, 0]

@@ -22,18 +22,14 @@ from tests import tiny
 ROOT = Path(__file__).resolve().parents[2]
 
 
-ENCODERS = (*tiny.BACKBONES, "stock")
-
-
 def settings(backbone: str) -> dict:
-    sizes = tiny.MULTICONV if backbone == "stock" else tiny.BACKBONES[backbone][1]
-    conf = {**sizes, "exit_layers": [1, 2, 4], "exit_norm": "separate"}
+    conf = {**tiny.BACKBONES[backbone][1], "exit_layers": [1, 2, 4], "exit_norm": "separate"}
     return {"encoder": f"early_exit_{backbone}", "encoder_conf": conf}
 
 
 def make(folder: Path) -> None:
     """Saves a model of every encoder whose exits say different tokens for different frames."""
-    for backbone in ENCODERS:
+    for backbone in tiny.BACKBONES:
         model = tiny.model(seed=5, **settings(backbone))
         for name, parameter in model.named_parameters():
             if name.endswith("ctc_lo.weight"):
@@ -47,7 +43,7 @@ def texts(folder: Path) -> dict[str, list[str]]:
     random = np.random.default_rng(0)
     speech = [random.standard_normal(length).astype(np.float32) * 0.1 for length in (16000, 9000, 24000)]
     said = {}
-    for backbone in ENCODERS:
+    for backbone in tiny.BACKBONES:
         for exit_layer in (1, 2, 4):
             files = folder / backbone / "config.yaml", folder / backbone / "model.pth"
             recognizer = EarlyExitRecognizer.from_files(*files, FixedExitPolicy(exit_layer))
@@ -71,7 +67,7 @@ def test_a_model_of_either_version_says_the_same_in_both(tmp_path):
     other = other_python()
     make(tmp_path / "here")
     program = (
-        "import json, sys; from pathlib import Path; from tests.plugin.test_two_versions import make, texts\n"
+        "import json, sys; from pathlib import Path; from tests.host.test_two_versions import make, texts\n"
         "folder = Path(sys.argv[1]); make(folder / 'there')\n"
         "print(json.dumps([texts(folder / name) for name in ('here', 'there')]))"
     )

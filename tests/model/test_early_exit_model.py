@@ -6,13 +6,15 @@ import math
 import jiwer
 import pytest
 import torch
+from espnet2.asr.ctc import CTC
 from espnet2.tasks.asr import ASRTask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_ee.errors import UsageError
 from espnet_ee.host.compat import espnet_version
-from espnet_ee.model.loss import exit_weights, exits_ctc_loss, frames_needed
+from espnet_ee.model.heads import exit_heads_of
+from espnet_ee.model.terms import TERMS, Term, exit_weights, exits_ctc_loss, frames_needed
 from espnet_ee.text import collapse, tokens_to_text
 from tests import tiny
 
@@ -32,7 +34,9 @@ def test_loss_of_each_exit_is_espnets_ctc_and_the_joint_loss_their_sum():
     (final, below), olens = model.encode(speech, lengths)
     total = 0.0
     for layer, hs in [*below, (4, final)]:
-        expected = model.head(layer)(hs, olens, text, text_lengths)
+        head = CTC(len(tiny.TOKENS), 16)
+        head.load_state_dict(exit_heads_of(model).stock_state(layer))
+        expected = head.eval()(hs, olens, text, text_lengths)
         torch.testing.assert_close(stats[f"loss_exit{layer:02d}"][0], expected)
         total += expected.item()
     assert loss.item() == pytest.approx(total, rel=1e-5)
@@ -49,26 +53,94 @@ def test_weights_scale_the_exits():
 
 
 def test_cer_counts_real_frames_only():
+    """Heads that say many letters: those of padded frames would be errors more."""
     model = tiny.model()
+    heads = [model.exit_ctc["1"], model.exit_ctc["2"], model.ctc]
     speech, lengths, text, text_lengths = batch(16000, 12000, 9000)
-    stats = model(speech, lengths, text, text_lengths)[1]
-    (final, _), olens = model.encode(speech, lengths)
-    hypotheses, references = [], []
-    for row in range(3):
-        path = model.log_probs(4, final[row : row + 1, : olens[row]])[0].argmax(-1).tolist()
-        hypotheses.append(tokens_to_text([tiny.TOKENS[i] for i in collapse(path)]))
-        references.append(tokens_to_text([tiny.TOKENS[i] for i in LABELS[row, : LABEL_LENGTHS[row]]]))
-    assert stats["cer_exit04"].item() == pytest.approx(jiwer.cer(references, hypotheses))
-    assert {"cer_exit01", "cer_exit02", "cer_exit04"} <= stats.keys()
+    with torch.no_grad():
+        (final, below), olens = model.encode(speech, lengths)
+        for head, hs in zip(heads, [*(hs for _, hs in below), final], strict=True):
+            torch.nn.init.normal_(head.ctc_lo.weight)
+            head.ctc_lo.bias.copy_(-head.ctc_lo.weight @ hs.mean(dim=(0, 1)))
+            head.ctc_lo.bias[[0, 1, 2, 7]] = -1000.0  # letters alone
+        stats = model(speech, lengths, text, text_lengths)[1]
+    references = [words(LABELS[row, : LABEL_LENGTHS[row]].tolist()) for row in range(3)]
+    for (layer, hs), head in zip([*below, (4, final)], heads, strict=True):
+        paths = head.ctc_lo(hs).argmax(-1).tolist()
+        real = [words(collapse(path[: olens[row]])) for row, path in enumerate(paths)]
+        padded = [words(collapse(path)) for path in paths]
+        rate = jiwer.cer(references, real)
+        assert rate != jiwer.cer(references, padded), "the test would pass with padding counted"
+        assert stats[f"cer_exit{layer:02d}"].item() == pytest.approx(rate)
     model.train()
     assert not [name for name in model(*batch(16000, 12000, 9000))[1] if name.startswith("cer")]
 
 
+def words(tokens: list[int]) -> str:
+    return tokens_to_text([tiny.TOKENS[token] for token in tokens])
+
+
+@pytest.mark.parametrize("heads", ["separate", "shared"])
+def test_a_heads_dropout_is_applied_in_training_and_only_there(heads):
+    model = tiny.model(ctc_conf={"dropout_rate": 0.5}, model_conf={"ctc_weight": 1.0, "exit_heads": heads})
+    hs, olens = torch.randn(1, 30, 16), torch.tensor([30])
+    for layer in (1, 2, 4):
+        state = exit_heads_of(model).stock_state(layer)
+        plain = torch.nn.functional.linear(hs, state["ctc_lo.weight"], state["ctc_lo.bias"])
+        assert torch.equal(exit_heads_of(model.eval()).logits(layer, hs, olens), plain)
+        one, other = (exit_heads_of(model.train()).logits(layer, hs, olens) for _ in range(2))
+        assert not torch.allclose(one, other) and not torch.allclose(one, plain)
+    torch.manual_seed(5)
+    inputs = batch(16000, 12000, 9000)
+    still = [float(model.eval()(*inputs)[0].detach()) for _ in range(2)]
+    assert still[0] == still[1]
+
+
+class MeanLogit(Term):
+    """A term with a parameter, as one would add it."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, batch):
+        assert batch.logits.shape == (len(batch.layers), *batch.log_probs.shape[1:])
+        assert [hs.shape[:2] for hs in batch.hidden] == [batch.logits.shape[1:3]] * len(batch.layers)
+        return self.scale * batch.logits.mean(dim=(1, 2, 3))
+
+
+def test_a_new_term_is_one_class_and_one_line(monkeypatch):
+    monkeypatch.setitem(TERMS, "mean_logit", MeanLogit)
+    inputs = batch(16000, 12000, 9000)
+    plain = tiny.model()
+    model = tiny.model(model_conf={"ctc_weight": 1.0, "exit_terms": {"ctc": 0.5, "mean_logit": 3.0}, "freeze_backbone": True})
+    missing = model.load_state_dict(plain.state_dict(), strict=False)
+    assert missing.missing_keys == ["exit_terms.terms.mean_logit.scale"] and not missing.unexpected_keys
+    loss, stats, _ = model(*inputs)
+    (final, below), olens = model.encode(*inputs[:2])
+    total = 0.0
+    for layer, hs in [*below, (4, final)]:
+        mean = exit_heads_of(model).logits(layer, hs, olens).mean().item()
+        value = 0.5 * plain(*inputs)[1][f"loss_exit{layer:02d}"].item() + 3.0 * 2.0 * mean
+        assert stats[f"loss_exit{layer:02d}"].item() == pytest.approx(value, rel=1e-5)
+        total += value
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    loss.backward()
+    assert model.exit_terms.terms["mean_logit"].scale.grad is not None
+
+
 def test_separate_heads_are_separate_and_shared_ones_shared():
     separate, shared = tiny.model(), tiny.model(model_conf={"ctc_weight": 1.0, "exit_heads": "shared"})
-    assert len({id(separate.head(layer)) for layer in (1, 2, 4)}) == 3
-    assert {id(shared.head(layer)) for layer in (1, 2, 4)} == {id(shared.ctc)}
-    assert separate.head(4) is separate.ctc
+    states = [exit_heads_of(separate).stock_state(layer)["ctc_lo.weight"] for layer in (1, 2, 4)]
+    assert not torch.equal(states[0], states[1]) and not torch.equal(states[1], states[2])
+    assert states[2].data_ptr() == separate.ctc.ctc_lo.weight.data_ptr()
+    for model in (shared, tiny.model(model="espnet", model_conf={"ctc_weight": 1.0, "interctc_weight": 0.5})):
+        for layer in (1, 2, 4):
+            state = exit_heads_of(model).stock_state(layer)
+            assert state["ctc_lo.weight"].data_ptr() == model.ctc.ctc_lo.weight.data_ptr()
+    assert [name for name in separate.state_dict() if "ctc" in name] == [
+        f"{head}.ctc_lo.{part}" for head in ("ctc", "exit_ctc.1", "exit_ctc.2") for part in ("weight", "bias")
+    ]
 
 
 def test_every_exit_gets_gradient():
@@ -121,6 +193,10 @@ def test_bad_weights_are_refused(weights):
         ({"model_conf": {"ctc_weight": 0.3}}, "ctc_weight: 1.0"),
         ({"model_conf": {"ctc_weight": 1.0, "exit_heads": "none"}}, "exit_heads"),
         ({"model_conf": {"ctc_weight": 1.0, "exit_heads": ["shared"]}}, "exit_heads"),
+        ({"model_conf": {"ctc_weight": 1.0, "exit_terms": {"ctc": 1.0, "mwer": 1.0}}}, "exit_terms: 'mwer'"),
+        ({"model_conf": {"ctc_weight": 1.0, "exit_terms": {"ctc": 0}}}, "exit_terms: ctc"),
+        ({"model_conf": {"ctc_weight": 1.0, "exit_terms": {}}}, "exit_terms"),
+        ({"model_conf": {"ctc_weight": 1.0, "exit_terms": "ctc"}}, "exit_terms"),
         ({"ctc_conf": {"zero_infinity": False}}, "ctc_conf: .*zero_infinity"),
         ({"ctc_conf": {"reduce": False}}, "ctc_conf: .*reduce"),
         ({"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 80}}, "preencoder: "),

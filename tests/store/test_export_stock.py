@@ -18,12 +18,11 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import espnet_version
+from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.plugin.task import EarlyExitASRTask, refuse_legacy_positions
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.export_stock import export_stock
-from espnet_ee.store.model_card import Card
-from espnet_ee.store.package import pack_model
 from tests import tiny
 
 LENGTHS = (16000, 9000, 24000, 12345)
@@ -40,9 +39,7 @@ def speech() -> list[np.ndarray]:
 def stock_settings(backbone: str, **changes) -> dict:
     """A stock InterCTC model's configuration."""
     latest = tiny.STOCK_ONLY if "conformer" in backbone else {}
-    sizes = tiny.BACKBONES[backbone][1] if backbone in tiny.BACKBONES else tiny.MULTICONV
-    conf = {**sizes, **latest, "interctc_layer_idx": [1, 2], **changes}
-    conf.pop("stock_encoder", None)
+    conf = {**tiny.BACKBONES[backbone][1], **latest, "interctc_layer_idx": [1, 2], **changes}
     return {
         "encoder": backbone,
         "encoder_conf": conf,
@@ -142,8 +139,9 @@ def test_an_exported_exit_is_the_exit_bit_for_bit(tmp_path, speech, backbone):
                 hs, _ = stock.eval().encode(torch.tensor(samples)[None], torch.tensor([len(samples)]))
                 features = recognizer.features(samples)[None]
                 exits = model.encoder.iter_exits(features, torch.tensor([features.size(1)]))
-                ours = next(output.hs for output in exits if output.layer == exit_layer)
-                assert torch.equal(stock.ctc.log_softmax(hs), model.log_probs(exit_layer, ours))
+                ours = next(output for output in exits if output.layer == exit_layer)
+                logits = exit_heads_of(model).logits(exit_layer, ours.hs, ours.olens)
+                assert torch.equal(stock.ctc.log_softmax(hs), logits.log_softmax(-1))
             tokens = recognizer.recognize([samples])[0].tokens
             assert list(tokens) == [tiny.TOKENS[token] for token in greedy(stock, hs)]
 
@@ -278,18 +276,13 @@ SCALED = {"pos_enc_layer_type": "scaled_abs_pos", "selfattention_layer_type": "s
 
 
 @pytest.mark.parametrize("part", ["", "encoder"])
-@pytest.mark.parametrize(
-    ("encoder", "changes"),
-    [("early_exit_conformer", {}), ("early_exit_conformer", SCALED), ("early_exit_stock", {"stock_encoder": "conformer"})],
-    ids=str,
-)
-def test_init_param_of_the_other_version_leaves_nothing_at_random(tmp_path, speech, encoder, changes, part):
-    known = {key: value for key, value in changes.items() if key != "stock_encoder"}
-    stock = stock_model(seed=3, **stock_settings("conformer", interctc_layer_idx=[], **known))
+@pytest.mark.parametrize("changes", [{}, SCALED], ids=str)
+def test_init_param_of_the_other_version_leaves_nothing_at_random(tmp_path, speech, changes, part):
+    stock = stock_model(seed=3, **stock_settings("conformer", interctc_layer_idx=[], **changes))
     for name, value in stock.named_parameters():
         if name.endswith("alpha"):
             torch.nn.init.constant_(value, 0.5)
-    model = tiny.model(seed=4, encoder=encoder, encoder_conf={**tiny.CONFORMER, "exit_layers": [2, 4], **changes})
+    model = tiny.model(seed=4, encoder_conf={**tiny.CONFORMER, "exit_layers": [2, 4], **changes})
     torch.save(as_other_version(stock.state_dict()), tmp_path / "stock.pth")
     load_pretrained_model(f"{tmp_path}/stock.pth" + (f":{part}:{part}" if part else ""), model, ignore_init_mismatch=False)
     if not part:
@@ -312,25 +305,6 @@ def test_stock_inference_warns_of_exits_that_it_reads_with_the_wrong_head(tmp_pa
     conf = {"model_conf": {"ctc_weight": 1.0, "exit_heads": heads}}
     EarlyExitASRTask.build_model_from_file(*tiny.save(tmp_path, tiny.model(**conf), **conf))
     assert ("encoder_interctc_layer*.txt is not" in caplog.text) == (heads == "separate")
-
-
-MULTICONV = {
-    "encoder": "early_exit_stock",
-    "encoder_conf": {**tiny.MULTICONV, "exit_layers": [1, 2, 4], "exit_norm": "separate"},
-}
-
-
-def test_any_stock_encoder_is_loaded_exported_and_packed(tmp_path, speech):
-    model = talkative(tiny.model(seed=2, **MULTICONV))
-    paths = tiny.save(tmp_path, model, **MULTICONV)
-    packed = EarlyExitRecognizer.from_pretrained(pack_model(*paths, tmp_path / "package", Card("a/b", "other", "noise")))
-    stock, _ = ASRTask.build_model_from_file(*(export_stock(*paths, 2, tmp_path / "exit2") / name for name in FILES))
-    assert type(stock.encoder).__name__ == "MultiConvConformerEncoder" and len(stock.encoder.encoders) == 2
-    packed.use(FixedExitPolicy(2))
-    for samples in speech:
-        with torch.no_grad():
-            hs, _ = stock.eval().encode(torch.tensor(samples)[None], torch.tensor([len(samples)]))
-        assert list(packed.recognize([samples])[0].tokens) == [tiny.TOKENS[token] for token in greedy(stock, hs)]
 
 
 @pytest.mark.parametrize("keep_final", [True, False])

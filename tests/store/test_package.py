@@ -12,6 +12,7 @@ import yaml
 from espnet_ee.bin import pack
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.model.heads import mac_table
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.score.points import COLUMNS
@@ -120,7 +121,7 @@ def test_the_card_tells_exits_and_policies(trained, tmp_path):
     above = ("encoder.encoders.1.", "encoder.encoders.2.", "encoder.encoders.3.", "encoder.after_norm.", "ctc.",
              "exit_ctc.2", "encoder.exit_norms.2")  # fmt: skip
     count = sum(value.numel() for name, value in model.named_parameters() if not name.startswith(above))
-    macs = model.encoder.shape().segment_macs(1250, [1])[0] + model.encoder.shape().head_macs(311, len(tiny.TOKENS))
+    macs = mac_table(model).encoder_macs(1, 1250) + mac_table(model).head_macs(1, 311)
     assert f"|1|{count:,}|{macs / 1e7:.1f}|30.50 [29.50, 31.50]|" in body
     (row,) = [line for line in body.splitlines() if line.startswith("|`quick` (default)|")]
     assert all(word in row for word in ("entropy threshold=0.2", "11.00 [10.00, 12.00]", "2.50"))

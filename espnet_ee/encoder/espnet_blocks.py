@@ -1,0 +1,162 @@
+"""What ESPnet's encoders with a plain list of blocks share: conformer, transformer, (E-)Branchformer, multi-convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers
+from espnet_ee.errors import UsageError
+from espnet_ee.host.compat import LayerNorm, accept_either_version, call_block, isolate_calls, make_pad_mask, with_positions
+from espnet_ee.host.signature import reject_unknown_keys
+
+# What exit_layers stands for, and what no early exit can honour; no encoder of ours takes them.
+REPLACED = (
+    "interctc_layer_idx",
+    "interctc_use_conditioning",
+    "ctc_trim",
+    "layer_drop_rate",
+    "gradient_checkpoint_layers",
+)
+INPUT_LAYERS = ("linear", "conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
+# The one value of a stock setting with which no frame sees another utterance's padding.
+_PADDING_SAFE = {
+    "rel_pos_type": ("latest",),
+    "input_layer": INPUT_LAYERS,
+    "pos_enc_layer_type": ("rel_pos", "abs_pos", "scaled_abs_pos"),
+    "attention_layer_type": ("rel_selfattn", "selfattn"),
+    "selfattention_layer_type": ("rel_selfattn", "selfattn"),
+    "positionwise_layer_type": ("linear",),
+}
+
+
+@dataclass(frozen=True)
+class BlockCarry:
+    """What ESPnet's blocks take beside the hidden states.
+
+    Attributes:
+        positions: relative positional embedding (1, 2T-1, D), or None where positions are added to the hidden states.
+        masks: True on real frames (B, 1, T), or None where every frame is real: then no block needs to mask.
+    """
+
+    positions: torch.Tensor | None
+    masks: torch.Tensor | None
+
+    def select(self, rows: torch.Tensor, frames: int) -> BlockCarry:
+        """See :class:`espnet_ee.encoder.base.Carry`."""
+        positions, masks = self.positions, self.masks
+        if positions is not None:
+            # The embedding runs from distance T-1 to -(T-1): a shorter batch needs the middle.
+            cut = (positions.size(1) + 1) // 2 - frames
+            positions = positions[:, cut : positions.size(1) - cut]
+        if masks is not None:
+            masks = masks[rows, :, :frames]
+            masks = None if bool(masks.all()) else masks
+        return BlockCarry(positions, masks)
+
+
+class BlockListEncoder(SegmentEncoder):
+    """Mixin before an ESPnet encoder class that has a plain list of blocks ``self.encoders``.
+
+    The stock parameters keep their stock names.
+
+    Args:
+        input_size: feature dimension.
+        exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
+        exit_norm: ``"shared"``, ``"separate"`` or ``"none"``; see :meth:`add_exit_norms`.
+        stock: every other keyword of the stock constructor.
+
+    Raises:
+        UsageError: the encoder has no plain list of blocks, the exits do not fit it, or a keyword is unknown or
+            would make an utterance's output depend on its neighbours in the batch.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
+        exit_norm: str = "shared",
+        **stock: Any,
+    ) -> None:
+        reject_unknown_keys(type(self), "encoder_conf", stock)
+        check_padding_safe(stock)
+        super().__init__(input_size, **stock)
+        blocks = getattr(self, "encoders", None)
+        listed = isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential)) and len(blocks) > 0
+        if not listed or not isinstance(getattr(self, "embed", None), torch.nn.Module):
+            raise UsageError(
+                f"encoder: {type(self).__name__} has no plain list of blocks and cannot be driven block by block; "
+                "use a conformer, transformer, branchformer, e_branchformer or multiconv_conformer"
+            )
+        self.input_size = input_size
+        self.exit_layers = check_exit_layers(exit_layers, len(blocks))
+        self.interctc_layer_idx = list(self.exit_layers[:-1])
+        self.add_exit_norms(exit_norm)
+        accept_either_version(self)
+        isolate_calls(self.encoders)
+
+    @property
+    def subsampling(self) -> tuple[tuple[int, int], ...]:
+        """See :class:`SegmentEncoder`; nothing for ``input_layer: linear``."""
+        layers = getattr(self.embed, "conv", ())
+        return tuple((layer.kernel_size[0], layer.stride[0]) for layer in layers if isinstance(layer, torch.nn.Conv2d))
+
+    def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
+        """Subsamples and adds positions; see :class:`SegmentEncoder`."""
+        embed = with_positions(self.embed, int(self.frames_of(torch.tensor(xs.size(1)))))
+        if embed is not self.embed:
+            self.embed = embed
+        hidden = embed(xs, None)[0] if self.subsampling else embed(xs)
+        hidden, positions = hidden if isinstance(hidden, tuple) else (hidden, None)
+        # ESPnet 202511 counts frames on the padded length; ours come from each utterance's own.
+        olens = self.frames_of(ilens).clamp(max=hidden.size(1))
+        padded = int(olens.min()) < hidden.size(1)
+        masks = ~make_pad_mask(olens, maxlen=hidden.size(1))[:, None, :].to(hidden.device) if padded else None
+        return EncoderState(hidden, olens, BlockCarry(positions, masks))
+
+    def block(self, number: int, state: EncoderState) -> EncoderState:
+        """Computes one block; see :class:`SegmentEncoder`."""
+        positions, masks = state.carry.positions, state.carry.masks
+        xs = state.hidden if positions is None else (state.hidden, positions)
+        xs = call_block(self.encoders[number - 1], xs, masks)
+        return replace(state, hidden=xs if positions is None else xs[0])
+
+    def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
+        """The norm of the exit after block ``layer``, or None where it has none."""
+        if str(layer) in self.exit_norms:
+            return self.exit_norms[str(layer)]
+        if self.exit_norm == "none" and layer != self.exit_layers[-1]:
+            return None
+        return getattr(self, "after_norm", None)  # stock makes none with normalize_before: false
+
+    def add_exit_norms(self, exit_norm: str) -> None:
+        """Makes the norms of the exits below the final one, which keeps the stock ``after_norm``.
+
+        Args:
+            exit_norm: ``"shared"`` (all exits use ``after_norm``, as ESPnet's InterCTC), ``"separate"`` (a norm per
+                exit) or ``"none"`` (as the InterCTC of ESPnet's E-Branchformer, whose blocks end in a norm).
+        """
+        if exit_norm not in ("shared", "separate", "none"):
+            raise UsageError(f"encoder_conf: exit_norm is {exit_norm!r}; it may be shared, separate or none")
+        self.exit_norm = exit_norm
+        own = self.exit_layers[:-1] if exit_norm == "separate" and hasattr(self, "after_norm") else ()
+        self.exit_norms = torch.nn.ModuleDict({str(layer): LayerNorm(self.output_size()) for layer in own})
+
+
+def check_padding_safe(stock: dict[str, Any]) -> None:
+    """Refuses stock settings with which an utterance's output would depend on what it is batched with.
+
+    Args:
+        stock: keywords of a stock constructor.
+
+    Raises:
+        UsageError: names the setting and its allowed values.
+    """
+    for name, allowed in _PADDING_SAFE.items():
+        if name in stock and stock[name] not in allowed:
+            choice = f"use {allowed[0]}" if len(allowed) == 1 else f"use one of {', '.join(allowed)}"
+            raise UsageError(
+                f"encoder_conf: {name} {stock[name]!r} cannot be used: outputs would depend on the padding; {choice}"
+            )

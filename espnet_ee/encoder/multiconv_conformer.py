@@ -1,0 +1,32 @@
+"""Early-exit multi-convolution conformer over ``espnet2.asr.encoder.multiconvformer_encoder``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from espnet2.asr.encoder.multiconvformer_encoder import MultiConvConformerEncoder
+
+from espnet_ee.encoder.espnet_blocks import REPLACED, BlockListEncoder
+from espnet_ee.host.signature import extend_signature
+
+
+@extend_signature(MultiConvConformerEncoder, without=REPLACED)
+class EarlyExitMultiConvConformerEncoder(BlockListEncoder, MultiConvConformerEncoder):
+    """ESPnet's conformer with convolutions of several kernel sizes, computed segment by segment.
+
+    With ``exit_norm: shared`` its parameters and its outputs are those of the stock encoder with
+    ``interctc_layer_idx`` = the exit layers without the last one.
+
+    Takes what the stock constructor takes and what :class:`BlockListEncoder` adds; ``rel_pos_type`` is ``latest`` by
+    default, as ``legacy`` positions depend on the padding.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
+        exit_norm: str = "shared",
+        rel_pos_type: str = "latest",
+        **stock: Any,
+    ) -> None:
+        super().__init__(input_size, exit_layers, exit_norm, rel_pos_type=rel_pos_type, **stock)
