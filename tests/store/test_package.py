@@ -12,7 +12,7 @@ import yaml
 from espnet_ee.bin import pack
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.model.heads import mac_table
+from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.score.points import COLUMNS
@@ -216,7 +216,7 @@ def test_heads_survive_packing(tmp_path, heads):
     model = tiny.model(seed=5, **settings)
     loaded = load_package(pack_model(*tiny.save(tmp_path, model, **settings), tmp_path / "package", CARD)).model
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
-    heads_of = {id(loaded.head(layer)) for layer in loaded.encoder.exit_layers}
+    heads_of = {id(head) for head in exit_heads_of(loaded).by_layer.values()}
     assert len(heads_of) == (1 if heads == "shared" else 3)
 
 
