@@ -11,7 +11,7 @@ from espnet2.tasks.asr import ASRTask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.model.terms import TERMS, Term, exit_weights, exits_ctc_loss, frames_needed
@@ -205,7 +205,7 @@ def test_bad_weights_are_refused(weights):
     ],
 )
 def test_bad_model_settings_are_named(changes, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UserError, match=message):
         tiny.model(**changes)
 
 
