@@ -39,8 +39,8 @@ def test_stage_1_follows_the_corpus_that_db_sh_or_the_environment_names(bash, ro
         "datadir": f"{tmp_path}/data",
     }
 
-    def stage_1(folder: Path | None) -> tuple[str, str]:
-        arguments = [f"--{option}={value}" for option, value in options.items()]
+    def stage_1(folder: Path | None, *more: str) -> tuple[str, str]:
+        arguments = [*(f"--{option}={value}" for option, value in options.items()), *more]
         result = bash(script, *arguments, LIBRISPEECH=str(folder or ""), AN4="elsewhere")
         assert result.returncode == 0, result.stderr
         assert "3 utterances; warning: the published set has 1519" in result.stdout
@@ -52,6 +52,9 @@ def test_stage_1_follows_the_corpus_that_db_sh_or_the_environment_names(bash, ro
     for folder in (other, None):  # None: nobody says that it is elsewhere now
         said, audio = stage_1(folder)
         assert "done, skipped" in said and audio.startswith(str(other))
+    for written in (f"{other}/", f"{other}/../other"):
+        said, audio = stage_1(None, f"--librispeech_root={written}", "--download_url=another", "--nj=3")
+        assert "done, skipped" in said
 
 
 @pytest.fixture
@@ -87,6 +90,21 @@ def test_changed_segments_are_cut_again(run_stages, tmp_path: Path) -> None:
     segments.write_text(segments.read_text().replace("train 2 3", "train 2 3.5"))
     run_stages()
     assert read_scp(counts)["train-2"] == "24000"
+
+
+def test_what_sounds_is_known_wherever_it_lies(run_stages, tmp_path: Path) -> None:
+    run_stages()
+    content = tmp_path / "dump" / "raw" / "train" / ".content"
+    before = content.read_text()
+    moved = tmp_path / "elsewhere.wav"
+    (tmp_path / "train.wav").rename(moved)
+    write_scp(tmp_path / "data" / "train" / "wav.scp", {"train": str(moved)})
+    assert "stage 3: raw: train: options or inputs changed, done again" in run_stages()
+    assert content.read_text() == before
+    soundfile.write(moved, np.zeros(4 * RATE, np.int16), RATE)
+    (tmp_path / "dump" / "raw" / "org" / "train" / ".done").unlink()
+    run_stages()
+    assert content.read_text() != before
 
 
 def test_deleted_audio_of_other_speeds_and_deleted_logs(run_stages, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def train(bash, template: Path, tmp_path: Path):
     """Stage 11 with a stand-in for the training: seed, configuration, what may change."""
     for name in ("train", "dev"):
         (tmp_path / "dump" / name).mkdir(parents=True)
-        for table in ("content", "text", "utt2spk", "wav.scp"):
+        for table in (".content", "text", "utt2spk", "wav.scp"):
             (tmp_path / "dump" / name / table).write_text(f"u {table}\n", encoding="utf-8")
     (tmp_path / "exp" / "asr").mkdir(parents=True)
     (tmp_path / "exp" / "asr").rmdir()
@@ -228,7 +228,7 @@ def test_a_training_is_of_what_sounds_and_not_of_where_it_lies(train, tmp_path: 
     train()
     (tmp_path / "dump/train/wav.scp").write_text("u moved\n", encoding="utf-8")
     assert "done, skipped" in train().stdout
-    (tmp_path / "dump/train/content").write_text("u other\n", encoding="utf-8")
+    (tmp_path / "dump/train/.content").write_text("u other\n", encoding="utf-8")
     assert "trains, resumed: false" in train().stdout
 
 

@@ -222,10 +222,8 @@ need_model() {
 
 # In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running pipeline.
 {
-    if in_stage 1 5; then
-        lock_folder "${datadir}" datadir
-        lock_folder "${dumpdir}" dumpdir
-    fi
+    if in_stage 1 5; then lock_folder "${datadir}" datadir; fi
+    if in_stage 2 5; then lock_folder "${dumpdir}" dumpdir; fi
     if in_stage 1; then prepare_data; fi
     if in_stage 2; then perturb_speed; fi
     if in_stage 3; then

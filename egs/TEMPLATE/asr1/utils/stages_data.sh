@@ -6,19 +6,19 @@
 data_files() {
     local dir name
     for dir in "$@"; do
-        for name in content wav.scp feats.scp segments text utt2spk utt2num_samples utt2num_frames; do
+        for name in .content wav.scp feats.scp segments text utt2spk utt2num_samples utt2num_frames; do
             if [ -f "${dir}/${name}" ]; then printf '%s\n' "${dir}/${name}"; fi
         done
     done
 }
 
 # content_files DIR...: the same for what only looks at sound and text, wherever they lie. A set of stage 3 has a file
-# "content"; of another one the tables must do.
+# ".content"; of another one the tables must do.
 content_files() {
     local dir
     for dir in "$@"; do
-        if [ -f "${dir}/content" ]; then
-            printf '%s\n' "${dir}/content" "${dir}/text" "${dir}/utt2spk"
+        if [ -f "${dir}/.content" ]; then
+            printf '%s\n' "${dir}/.content" "${dir}/text" "${dir}/utt2spk"
         else
             data_files "${dir}"
         fi
@@ -113,7 +113,7 @@ format_set() {
 
 make_format() {
     "${run[@]}" --data "${in}" --out "${out}" --nj "${nj}" --max_skipped "${limit}" || return
-    printf '%s\n%s\n' "${words}" "$(recordings "${in}" | cksum)" >"${out}/content"
+    printf '%s\n%s\n' "${words}" "$(recordings "${in}" | cksum)" >"${out}/.content"
 }
 
 # is_heard DIR: is the first file there that its table names? (Not where the folder has been moved.)
@@ -168,7 +168,7 @@ filter_set() {
 
 make_filtered() {
     "${data_run[@]}" filter --data "${in}" --out "${out}" --min_seconds "${min}" --max_seconds "${max}" --fs "${fs}" || return
-    if [ -f "${in}/content" ]; then cp "${in}/content" "${out}/content"; fi
+    if [ -f "${in}/.content" ]; then cp "${in}/.content" "${out}/.content"; fi
 }
 
 # Stage 5. The token list, from the training text only.
