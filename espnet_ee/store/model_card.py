@@ -15,6 +15,7 @@ from espnet_ee.files import atomic_write
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.heads import mac_table
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.score.bootstrap import interval_text
 from espnet_ee.score.points import Point, describe_policy, read_exits
 from espnet_ee.store.export_stock import exit_state
 from espnet_ee.store.train_config import sampling_rate
@@ -169,7 +170,7 @@ def _policies(
 
 
 def _rate(point: Point) -> str:
-    return f"{point.wer:.2f} [{point.wer_interval.low:.2f}, {point.wer_interval.high:.2f}]"
+    return f"{point.wer:.2f} {interval_text(point.wer_low, point.wer_high)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
