@@ -13,6 +13,7 @@ from espnet_ee.errors import UsageError
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.registry import POLICIES
+from espnet_ee.score.fit import DEFAULT_FEATURES
 
 CALIBRATED = ("entropy", "confidence", "patience", "learned")
 TARGETS = ("wer_loss=1", "wer_loss=5", "wer_loss=10", "mean_layer=6")
@@ -21,20 +22,21 @@ TEXT = "its references, a Kaldi text file (not for an imported table)"
 
 
 def add_calibration(parser: Parser) -> None:
-    """The options of what is calibrated, of ``calibrate`` and of ``decode``."""
-    names, targets = " ".join(CALIBRATED), " ".join(TARGETS)
-    known = ", ".join(POLICIES)
-    parser.option("--policies", f"of {known} (default: {names})", nargs="+", default=list(CALIBRATED), metavar="NAME")
-    parser.option(
-        "--targets",
-        "what to meet on the development set: wer_loss=P (at most P %% relative WER above the final exit), "
-        f"mean_layer=L, macs_per_second=M (default: {targets})",
-        nargs="+",
-        default=list(TARGETS),
-        metavar="KIND=NUMBER",
-    )
-    words = ", ".join(FEATURES)
-    parser.option("--features", f"what `learned` reads, of {words} (default: its own)", nargs="+", metavar="NAME")
+    """The options of what is calibrated, of ``calibrate`` and of ``decode``; see :func:`calibration_of`."""
+    known, names = ", ".join(POLICIES), " ".join(CALIBRATED)
+    parser.option("--policies", f"of {known} (default: {names})", nargs="*", metavar="NAME")
+    kinds = "wer_loss=P (at most P %% relative WER above the final exit), mean_layer=L, macs_per_second=M"
+    targets = f"what to meet on the development set: {kinds} (default: {' '.join(TARGETS)})"
+    parser.option("--targets", targets, nargs="*", metavar="KIND=NUMBER")
+    words = f"what `learned` reads, of {', '.join(FEATURES)} (default: {' '.join(DEFAULT_FEATURES)})"
+    parser.option("--features", words, nargs="*", metavar="NAME")
+
+
+def calibration_of(options: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
+    """Policies, targets and features of a command line, each once. A list without a word in it is taken as it is."""
+    lists = ((options.policies, CALIBRATED), (options.targets, TARGETS), (options.features, DEFAULT_FEATURES))
+    policies, targets, features = (list(dict.fromkeys(default if words is None else words)) for words, default in lists)
+    return policies, targets, features
 
 
 def add_calibrate(parser: Parser) -> None:
@@ -49,12 +51,12 @@ def add_calibrate(parser: Parser) -> None:
 
 def _calibrate(options: argparse.Namespace) -> None:
     from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
-    from espnet_ee.score.fit import DEFAULT_FEATURES
     from espnet_ee.score.grid import read_grid
 
-    targets = [parse_target(word) for word in dict.fromkeys(options.targets)]
-    names = list(dict.fromkeys(options.policies))
-    features = list(dict.fromkeys(options.features or DEFAULT_FEATURES))
+    names, words, features = calibration_of(options)
+    if not (names and words and features):
+        raise UsageError("--policies, --targets and --features: name at least one of each")
+    targets = [parse_target(word) for word in words]
     dev = read_grid(options.evidence, options.text, keep=True)
     calibrated = calibrate_policies(dev, names, targets, features)
     if not calibrated:

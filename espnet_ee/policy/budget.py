@@ -61,7 +61,7 @@ class BudgetController:
     Raises:
         UserError: the curve has no point, or the horizon is not above 0.
 
-    The points come from the development set: ``python -m espnet_ee.bin.simulate_policy --evidence ... --text ... --policy
+    The points come from the development set: ``espnet-ee replay --evidence ... --text ... --policy
     entropy`` prints threshold and MACs per second of each. With a recogniser: ``recognizer.use(controller.next_policy())``
     before an utterance, ``controller.spend(seconds, result.macs)`` after it.
 

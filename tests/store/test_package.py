@@ -2,6 +2,7 @@
 
 import sys
 from fnmatch import fnmatch
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_ee.bin import pack
+from espnet_ee.cli.main import main
 from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.model.heads import exit_heads_of, mac_table
@@ -131,18 +132,16 @@ def test_the_card_tells_exits_and_policies(trained, tmp_path):
     assert len(exit_state(model, 1)) < len(exit_state(model, 4))
 
 
-def test_the_command(trained, tmp_path, monkeypatch, capsys):
+def test_the_command(trained, tmp_path, capsys):
     folder, (config, model_file), _ = trained
-    options = {"asr_train_config": config, "asr_model_file": model_file, "outpath": tmp_path / "package",
-               "policies": folder / "quick.yaml", "name": "someone/tiny", "licence": "other", "training_data": "noise"}  # fmt: skip
-    words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-    monkeypatch.setattr(sys, "argv", ["pack", *words])
-    pack.main()
+    options = {"model": Path(config).parent, "model_file": model_file, "out": tmp_path / "package",
+               "config": folder / "quick.yaml", "name": "someone/tiny", "licence": "other", "training_data": "noise"}  # fmt: skip
+    words = ["pack", *(str(word) for key, value in options.items() for word in (f"--{key}", value))]
+    main(words)
     assert f"hf upload someone/tiny {tmp_path / 'package'}" in capsys.readouterr().out
     assert EarlyExitRecognizer.from_pretrained(tmp_path / "package").policy == EntropyPolicy(0.2)
-    monkeypatch.setattr(sys, "argv", ["pack", *words, "--name", "a b"])
     with pytest.raises(UsageError, match="--name"):
-        pack.main()
+        main([*words, "--name", "a b"])
 
 
 def test_a_hub_name_is_downloaded(packed, monkeypatch):
