@@ -182,4 +182,4 @@ def adopt(command: ModuleType) -> None:
         command: an imported module of ``espnet2.bin``.
     """
     if getattr(command, "ASRTask", None) is ASRTask:
-        command.ASRTask = EarlyExitASRTask
+        vars(command)["ASRTask"] = EarlyExitASRTask

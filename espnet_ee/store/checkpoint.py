@@ -89,21 +89,20 @@ def check_device(device: str) -> None:
     try:
         torch.ones(1, device=device).item()
     except Exception as error:  # each of torch's backends says it with another class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"device {device}: {reason}; cpu always works") from None
+        raise _unusable(device, error) from None
 
 
 def move(model: ESPnetASRModel, device: str) -> ESPnetASRModel:
-    """Moves a model to a torch device.
-
-    Raises:
-        UsageError: it does not fit there.
-    """
-    check_device(device)
+    """Moves a model to a torch device. Raises UsageError if it does not fit there."""
     try:
         return model.to(device)
     except RuntimeError as error:
-        raise UsageError(f"device {device}: {str(error).splitlines()[0]}; cpu always works") from None
+        raise _unusable(device, error) from None
+
+
+def _unusable(device: str, error: Exception) -> UsageError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UsageError(f"device {device}: {reason}; cpu always works")
 
 
 def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:

@@ -19,7 +19,7 @@ from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.store.checkpoint import check_keys, load_model
 from espnet_ee.store.interctc import PREFIX, from_interctc
-from espnet_ee.store.train_config import NEEDED_FILES, read_train_config
+from espnet_ee.store.train_config import map_files, read_train_config
 
 
 def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: int, output_dir: str | Path) -> Path:
@@ -48,9 +48,10 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
     if exit_layer not in layers:
         raise UsageError(f"exit_layer {exit_layer}: no exit there; the exits are {', '.join(map(str, layers))}")
     with atomic_dir(output_dir) as folder:
-        exported = copy_needed_files(stock_config(config, exit_layer), folder, output_dir)
-        # Built by the stock task from the very file that a stranger will read, so that no key is missing or left over.
-        stock = ASRTask.build_model(argparse.Namespace(**{**exported, **_paths_of(config)}))
+        alone = stock_config(config, exit_layer)
+        exported = copy_needed_files(alone, folder, output_dir)
+        # Built by the stock task from what a stranger will read, so that no key is missing or left over.
+        stock = ASRTask.build_model(argparse.Namespace(**alone))
         state = stock_state(model, exit_layer)
         check_keys(stock.state_dict(), state, model_file)
         with atomic_write(folder / "config.yaml") as stream:
@@ -130,21 +131,12 @@ def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> d
         folder: where to copy to.
         shown: the folder's name in the returned configuration.
     """
-    config = dict(config)
-    for section, key in NEEDED_FILES:
-        holder = config if section is None else dict(config.get(section) or {})
-        if not holder.get(key):
-            continue
-        source = Path(holder[key])
+
+    def copy(key: str, name: str) -> str:
+        source = Path(name)
         if not source.is_file():
             raise UserError(f"{key}: {source}: no such file; run from the recipe's folder")
         shutil.copyfile(source, folder / source.name)
-        holder[key] = str(shown / source.name)
-        if section is not None:
-            config[section] = holder
-    return config
+        return str(shown / source.name)
 
-
-def _paths_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections that name files, as they were before the files were copied to a folder not yet in its place."""
-    return {section or key: config[section or key] for section, key in NEEDED_FILES if (section or key) in config}
+    return map_files(config, copy)

@@ -92,19 +92,17 @@ def _front_matter(card: Card, points: Sequence[Point]) -> list[str]:
     )
     final = {point.set: point.wer for point in points if point.kind == "fixed"}  # the last exit comes last
     if final:
-        task = {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"}
-        results = [
-            {
-                "task": task,
-                "dataset": {"type": name, "name": name},
-                "metrics": [{"type": "wer", "value": round(wer, 2), "name": "WER, final exit"}],
-            }
-            for name, wer in final.items()
-        ]
-        front["model-index"] = [{"name": card.name, "results": results}]
-    # The task stands there once for each set: written out, not as a YAML alias.
-    dumper = type("NoAliases", (yaml.SafeDumper,), {"ignore_aliases": lambda self, data: True})
-    return ["---", *yaml.dump(front, Dumper=dumper, sort_keys=False, allow_unicode=True).strip().split("\n"), "---"]
+        front["model-index"] = [{"name": card.name, "results": [_result(name, wer) for name, wer in final.items()]}]
+    return ["---", *yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip().split("\n"), "---"]
+
+
+def _result(set_name: str, wer: float) -> dict[str, Any]:
+    """A row of the hub's table of results."""
+    return {
+        "task": {"type": "automatic-speech-recognition", "name": "Automatic Speech Recognition"},
+        "dataset": {"type": set_name, "name": set_name},
+        "metrics": [{"type": "wer", "value": round(wer, 2), "name": "WER, final exit"}],
+    }
 
 
 def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[str]:

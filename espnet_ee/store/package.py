@@ -35,7 +35,7 @@ from espnet_ee.store.export_stock import copy_needed_files
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
 from espnet_ee.store.tensors import read_header, read_tensors, write_safetensors
-from espnet_ee.store.train_config import located, read_train_config
+from espnet_ee.store.train_config import located, read_train_config, sampling_rate
 from espnet_ee.store.untrusted import check_config, check_sizes, read_untrusted_yaml
 
 FORMAT = 1
@@ -54,11 +54,13 @@ class Package:
 
     Attributes:
         model: in evaluation mode.
+        sample_rate: of the audio it takes, in Hz.
         configs: by name.
         default: the name of the one that is used where none is asked for; None: the final exit.
     """
 
     model: ESPnetASRModel
+    sample_rate: int
     configs: dict[str, DecodingConfig]
     default: str | None = None
 
@@ -162,7 +164,7 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
     default = description.get("default")
     if default is not None and (not isinstance(default, str) or default not in configs):
         raise UserError(f"{folder / DESCRIPTION}: default {default!r} is none of its decoding configurations")
-    return Package(move(model, device).eval(), configs, default)
+    return Package(move(model, device).eval(), sampling_rate(config), configs, default)
 
 
 def open_model(source: str | Path, device: str = "cpu", model_file: str | Path | None = None) -> Package:
@@ -181,8 +183,9 @@ def open_model(source: str | Path, device: str = "cpu", model_file: str | Path |
         return load_package(_download(os.fspath(source)), device)
     if model_file is None and (folder / DESCRIPTION).exists():
         return load_package(folder, device)
-    model = load_model(*experiment_files(folder, model_file), device)
-    return Package(model, _read_configs(calibrated_configs(folder), model.encoder.exit_layers))
+    files = experiment_files(folder, model_file)
+    model, rate = load_model(*files, device), sampling_rate(read_train_config(files[0]))
+    return Package(model, rate, _read_configs(calibrated_configs(folder), model.encoder.exit_layers))
 
 
 def calibrated_configs(experiment: str | Path) -> list[Path]:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from espnet2.text.build_tokenizer import build_tokenizer
-from espnet2.text.token_id_converter import TokenIDConverter
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write, read_lines, read_yaml
 from espnet_ee.plugin.register import ENCODERS
 
 # Files that a config.yaml names and a model cannot do without: (section, key).
-NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
+_NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
 
 
 def check_encoder(config: dict[str, Any], path: str | Path) -> None:
@@ -54,14 +52,24 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
 
 def located(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The configuration with the files it names where they are; see :func:`locate`."""
-    located = dict(config)
-    for section, key in NEEDED_FILES:
-        holder = located if section is None else dict(located.get(section) or {})
+    return map_files(config, lambda _, name: str(locate(name, path)))
+
+
+def map_files(config: Mapping[str, Any], change: Callable[[str, str], str]) -> dict[str, Any]:
+    """The configuration with other names of the files that a model cannot do without.
+
+    Args:
+        config: of a training.
+        change: takes key and name of each, gives the other name.
+    """
+    changed = dict(config)
+    for section, key in _NEEDED_FILES:
+        holder = changed if section is None else dict(changed.get(section) or {})
         if holder.get(key):
-            holder[key] = str(locate(holder[key], path))
+            holder[key] = change(key, holder[key])
             if section is not None:
-                located[section] = holder
-    return located
+                changed[section] = holder
+    return changed
 
 
 def locate(name: str, path: Path) -> Path:
@@ -81,22 +89,6 @@ def sampling_rate(config: dict[str, Any]) -> int:
         return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
     except ValueError:
         raise UserError(f"frontend_conf: fs {rate!r} is no sampling rate; write 16000 or 16k") from None
-
-
-def text_to_tokens(config: dict[str, Any]) -> Callable[[str], list[int]]:
-    """The function that turns a transcript into token numbers as the training did.
-
-    Args:
-        config: from :func:`read_train_config`.
-    """
-    tokenizer = build_tokenizer(
-        config.get("token_type") or "char",
-        bpemodel=config.get("bpemodel"),
-        space_symbol="<space>",
-        non_linguistic_symbols=config.get("non_linguistic_symbols"),
-    )
-    converter = TokenIDConverter(config["token_list"])
-    return lambda text: converter.tokens2ids(tokenizer.text2tokens(text))
 
 
 def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:

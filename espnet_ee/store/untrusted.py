@@ -21,7 +21,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
 from espnet_ee.plugin.register import ENCODERS, MODELS
 from espnet_ee.store.checkpoint import build_model, fit_state
-from espnet_ee.store.train_config import NEEDED_FILES, check_encoder
+from espnet_ee.store.train_config import check_encoder, map_files
 
 MAX_YAML_BYTES = 4 << 20
 MAX_STATISTICS_BYTES = 1 << 20  # two sums a feature
@@ -95,48 +95,39 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         if not isinstance(config.get(section) or {}, dict):
             raise UserError(f"{path}: {section} is no table")
         _check_numbers(config.get(section), f"{path}: {section}")
-    for section, key in NEEDED_FILES:
-        name = (config if section is None else config.get(section) or {}).get(key)
-        if name is None:
-            continue
-        plain = isinstance(name, str) and name == os.path.basename(name) and not name.startswith(".")
-        if not plain or not is_file(path.parent / name):
-            raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
-    statistics = (config.get("normalize_conf") or {}).get("stats_file")
-    if statistics:
-        _check_statistics(path.with_name(statistics))
+    map_files(config, lambda key, name: _check_file(path, key, name))
     _check_numbers(config.get("input_size"), f"{path}: input_size")
+
+
+def _check_file(path: Path, key: str, name: Any) -> str:
+    plain = isinstance(name, str) and name == os.path.basename(name) and not name.startswith(".")
+    if not plain or not is_file(path.parent / name):
+        raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
+    if key == "stats_file":
+        _check_statistics(path.parent / name)
+    return str(name)
 
 
 def _check_statistics(path: Path) -> None:
     """ESPnet loads statistics and computes with them before it looks at them: neither may fill memory."""
     try:
-        _check_declared_size(path)
-        loaded = np.load(path)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                count, total, squares = (loaded[name] for name in ("count", "sum", "sum_square"))
-            # Of other shapes numpy would compute every combination.
-            if count.size != 1 or total.ndim != 1 or total.shape != squares.shape:
-                raise UserError(f"{path}: is not a count and two sums of one length, refused")
-    except UserError:
-        raise
-    except Exception as error:  # whatever numpy says of a damaged file
-        raise UserError(f"{path}: not a file of statistics: {error}") from None
-
-
-def _check_declared_size(path: Path) -> None:
-    """Zeros unpack to a thousand times their size, and all of them before numpy looks at any."""
-    size = path.stat().st_size
-    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        size = max(size, sum(member.file_size for member in members))
-        # Of the other methods zipfile unpacks whole blocks, whatever size was declared.
-        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-            raise UserError(f"{path}: is not compressed as numpy does it, refused")
-    if size > MAX_STATISTICS_BYTES:
-        raise UserError(f"{path}: holds {size} bytes of statistics, more than {MAX_STATISTICS_BYTES}, refused")
+            # Zeros unpack to a thousand times their size; of other methods zipfile unpacks blocks beyond the declared size.
+            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+                raise UserError(f"{path}: is not compressed as numpy does it, refused")
+            size = max(path.stat().st_size, sum(member.file_size for member in members))
+            if size > MAX_STATISTICS_BYTES:
+                raise UserError(f"{path}: holds {size} bytes of statistics, more than {MAX_STATISTICS_BYTES}, refused")
+        with np.load(path) as loaded:
+            count, total, squares = (loaded[name] for name in ("count", "sum", "sum_square"))
+        # Of other shapes numpy would compute every combination.
+        if count.size != 1 or total.ndim != 1 or total.shape != squares.shape:
+            raise UserError(f"{path}: is not a count and two sums of one length, refused")
+    except UserError:
+        raise
+    except Exception as error:  # whatever zipfile and numpy say of a damaged file
+        raise UserError(f"{path}: not a file of statistics: {error}") from None
 
 
 def _check_numbers(value: Any, where: str, limit: int = MAX_NUMBER) -> None:

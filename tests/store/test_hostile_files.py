@@ -201,7 +201,7 @@ def test_yaml_beyond_reason(package):
         ({"normalize_conf": {"stats_file": "x" * 5000}}, "stats_file"),
         ({"normalize_conf": {"stats_file": "a\0b"}}, "stats_file"),
         ({"normalize_conf": 3}, "normalize_conf"),
-        ({"normalize_conf": {"stats_file": ""}}, "stats_file"),
+        ({"normalize_conf": {"stats_file": ""}}, "no such file"),
         ({"bpemodel": "../x.model"}, "is not a file beside it"),
         ({"bpemodel": 3}, "is not a file beside it"),
     ],

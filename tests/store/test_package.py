@@ -194,6 +194,7 @@ def test_an_experiments_folder_is_a_model_too(trained, monkeypatch, tmp_path):
     opened = package.open_model(recipe / "exp/asr")
     policies = {name: config.policy for name, config in opened.configs.items()}
     assert policies == {"learned_wer_loss1": EntropyPolicy(0.2), "entropy_wer_loss1": EntropyPolicy(0.1)}
+    assert opened.sample_rate == 16000
     assert opened.config().policy_for((1, 2, 4)) == FixedExitPolicy(4)
     assert torch.equal(opened.model.normalize.mean, model.normalize.mean)
     packed = pack_model(*experiment_files(recipe / "exp/asr"), tmp_path / "package", CARD)
