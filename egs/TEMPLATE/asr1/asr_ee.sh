@@ -38,11 +38,11 @@ seed=""                    # [11] seed of the training, then also in the experim
 inference_asr_model=valid.loss.ave.pth # [12* 14*] model file to decode with
 inference_configs=""       # [12* 14*] decoding configurations (YAML) to run online besides, separated by blanks
 inference_device=cpu       # [12] where decoding computes, as torch calls it
-batch_size=1               # [12] utterances decoded at once when every exit is kept
-num_threads=1              # [12] threads of a decoding
+batch_size=""              # [12] utterances decoded together; empty: as the configuration says, or 1
+num_threads=""             # [12] threads of a decoding; empty: as the configuration says, or 1
 calibrate_policies="entropy confidence patience learned" # [12] exit policies that stage 12 calibrates, separated by blanks
-calibrate_targets="wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6" # [12] what they are to meet on valid_set; also macs_per_second=X
-online_policies=learned    # [12] those whose calibrated configurations then run online, separated by blanks
+calibrate_targets="wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6" # [12 14*] what they are to meet on valid_set; also macs_per_second=X
+online_policies=learned    # [12 14*] those whose calibrated configurations then run online, separated by blanks
 results_dir=""             # [-] folder that gets copies of RESULTS.md, exits.csv and curve.png; empty: none
 separate_exps=""           # [13*] scored experiments of separately trained depths, for the curve, separated by blanks
 pack_name=""               # [14*] name of the package, owner/model on the hub; empty: the experiment's
@@ -59,7 +59,7 @@ note=""                    # [13] a remark for RESULTS.md
 if [ -f local/data.sh ]; then option_files=(local/data.sh); fi
 parse_options "$@"
 
-require_integer stage stop_stage ngpu num_nodes nj fs nbpe batch_size num_threads
+require_integer stage stop_stage ngpu num_nodes nj fs nbpe ${batch_size:+batch_size} ${num_threads:+num_threads}
 require_percentage max_skipped
 require_choice feats_type raw extracted
 require_choice feats_compress true false

@@ -5,7 +5,7 @@
 # Stage 12. Every set with the evidence of all exits; the exit policies calibrated on the development set; the calibrated
 # ones online on every set: one process.
 decode_sets() {
-    local mark=${asr_exp}/.stage12.done name dirs=() files=() configs=() words wanted
+    local mark=${asr_exp}/.stage12.done name dirs=() files=() args=() words=() wanted
     need_model
     for name in "${eval_sets[@]}"; do
         need "${data_feats}/${name}/text" 3
@@ -13,18 +13,16 @@ decode_sets() {
         # Whoever deletes a decoding wants it made again.
         [ -f "${asr_exp}/decode_every_exit/${name}/decode.yaml" ] || rm -f "${mark}"
     done
-    if [ "${#inference_list[@]}" -gt 0 ]; then configs=(--config "${inference_list[@]}"); fi
+    if [ "${#inference_list[@]}" -gt 0 ]; then args+=(--config "${inference_list[@]}"); fi
+    if [ -n "${batch_size}" ]; then args+=(--batch_size "${batch_size}"); fi
+    if [ -n "${num_threads}" ]; then args+=(--num_threads "${num_threads}"); fi
     readarray -t files < <(content_files "${dirs[@]}")
-    words=$(stage_options 12)$'\n'"sets=${eval_sets[*]}"
-    wanted=$(identity "${words}" "${asr_exp}/config.yaml" "${model_file}" ${inference_list[@]+"${inference_list[@]}"} "${files[@]}")
-    read -ra policies <<<"${calibrate_policies}"
-    read -ra targets <<<"${calibrate_targets}"
-    read -ra online <<<"${online_policies}"
+    wanted=$(identity "$(stage_options 12)"$'\n'"sets=${eval_sets[*]}" "${asr_exp}/config.yaml" "${model_file}" \
+        ${inference_list[@]+"${inference_list[@]}"} "${files[@]}")
+    read -ra words <<<"--policies ${calibrate_policies} --targets ${calibrate_targets} --online ${online_policies}"
     run_once "stage 12: decoding" "${mark}" "${wanted}" "${asr_exp}/log/decode.log" \
         "${decode_run[@]}" --model "${asr_exp}" --model_file "${model_file}" --data "${dirs[@]}" --out "${asr_exp}" \
-        ${configs[@]+"${configs[@]}"} --batch_size "${batch_size}" --num_threads "${num_threads}" \
-        --device "${inference_device}" --calibrate_on "${valid_set}" --policies ${policies[@]+"${policies[@]}"} \
-        --targets ${targets[@]+"${targets[@]}"} --online ${online[@]+"${online[@]}"}
+        --device "${inference_device}" --calibrate_on "${valid_set}" "${words[@]}" ${args[@]+"${args[@]}"}
     log "stage 12: ${asr_exp}/policies: decoding configurations calibrated on ${valid_set}"
 }
 

@@ -2,11 +2,18 @@
 # Stages 14 and 15 of asr_ee.sh (sourced by it: all names are its): the model as a package that others can load, and the hub.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
-# Stage 14, with every decoding configuration that stage 12 calibrated, and those that were given.
+# Stage 14, with every decoding configuration that stage 12 calibrated, and those that were given. The first one is what a user
+# gets who asks for none: the first that was given, or else the first online policy for the first target.
 pack_model() {
-    local configs=() args=() data=${pack_data:-${raw_train}} name=${pack_name:-${asr_exp##*/}} file wanted
-    for file in ${inference_list[@]+"${inference_list[@]}"} "${asr_exp}"/policies/decode_*.yaml; do
+    local configs=() args=() data=${pack_data:-${raw_train}} name=${pack_name:-${asr_exp##*/}} file wanted policy target first
+    read -r policy _ <<<"${online_policies}"
+    read -r target _ <<<"${calibrate_targets}"
+    first=${asr_exp}/policies/decode_${policy}_${target/=/}.yaml
+    for file in ${inference_list[@]+"${inference_list[@]}"} "${first}"; do
         if [ -f "${file}" ]; then configs+=("${file}"); fi
+    done
+    for file in "${asr_exp}"/policies/decode_*.yaml; do
+        if [ -f "${file}" ] && [ "${file}" != "${first}" ]; then configs+=("${file}"); fi
     done
     if [ "${#configs[@]}" -gt 0 ]; then args=(--config "${configs[@]}"); fi
     need_model
