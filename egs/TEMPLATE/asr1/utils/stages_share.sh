@@ -43,15 +43,7 @@ upload_package() {
         "${hf}" upload "${upload_to}" "${package}"
 }
 
-# Prints the hub's command: of the environment, or of the path; its older name, too.
+# Prints the hub's command (or its older name): of the path, or beside the interpreter.
 find_hf() {
-    local name
-    for name in hf huggingface-cli; do
-        if [ -x "$(dirname "${python}")/${name}" ]; then
-            echo "$(dirname "${python}")/${name}"
-            return 0
-        fi
-        if command -v "${name}"; then return 0; fi
-    done
-    return 1
+    command -v hf || command -v huggingface-cli || command -v "$(dirname "${python}")/hf"
 }

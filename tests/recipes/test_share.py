@@ -1,0 +1,69 @@
+"""Stage 15 uploads where it is told to, and nowhere else; several GPUs and nodes: the words that ESPnet gets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def upload(bash, root: Path, tmp_path: Path):
+    """Stage 15 of an experiment with a package, with a stand-in for the hub's command."""
+    package = tmp_path / "exp #1" / "package"
+    package.mkdir(parents=True)
+    (package / "config.yaml").write_text("encoder: x\n", encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    hf = tmp_path / "bin" / "hf"
+    hf.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>"{tmp_path}/asked"\n', encoding="utf-8")
+    hf.chmod(0o755)
+
+    def run(*options: str) -> tuple[str, list[str]]:
+        words = (f"--asr_exp={package.parent}", "--stage=15", *options)
+        result = bash(str(root / "egs/mini/asr1/run.sh"), *words, PATH=f"{hf.parent}:{os.environ['PATH']}")
+        assert result.returncode == 0, result.stderr
+        asked = tmp_path / "asked"
+        return result.stdout, asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
+
+    return run
+
+
+def test_nothing_is_uploaded_unasked(upload) -> None:
+    said, asked = upload()
+    assert "--upload_to" in said and asked == []
+
+
+def test_a_package_is_uploaded_once(upload, tmp_path: Path) -> None:
+    package = tmp_path / "exp #1" / "package"
+    words = ["upload", "me/model", str(package)]
+    assert upload("--upload_to", "me/model")[1] == words
+    assert upload("--upload_to", "me/model")[1] == words
+    (package / "config.yaml").write_text("encoder: y\n", encoding="utf-8")
+    assert upload("--upload_to", "me/model")[1] == words * 2
+
+
+DEVICES = """#!/usr/bin/env bash
+set -euo pipefail
+ngpu=$1 num_nodes=$2 asr_exp="exp/a b" common_args=()
+. {template}/utils/stages_train.sh
+add_devices
+printf '%s\\n' ${{common_args[@]+"${{common_args[@]}}"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ngpu", "num_nodes", "words"),
+    [
+        ("0", "1", []),
+        ("1", "1", []),
+        ("4", "1", ["--multiprocessing_distributed"]),
+        ("8", "2", ["--multiprocessing_distributed", "--dist_launcher", "--dist_init_method"]),
+        ("0", "2", ["--multiprocessing_distributed", "--dist_launcher", "--dist_init_method", "--dist_backend"]),
+    ],
+)
+def test_devices(bash, template: Path, tmp_path: Path, ngpu: str, num_nodes: str, words: list[str]) -> None:
+    said = bash(ngpu, num_nodes, text=DEVICES.format(template=template)).stdout.split("\n")
+    assert [word for word in said if word.startswith("--")] == words
+    if "--dist_init_method" in words:
+        assert said[said.index("--dist_init_method") + 1].startswith(f"file://{tmp_path}/exp/a b/.dist_init_")
