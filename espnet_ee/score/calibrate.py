@@ -134,7 +134,7 @@ def calibrate(family: Family, target: Target, final_wer: float) -> Calibrated:
     """Chooses the threshold that meets the target, or comes nearest to it.
 
     Of hundreds of thresholds the least that meets a bound on the error rate is one whose errors were few by luck. So the
-    error rate has to meet the bound also as isotonic regression smooths it, which never lets it rise with compute.
+    error rate has to meet the bound as isotonic regression smooths it, which never lets it rise with compute.
 
     Args:
         family: the policy at its thresholds.
@@ -148,7 +148,8 @@ def calibrate(family: Family, target: Target, final_wer: float) -> Calibrated:
         limit = final_wer * (1 + target.value / 100) + 1e-9
         order = sorted(range(len(outcomes)), key=lambda i: outcomes[i].macs_per_second)
         smooth = isotonic_regression([outcomes[i].wer for i in order], increasing=False).x
-        meeting = [i for i, wer in zip(order, smooth, strict=True) if max(wer, outcomes[i].wer) <= limit]
+        # The first of a level that isotonic regression makes is never above it: its own rate meets the bound, too.
+        meeting = [i for i, wer in zip(order, smooth, strict=True) if wer <= limit]
         best = meeting[0] if meeting else min(order, key=lambda i: outcomes[i].wer)
     else:
         costs = [one.depth if target.kind == "mean_layer" else one.macs_per_second for one in outcomes]

@@ -1,4 +1,9 @@
-"""Scores one experiment: reads its decodings and writes RESULTS.md, exits.csv and curve.png."""
+"""Scores one experiment: reads its decodings and writes RESULTS.md, exits.csv and curve.png.
+
+What the page depends on: of every set ``text`` and ``decode_every_exit/SET/{evidence.tsv,timing.tsv,decode.yaml}``; ``policies/*``;
+of what ran online ``TAG/SET/{decode.yaml,utt2exit,utt2macs,1best_recog/text}``; ``exits.csv`` of the separate experiments; and
+``train_time.yaml``.
+"""
 
 from __future__ import annotations
 
@@ -111,19 +116,25 @@ def _read_runs(options: ScoreOptions, grid: Grid, references: Mapping[str, str],
     """Every online decoding of the set.
 
     Raises:
-        UserError: one bears the name of a calibrated configuration and ran another policy.
+        UserError: one is of another model than the evidence, or bears the name of a calibrated configuration but ran another.
     """
-    folders = [path.parent for path in sorted(options.exp.glob(f"*/{grid.name}/decode.yaml"))]
+    model = _model_of(options.exp / options.every_exit / grid.name)
     runs = []
-    for folder in folders:
-        tag = folder.parent.name
+    for path in sorted(options.exp.glob(f"*/{grid.name}/decode.yaml")):
+        tag = path.parent.parent.name
         if tag == options.every_exit:
             continue
-        run = read_run(folder, tag.removeprefix("decode_"), grid, references)
+        if _model_of(path.parent) != model:
+            raise UserError(f"{path}: of another model than {options.every_exit}; decode again, or delete {path.parent.parent}")
+        run = read_run(path.parent, tag.removeprefix("decode_"), grid, references)
         if policies.by_name.get(run.name, run.policy) != run.policy:
-            raise UserError(f"{folder}/decode.yaml: ran another policy than {POLICIES}/decode_{run.name}.yaml; decode again")
+            raise UserError(f"{path}: ran another policy than {POLICIES}/decode_{run.name}.yaml; decode again")
         runs.append(run)
     return runs
+
+
+def _model_of(folder: Path) -> Any:
+    return read_yaml(folder / "decode.yaml", "decode again").get("model_digest")
 
 
 def _separate_points(options: ScoreOptions) -> list[Point]:

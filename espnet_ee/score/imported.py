@@ -31,17 +31,10 @@ from pathlib import Path
 
 from espnet_ee.errors import UserError
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance, read_seconds
+from espnet_ee.policy.table import NUMBERS, EvidenceRow, EvidenceTable, Utterance, read_seconds
 
 NEEDED = ("utt_id", "exit_layer", "reference", "hypothesis", "entropy")
-_NUMBERS = (
-    "confidence",
-    "blank_share",
-    "score",
-    "spoken_confidence",
-    "token_confidence",
-)
-_KNOWN = (*NEEDED, *_NUMBERS, "posterior", "audio_seconds", "encoder_macs", "head_macs", "frames")
+_KNOWN = (*NEEDED, *NUMBERS, "posterior", "audio_seconds", "encoder_macs", "head_macs", "frames")
 
 
 def is_imported(path: str | Path) -> bool:
@@ -50,7 +43,7 @@ def is_imported(path: str | Path) -> bool:
         with Path(path).open("rb") as stream:  # what is not UTF-8 is said when it is read
             return b"reference" in stream.readline().removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b"\t")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; decode with --all_exits true first") from None
+        raise UserError(f"{path}: no such file; decode every exit first") from None
 
 
 def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
@@ -118,12 +111,11 @@ def _check_columns(path: str | Path, columns: tuple[str, ...]) -> None:
 
 def _row(cell: Mapping[str, str], words: dict[str, int]) -> EvidenceRow:
     layer = int(cell["exit_layer"])
-    numbers = {name: float(cell[name]) if cell.get(name) else math.nan for name in _NUMBERS}
+    numbers = {name: float(cell[name]) for name in NUMBERS if cell.get(name)}
     tokens = tuple(words.setdefault(word, len(words) + 1) for word in cell["hypothesis"].split())
     evidence = ExitEvidence(
         layer=layer,
         tokens=tokens,
-        entropy=float(cell["entropy"] or "nan"),
         frames=int(cell.get("frames") or max(1, len(cell["reference"]))),
         nbest_scores=_scores(cell.get("posterior") or ""),
         **numbers,

@@ -16,7 +16,6 @@ from espnet_ee.policy.table import EvidenceTable
 Seconds = Mapping[str, tuple[float, ...]]
 Edits = tuple[np.ndarray, np.ndarray]  # of words and of characters: hits, substitutions, deletions, insertions (N, K, 4)
 
-TIMING_COLUMNS = ("utt_id", "exit_layer", "seconds")
 _EDITS = ("hits", "substitutions", "deletions", "insertions")
 COLUMNS = ("utt_id", "exit_layer", *(f"{unit}_{edit}" for unit in ("word", "character") for edit in _EDITS))
 _WAY = "1"  # to be raised when texts are aligned or put into normal form in another way
@@ -29,18 +28,14 @@ def read_timing(path: Path, exit_layers: tuple[int, ...]) -> Seconds:
         UserError: a line is broken, or an utterance lacks an exit.
     """
     times: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        parts = line.split("\t")
-        if tuple(parts) == TIMING_COLUMNS or not line:
-            continue
+    for number, line in enumerate(read_lines(path)[1:], 2):
         try:
-            utt, layer, seconds = parts[0], int(parts[1]), float(parts[2])
-            right = 0 <= seconds < math.inf and layer not in times.setdefault(utt, {})
-        except (IndexError, ValueError):
-            right = False
-        if not right:
-            raise UserError(f"{path}:{number}: not utt_id, exit_layer, seconds, each exit once; decode every exit again")
-        times[utt][layer] = seconds
+            utt, layer, seconds = line.split("\t")
+            if int(layer) in times.setdefault(utt, {}) or not 0 <= float(seconds) < math.inf:
+                raise ValueError
+            times[utt][int(layer)] = float(seconds)
+        except ValueError:
+            raise UserError(f"{path}:{number}: not utt_id, exit_layer, seconds, each exit once; decode again") from None
     for utt, exits in times.items():
         if tuple(sorted(exits)) != exit_layers:
             raise UserError(f"{path}: {utt} has times for exits {sorted(exits)}, expected {exit_layers}; decode again")

@@ -52,22 +52,18 @@ class ErrorCounts:
     @property
     def rate(self) -> float:
         """Error rate in per cent of the reference's tokens; ``inf`` when there are errors but no reference token."""
-        return _percent(self.errors, self.tokens)
+        return self.percent(self.errors)
 
     @property
     def sentence_rate(self) -> float:
         """Per cent of the sentences with at least one error."""
-        return _percent(self.wrong_sentences, self.sentences)
+        return 100.0 * self.wrong_sentences / max(1, self.sentences)
 
     def percent(self, count: int) -> float:
         """Returns ``count`` in per cent of the reference's tokens."""
-        return _percent(count, self.tokens)
-
-
-def _percent(count: int, total: int) -> float:
-    if total:
-        return 100.0 * count / total
-    return math.inf if count else 0.0
+        if self.tokens:
+            return 100.0 * count / self.tokens
+        return math.inf if count else 0.0
 
 
 def add_counts(edits: np.ndarray) -> ErrorCounts:
@@ -155,9 +151,6 @@ def _align(pairs: Sequence[tuple[str, str]], unit: Unit) -> list[tuple[int, int,
 def _count_chunks(chunks: Sequence[jiwer.AlignmentChunk]) -> tuple[int, int, int, int]:
     count = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
     for chunk in chunks:
-        # Only an insertion has no extent in the reference.
-        start, end = (
-            (chunk.hyp_start_idx, chunk.hyp_end_idx) if chunk.type == "insert" else (chunk.ref_start_idx, chunk.ref_end_idx)
-        )
-        count[chunk.type] += end - start
+        # Only an insertion has no extent in the reference, only a deletion none in the hypothesis.
+        count[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
     return count["equal"], count["substitute"], count["delete"], count["insert"]

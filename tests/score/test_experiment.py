@@ -127,6 +127,14 @@ def test_a_run_of_another_policy_than_was_calibrated_is_refused(experiment: Path
         score(experiment)
 
 
+def test_a_run_of_another_model_is_refused(experiment: Path) -> None:
+    edit(experiment / ONLINE / "decode.yaml", "rtf:", "model_digest: '7'\nrtf:")
+    with pytest.raises(UserError, match=r"test/decode.yaml: .*model"):
+        score(experiment)
+    edit(experiment / "decode_every_exit/test/decode.yaml", "parameters:", "model_digest: '7'\nparameters:")
+    assert "online = replay: yes" in score(experiment)
+
+
 def test_own_configurations_have_rows_of_their_own(experiment: Path) -> None:
     write_online(experiment / "mine" / "test", SETS["test"], EntropyPolicy(99.0), rtf=0.02)
     write_online(experiment / "decode_all" / "test", SETS["test"], FixedExitPolicy(6), rtf=0.09)

@@ -209,6 +209,7 @@ def test_the_rest_of_the_page(experiment: Path) -> None:
         "- note: hand-made",
     ):
         assert line in text.splitlines(), line
+    assert text.index("|a|2|2|0|") < text.index("|c|2|1|0|")  # the worst first
     assert text.count("- note: ") == 1
     assert "|d|2|" not in text
 
