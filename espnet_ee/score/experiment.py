@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,6 @@ class ScoreOptions:
         command: the command line to report.
         notes: lines for the page.
         date: the date to report; without one none is written, so that a rerun gives the same bytes.
-        every_exit: folder of the decoding that keeps every exit.
     """
 
     exp: Path
@@ -57,7 +56,6 @@ class ScoreOptions:
     command: str = ""
     notes: Sequence[str] = ()
     date: str = ""
-    every_exit: str = EVERY_EXIT
 
     @property
     def sets(self) -> list[str]:
@@ -72,7 +70,7 @@ def score_experiment(options: ScoreOptions) -> Page:
         UserError: an input is missing or broken, or a set's utterances are not those of its references.
     """
     texts = {name: options.data_root / name / "text" for name in options.sets}
-    decoded = options.exp / options.every_exit
+    decoded = options.exp / EVERY_EXIT
     grids = {name: read_grid(decoded / name / "evidence.tsv", texts[name], name, keep=True) for name in options.sets}
     policies = _read_policies(options.exp / POLICIES, grids[options.valid_set])
     separate = _separate_points(options)
@@ -97,7 +95,7 @@ def score_experiment(options: ScoreOptions) -> Page:
 def _evaluate(
     options: ScoreOptions, grid: Grid, policies: Policies, references: Mapping[str, str], separate: Sequence[Point]
 ) -> SetResult:
-    runs = _read_runs(options, grid, references, policies)
+    runs = list(_read_runs(options.exp, grid, references, policies))
     others = [point for point in separate if point.set == grid.name]
     return evaluate(grid, policies, runs, others, invisible_characters(references.values()))
 
@@ -112,29 +110,20 @@ def _read_policies(folder: Path, dev: Grid) -> Policies:
     return make_policies(dev, by_name, promises)
 
 
-def _read_runs(options: ScoreOptions, grid: Grid, references: Mapping[str, str], policies: Policies) -> list[OnlineRun]:
-    """Every online decoding of the set.
-
-    Raises:
-        UserError: one is of another model than the evidence, or bears the name of a calibrated configuration but ran another.
-    """
-    model = _model_of(options.exp / options.every_exit / grid.name)
-    runs = []
-    for path in sorted(options.exp.glob(f"*/{grid.name}/decode.yaml")):
+def _read_runs(exp: Path, grid: Grid, references: Mapping[str, str], policies: Policies) -> Iterator[OnlineRun]:
+    """The online decodings of the set, but those that an earlier model or calibration left behind; they are named on stderr."""
+    evidence = read_yaml(exp / EVERY_EXIT / grid.name / "decode.yaml", "decode again")
+    for path in sorted(exp.glob(f"*/{grid.name}/decode.yaml")):
         tag = path.parent.parent.name
-        if tag == options.every_exit:
+        if tag == EVERY_EXIT:
             continue
-        if _model_of(path.parent) != model:
-            raise UserError(f"{path}: of another model than {options.every_exit}; decode again, or delete {path.parent.parent}")
         run = read_run(path.parent, tag.removeprefix("decode_"), grid, references)
-        if policies.by_name.get(run.name, run.policy) != run.policy:
-            raise UserError(f"{path}: ran another policy than {POLICIES}/decode_{run.name}.yaml; decode again")
-        runs.append(run)
-    return runs
-
-
-def _model_of(folder: Path) -> Any:
-    return read_yaml(folder / "decode.yaml", "decode again").get("model_digest")
+        same_model = read_yaml(path, "decode again").get("model_digest") == evidence.get("model_digest")
+        if same_model and policies.by_name.get(run.name, run.policy) == run.policy:
+            yield run
+        else:
+            other = "policy than was calibrated" if same_model else "model than the evidence"
+            print(f"warning: {path.parent}: left out, it is of another {other}; decode again or delete it", file=sys.stderr)
 
 
 def _separate_points(options: ScoreOptions) -> list[Point]:
