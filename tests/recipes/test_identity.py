@@ -100,7 +100,7 @@ def test_settings_of_a_corpus_hold_its_place_however_it_is_named(bash, template:
 def lines(config: Path, *arguments: str, rate: int = 16000) -> list[str]:
     script = PIPELINE.parent / "utils" / "identity.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(rate), str(config), *arguments],
+        [sys.executable, str(script), str(rate), "global_mvn", str(config), *arguments],
         env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return done.stdout.splitlines()

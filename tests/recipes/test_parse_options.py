@@ -129,7 +129,7 @@ NO_STAGE = ("--stage", "99")  # what is not refused must not start
         ([], "'--train_set' is needed"),
         (["--feats_type", "fbank"], "none of: raw extracted"),
         (["--nj", "many"], "whole number"),
-        (["--inference_configs", "conf/nowhere.yaml"], "no such file: conf/nowhere.yaml"),
+        (["--inference_configs", "conf/nowhere.yaml"], "asr1/conf/nowhere.yaml"),
         (["--frobnicate", "1"], "unknown option '--frobnicate'"),
         (["--inference_configs", f"{ME} ../asr1/{ME}"], "name 'train_ee_conformer' of ../asr1"),
         (["--speed_perturb_factors", "0.9,1.1"], "'0.9,1.1' is not a factor"),
@@ -206,6 +206,16 @@ def test_a_configuration_that_is_none_is_one_line(bash, root, tmp_path: Path, co
     assert (
         result.stderr.startswith(f"asr_ee: error: {config}: ") and message in result.stderr and result.stderr.count("\n") == 1
     )
+
+
+def test_statistics_that_nobody_names(bash, root, tmp_path: Path):
+    config = tmp_path / "train.yaml"
+    config.write_text("normalize: global_mvn\n", encoding="utf-8")
+    words = ("--asr_config", str(config), *NO_STAGE)
+    result = bash("run.sh", *words, cwd=root / "egs" / "mini" / "asr1")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"{config}: " in result.stderr and "--feats_normalize global_mvn" in result.stderr
+    assert bash("run.sh", "--feats_normalize", "global_mvn", *words, cwd=root / "egs" / "mini" / "asr1").returncode == 0
 
 
 def test_help_shows_the_recipes_own_defaults(bash, root):

@@ -119,9 +119,10 @@ stats_run=(${data_words[@]+"${data_words[@]}"} "${asr_train[@]}")
 train_run=(${train_words[@]+"${train_words[@]}"} "${asr_train[@]}")
 
 for file in ${asr_config:+"${asr_config}"} ${inference_list[@]+"${inference_list[@]}"}; do
-    [ -f "${file}" ] || usage_error "no such file: ${file}"
+    # Paths begin in the recipe's folder, wherever run.sh was called from.
+    [ -f "${file}" ] || usage_error "no such file: $(realpath -m -- "${file}")"
 done
-config_lines=$("${python}" utils/identity.py "${fs}" "${asr_config}" ${extra_args[@]+"${extra_args[@]}"})
+config_lines=$("${python}" utils/identity.py "${fs}" "${feats_normalize}" "${asr_config}" ${extra_args[@]+"${extra_args[@]}"})
 {
     read -r frontend
     read -r statistics_config

@@ -1,6 +1,7 @@
 """What stages 3, 10 and 11 take from the training configuration, as lines that follow from what it says, not from how.
 
-Called by asr_ee.sh: ``identity.py RATE CONFIG WORD...``; CONFIG may be empty, the words are ``--asr_args``. Prints five lines:
+Called by asr_ee.sh: ``identity.py RATE NORMALIZE CONFIG WORD...``: --fs, --feats_normalize, --asr_config (may be empty), and the
+words of --asr_args. Prints five lines:
 
 1. the frontend at this rate, for the features (JSON, which is YAML);
 2. what the statistics depend on;
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from espnet_ee.errors import UserError, run
+from espnet_ee.errors import UsageError, UserError, run
 from espnet_ee.files import read_yaml
 
 FRONTEND = ("frontend", "frontend_conf")
@@ -88,8 +89,20 @@ def value_of(option: list[str]) -> Any:
         return text
 
 
+def check_statistics(path: str, words: list[str]) -> None:
+    """Refuses a configuration that normalises by statistics and says of no file that has them."""
+    config = read_yaml(path, "give another --asr_config", allow_empty=True)
+    given = "stats_file" in (config.get("normalize_conf") or {}) or any("stats_file=" in word for word in words)
+    if config.get("normalize") == "global_mvn" and not given:
+        raise UsageError(
+            f"{path}: its normalize: global_mvn needs the training set's statistics: give --feats_normalize global_mvn"
+        )
+
+
 def main() -> None:
-    rate, path, *words = sys.argv[1:]
+    rate, normalize, path, *words = sys.argv[1:]
+    if path and normalize == "config":
+        check_statistics(path, words)
     print("\n".join(lines(int(rate), path, words)))
 
 
