@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from espnet3.systems.esp2_asr.inference import ASRInferenceRunner
 
-from espnet_ee.decode.recognizer import EarlyExitRecognizer, Recognition
-from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.api import EarlyExitASR
+from espnet_ee.decode.loop import Recognition
 from espnet_ee.policy.registry import build_policy
-from espnet_ee.store.checkpoint import load_model
-from espnet_ee.store.train_config import read_train_config, sampling_rate
 
 # As of ``Speech2Text``: text, tokens, their numbers, and what more is known of the hypothesis.
 Hypothesis = tuple[str, list[str], list[int], Recognition]
@@ -44,11 +42,9 @@ class EarlyExitSpeech2Text:
         policy_conf: Mapping[str, Any] | None = None,
         device: str = "cpu",
     ) -> None:
-        model = load_model(asr_train_config, asr_model_file, device)
-        final = FixedExitPolicy(model.encoder.exit_layers[-1])
-        chosen = final if policy is None else build_policy(policy, dict(policy_conf or {}))
-        self.recognizer = EarlyExitRecognizer(model, chosen)
-        self.sample_rate = sampling_rate(read_train_config(asr_train_config))  # espnet3 resamples to it
+        chosen = None if policy is None else build_policy(policy, dict(policy_conf or {}))
+        self.asr = EarlyExitASR.from_files(asr_train_config, asr_model_file, chosen, device)
+        self.sample_rate = self.asr.sample_rate  # espnet3 resamples to it
 
     def __call__(self, speech: np.ndarray | Sequence[np.ndarray]) -> list:
         """The hypotheses of one utterance, best (and only) first; for a list of utterances, a list of those.
@@ -57,8 +53,8 @@ class EarlyExitSpeech2Text:
             speech: samples (N,), or a list of them.
         """
         if isinstance(speech, (list, tuple)):
-            return [[_hypothesis(result)] for result in self.recognizer.recognize(speech)]
-        return [_hypothesis(self.recognizer.recognize([speech])[0])]
+            return [[_hypothesis(result)] for result in self.asr.recognise(speech)]
+        return [_hypothesis(self.asr.recognise([speech])[0])]
 
 
 def _hypothesis(result: Recognition) -> Hypothesis:

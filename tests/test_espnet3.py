@@ -18,7 +18,7 @@ pytest.importorskip("espnet3", reason="espnet3 belongs to ESPnet 202611")
 
 from espnet3.systems.esp2_asr.inference import ASRInferenceRunner  # noqa: E402 - nothing to test without it
 
-from espnet_ee.decode.recognizer import EarlyExitRecognizer  # noqa: E402
+from espnet_ee.api import EarlyExitASR  # noqa: E402
 from espnet_ee.errors import UserError  # noqa: E402
 from espnet_ee.espnet3 import EarlyExitInferenceRunner, EarlyExitSpeech2Text  # noqa: E402
 from espnet_ee.policy.entropy import EntropyPolicy  # noqa: E402
@@ -140,8 +140,8 @@ def read_scp(path: Path) -> list[str]:
 def test_its_stages_train_and_recognise_with_our_policy(recipe: Path, monkeypatch):
     monkeypatch.chdir(recipe)
     config, best = "exp/training/config.yaml", "exp/training/epoch1_step2_valid.loss.ckpt"
-    recognizer = EarlyExitRecognizer.from_files(config, best, EntropyPolicy(THRESHOLD))
-    results = [recognizer.recognize([samples])[0] for samples in speech()]
+    recogniser = EarlyExitASR.from_files(config, best, EntropyPolicy(THRESHOLD))
+    results = [recogniser.recognise([samples])[0] for samples in speech()]
     written = recipe / "exp/training/inference/test"
     assert read_scp(written / "text.scp") == [result.text for result in results]
     assert read_scp(written / "exit_layer.scp") == [str(result.exit_layer) for result in results]

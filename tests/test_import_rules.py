@@ -253,7 +253,9 @@ def chain_to_heavy(module: str, sources: dict[str, Source]) -> list[str] | None:
         chain = waiting.pop(0)
         # Importing a.b.c runs a/__init__.py and a/b/__init__.py first.
         parents = [chain[-1].rsplit(".", n)[0] for n in range(1, chain[-1].count(".") + 1)]
-        for name in [*parents, *(name for _, name in imports(sources[chain[-1]]))]:
+        # The package's top exports lazily: what its functions import is loaded by who asks for it.
+        own = () if chain[-1] == "espnet_ee" else imports(sources[chain[-1]])
+        for name in [*parents, *(name for _, name in own)]:
             if name.split(".")[0] in HEAVY:
                 return [*chain, name]
             if name in sources and name not in seen:

@@ -135,3 +135,29 @@ def save(folder, made: torch.nn.Module, **changes: Any) -> tuple[str, str]:
     (folder / "config.yaml").write_text(yaml.safe_dump(config(**changes)))
     torch.save(made.state_dict(), folder / "model.pth")
     return str(folder / "config.yaml"), str(folder / "model.pth")
+
+
+def asr(made: torch.nn.Module, policy: Any = None) -> Any:
+    """A recogniser of audio at 16 kHz around a model."""
+    from espnet_ee.api import EarlyExitASR
+    from espnet_ee.decode.torch_session import TorchSession
+
+    return EarlyExitASR(TorchSession(made), 16000, policy)
+
+
+def every_exit(made: torch.nn.Module, speech: list, nbest: int = 0) -> list:
+    """Every utterance alone, all exits kept."""
+    from espnet_ee.decode.loop import recognise
+    from espnet_ee.decode.torch_session import TorchSession
+    from espnet_ee.policy.decoding import DecodingConfig
+
+    session = TorchSession(made)
+    return [recognise(session, DecodingConfig(), [samples], True, nbest)[0] for samples in speech]
+
+
+def evidence(layer: int, logits: torch.Tensor, olens: list[int], blank: int = 0) -> list:
+    """All evidence of a batch (B, T, V), by the reduction of the CPU."""
+    from espnet_ee.decode.torch_session import reduce_frames
+    from espnet_ee.policy.frames import FIELDS, evidence_of
+
+    return [evidence_of(layer, frames, blank, FIELDS) for frames in reduce_frames(logits, olens)]

@@ -18,9 +18,10 @@ import time
 import torch
 import yaml
 
-from espnet_ee.decode.greedy import read_frames
+from espnet_ee.decode.torch_session import reduce_frames
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.errors import UsageError, run
+from espnet_ee.policy.frames import evidence_of
 from espnet_ee.policy.learned import LearnedPolicy
 from espnet_ee.score.fit import DEFAULT_FEATURES
 
@@ -56,7 +57,7 @@ def seconds_to_decide(encoder: EarlyExitConformerEncoder, features: torch.Tensor
     head = torch.nn.Linear(encoder.output_size(), vocabulary)
     below = dict.fromkeys(layers[:-1], 1.0)
     policy = LearnedPolicy(0.0, dict.fromkeys(DEFAULT_FEATURES, 1.0), below, below)
-    spent, passed, path = [0.0] * 5, [], None
+    spent, passed = [0.0] * 5, []
     passing = encoder.iter_exits(features, torch.tensor([features.size(1)]))
     for layer in layers:
         marks = [time.perf_counter()]
@@ -64,7 +65,8 @@ def seconds_to_decide(encoder: EarlyExitConformerEncoder, features: torch.Tensor
         marks.append(time.perf_counter())
         logits = head(output.hs)
         marks.append(time.perf_counter())
-        [(evidence, path)] = read_frames(layer, logits, olens, previous=[path])
+        [frames] = reduce_frames(logits, olens.tolist())
+        evidence = evidence_of(layer, frames, 0, policy.reads)
         marks.append(time.perf_counter())
         logits.softmax(-1)
         marks.append(time.perf_counter())

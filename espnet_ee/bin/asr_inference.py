@@ -76,19 +76,17 @@ def main() -> None:
     import torch
 
     from espnet_ee.data.inputs import read_inputs
-    from espnet_ee.decode.recognizer import EarlyExitRecognizer
     from espnet_ee.decode.results import check_output_dir, decode, write_decoding
+    from espnet_ee.decode.torch_session import TorchSession
     from espnet_ee.host.compat import espnet_version
     from espnet_ee.store.checkpoint import load_model
     from espnet_ee.store.train_config import read_train_config, sampling_rate
 
     check_output_dir(arguments.output_dir)
-    torch.set_num_threads(settings.num_threads)
     inputs = read_inputs(arguments.data_dir, sampling_rate(read_train_config(arguments.asr_train_config)))
     model = load_model(arguments.asr_train_config, arguments.asr_model_file, arguments.device)
-    policy = settings.policy_for(model.encoder.exit_layers)
-    recognizer = EarlyExitRecognizer(model, policy, arguments.all_exits, arguments.nbest)
-    decoding = decode(recognizer, inputs, settings.batch_size, _show_progress)
+    settings.policy_for(model.encoder.exit_layers)
+    decoding = decode(TorchSession(model), settings, inputs, arguments.all_exits, arguments.nbest, _show_progress)
     facts = {
         **settings.to_mapping(),
         "device": arguments.device,

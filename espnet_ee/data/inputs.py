@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from espnet_ee.data.audio import clip_samples, read_audio
+from espnet_ee.data.audio import FULL_SCALE, clip_samples, read_audio, resample, to_int16
 from espnet_ee.data.clip import Clip, clips_of
 from espnet_ee.data.datadir import refuse_command
 from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
-from espnet_ee.kaldi import read_scp
+from espnet_ee.kaldi import read_scp, split_place
+
+_LOUDEST = 16.0  # what was summed or amplified may pass 1, but not by so much
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ def read_inputs(data_dir: str | Path, fs: int) -> list[Input]:
     folder = Path(data_dir)
     if (folder / "feats.scp").exists():
         return _features(folder)
+    return [_audio(utt_id, clip, fs, folder / "wav.scp") for utt_id, clip in _clips(folder).items()]
+
+
+def _clips(folder: Path) -> dict[str, Clip]:
     table = folder / "wav.scp"
     if not table.exists():
         raise UserError(f"{folder}: has neither wav.scp nor feats.scp; give a data directory")
@@ -53,7 +60,7 @@ def read_inputs(data_dir: str | Path, fs: int) -> list[Input]:
     for number, value in enumerate(paths.values(), 1):
         refuse_command(value, f"{table}:{number}")
     segments = read_scp(folder / "segments") if (folder / "segments").exists() else None
-    return [_audio(utt_id, clip, fs, table) for utt_id, clip in clips_of(paths, segments, folder).items()]
+    return clips_of(paths, segments, folder)
 
 
 def _audio(utt_id: str, clip: Clip, fs: int, table: Path) -> Input:
@@ -81,3 +88,84 @@ def _features(folder: Path) -> list[Input]:
             raise UserError(f"{folder}/utt2num_frames: {utt_id} has {frames[utt_id]!r} frames; extract the features again")
         inputs.append(Input(utt_id, int(frames[utt_id]) * shift, partial(features.__getitem__, utt_id)))
     return inputs
+
+
+def float_samples(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Samples of any rate and kind as a model takes them: (T,) float32 in [-1, 1] at its rate.
+
+    Args:
+        samples: (T,) or (T, channels), floats in [-1, 1] or whole numbers on the scale of their type (as
+            ``scipy.io.wavfile.read`` gives them); channels are averaged.
+        rate: theirs, in Hz.
+        new_rate: the model's, in Hz.
+
+    Raises:
+        UserError: the array is something else.
+    """
+    if samples.ndim not in (1, 2) or not samples.size:
+        raise UserError(f"an array of {samples.shape} is no audio; give samples (T,) or (T, channels)")
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        raise UserError(f"an array of {samples.shape}: more channels than samples; give (T, channels), not (channels, T)")
+    if rate < 1:
+        raise UserError(f"a rate of {rate} Hz is none; give the samples' rate")
+    floats = _on_unit_scale(samples)
+    if floats.ndim == 2:
+        floats = floats.mean(axis=1)
+    if rate != new_rate:
+        floats = resample(to_int16(floats * FULL_SCALE), rate, new_rate) / FULL_SCALE
+    return floats.astype(np.float32)
+
+
+def _on_unit_scale(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype == np.uint8:  # 8-bit WAV: the middle is silence
+        return (samples.astype(np.float64) - 128) / 128
+    if samples.dtype in (np.int16, np.int32):
+        return samples / -float(np.iinfo(samples.dtype).min)
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise UserError(f"samples of type {samples.dtype} have no known scale; give floats in [-1, 1], int16, int32 or uint8")
+    if not np.isfinite(samples).all():
+        raise UserError("the audio holds values that are not finite; repair or drop it")
+    loudest = float(np.abs(samples).max())
+    if loudest > _LOUDEST:
+        raise UserError(f"floats up to {loudest:g} are not in [-1, 1]; divide them by their full scale (32768 for 16 bits)")
+    return samples.astype(np.float64)
+
+
+def content_digest(data_dir: str | Path) -> str:
+    """What a data directory holds: its utterances' ids and the bytes of their audio or features, not where these lie.
+
+    Raises:
+        UserError: a file is missing or cannot be read.
+    """
+    folder = Path(data_dir)
+    if (folder / "feats.scp").exists():
+        table = read_scp(folder / "feats.scp")
+        places: dict[str, tuple[str, object]] = {utt: split_place(value, f"{folder}/feats.scp") for utt, value in table.items()}
+    else:
+        places = {utt: (clip.path, clip.span) for utt, clip in _clips(folder).items()}
+    digest, files = hashlib.blake2b(digest_size=16), {}  # one archive or recording holds many utterances
+    for utt_id, (path, part) in sorted(places.items()):
+        if path not in files:
+            files[path] = files_digest([path])
+        digest.update(f"{utt_id} {files[path]} {part}\n".encode())
+    return digest.hexdigest()
+
+
+def files_digest(paths: Sequence[str | Path]) -> str:
+    """What some files hold.
+
+    Raises:
+        UserError: one is missing or cannot be read.
+    """
+    return " ".join(_file_digest(str(path)) for path in paths)
+
+
+def _file_digest(path: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or make the file again") from None
+    return digest.hexdigest()

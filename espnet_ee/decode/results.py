@@ -1,24 +1,24 @@
-"""Decodes a data directory and writes what ESPnet's scoring and ours read."""
+"""Decodes utterances and writes what ESPnet's scoring and ours read."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from espnet_ee.data.inputs import Input
-from espnet_ee.decode.recognizer import EarlyExitRecognizer, Recognition
+from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, recognise
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_dir, refuse_other_folder
 from espnet_ee.kaldi import write_scp
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
 
-_SUMMARY = "decode.yaml"
+SUMMARY = "decode.yaml"
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,21 @@ class Decoding:
 
 
 def decode(
-    recognizer: EarlyExitRecognizer,
+    session: ExitSession[Any],
+    config: DecodingConfig,
     inputs: Sequence[Input],
-    batch_size: int = 1,
+    keep_every_exit: bool = False,
+    nbest: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Decoding:
     """Recognises all inputs. Reading files is not counted as decoding time.
 
     Args:
-        recognizer: model and policy.
+        session: the engine.
+        config: when to stop, how many utterances at once (neighbours in length share a batch), and the threads.
         inputs: utterances, in any order: results do not depend on it.
-        batch_size: utterances recognised together; neighbours in length share a batch.
+        keep_every_exit: see :func:`espnet_ee.decode.loop.recognise`.
+        nbest: likewise.
         progress: called after each batch with the number done and the total.
 
     Raises:
@@ -54,12 +58,16 @@ def decode(
     """
     if not inputs:
         raise UserError("there is no utterance to recognise; see the data directory")
+    session.use_threads(config.num_threads)
     results: dict[str, Recognition] = {}
     spent = 0.0
-    for batch in _batches(inputs, batch_size):
+    for batch in _batches(inputs, config.batch_size):
         loaded = [item.load() for item in batch]
         started = time.perf_counter()
-        recognised = _recognise(recognizer, batch, loaded)
+        try:
+            recognised = recognise(session, config, loaded, keep_every_exit, nbest)
+        except UtteranceError as error:
+            raise UserError(f"{batch[error.place].utt_id}: {error}") from None
         spent += time.perf_counter() - started
         results.update((item.utt_id, result) for item, result in zip(batch, recognised, strict=True))
         progress(len(results), len(inputs))
@@ -68,22 +76,13 @@ def decode(
     return Decoding({key: results[key] for key in order}, {key: seconds[key] for key in order}, spent)
 
 
-def _recognise(recognizer: EarlyExitRecognizer, batch: Sequence[Input], loaded: Sequence[np.ndarray]) -> list[Recognition]:
-    try:
-        return recognizer.recognize(loaded)
-    except UserError as error:
-        raise UserError(f"{', '.join(item.utt_id for item in batch)}: {error}") from None
-
-
 def _batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[Input]]:
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; give 1 or more")
     ordered = sorted(inputs, key=lambda item: (item.seconds, item.utt_id)) if batch_size > 1 else list(inputs)
     for start in range(0, len(ordered), batch_size):
         yield ordered[start : start + batch_size]
 
 
-def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], every_exit: bool) -> None:
+def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any], every_exit: bool) -> None:
     """Writes a decode directory as a whole: it replaces what was there, or nothing changes.
 
     ``1best_recog/{text,token,token_int,score}`` as ESPnet's asr_inference; ``utt2exit``, ``utt2macs``, ``utt2dur``;
@@ -93,7 +92,7 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], 
         path: the directory.
         decoding: from :func:`decode`.
         facts: what ``decode.yaml`` holds besides counts and times (policy, versions, ...).
-        every_exit: whether every exit was read.
+        every_exit: whether every exit was kept.
 
     Raises:
         UserError: another folder stands there; see :func:`check_output_dir`.
@@ -105,7 +104,7 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], 
         write_scp(best / "text", {key: result.text for key, result in results.items()})
         write_scp(best / "token", {key: " ".join(result.tokens) for key, result in results.items()})
         write_scp(best / "token_int", {key: " ".join(map(str, r.token_ids)) for key, r in results.items()})
-        write_scp(best / "score", {key: repr(result.evidence.score) for key, result in results.items()})
+        write_scp(best / "score", {key: repr(result.score) for key, result in results.items()})
         write_scp(folder / "utt2exit", {key: str(result.exit_layer) for key, result in results.items()})
         write_scp(folder / "utt2macs", {key: str(result.macs) for key, result in results.items()})
         write_scp(folder / "utt2dur", {key: repr(value) for key, value in decoding.audio_seconds.items()})
@@ -119,12 +118,12 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: dict[str, Any], 
             "decode_seconds": round(decoding.decode_seconds, 3),
             "rtf": round(decoding.rtf, 5),
         }
-        (folder / _SUMMARY).write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
+        (folder / SUMMARY).write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
 
 
 def check_output_dir(path: str | Path) -> None:
     """Raises UserError if a folder that is no earlier decoding would be replaced: data, or a whole experiment."""
-    refuse_other_folder(Path(path), (_SUMMARY,))
+    refuse_other_folder(Path(path), (SUMMARY,))
 
 
 def _table(decoding: Decoding) -> EvidenceTable:
@@ -133,7 +132,7 @@ def _table(decoding: Decoding) -> EvidenceTable:
     return EvidenceTable(layers, utterances)
 
 
-def _write_timing(path: Path, results: dict[str, Recognition]) -> None:
+def _write_timing(path: Path, results: Mapping[str, Recognition]) -> None:
     lines = ["utt_id\texit_layer\tseconds\n"]
     for key, result in results.items():
         for row, seconds in zip(result.rows, result.seconds, strict=True):

@@ -9,11 +9,8 @@ import yaml
 
 from espnet_ee.bin import asr_inference
 from espnet_ee.data.features import extract_features
-from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.kaldi import read_scp
-from espnet_ee.policy.entropy import EntropyPolicy
-from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.posterior import PosteriorPolicy
 from espnet_ee.policy.table import read_table
 from espnet_ee.store.train_config import write_raw_audio_config
@@ -233,13 +230,3 @@ def test_no_utterance_is_said(monkeypatch, experiment, tmp_path):
     (tmp_path / "data/wav.scp").write_text("")
     with pytest.raises(UserError, match="no utterance"):
         decode(monkeypatch, experiment, tmp_path / "out", "--all_exits", "true", data=tmp_path / "data")
-
-
-def test_from_python_a_decoding_configuration_is_enough(experiment, tmp_path):
-    _, config, checkpoint, _ = experiment
-    (tmp_path / "decode.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
-    calibrated = EarlyExitRecognizer.from_files(config, checkpoint, tmp_path / "decode.yaml")
-    assert calibrated.policy == EntropyPolicy(0.2)
-    assert EarlyExitRecognizer.from_files(config, checkpoint).policy == FixedExitPolicy(4)
-    with pytest.raises(UserError, match="entropy: no such file; give a decoding configuration"):
-        EarlyExitRecognizer.from_files(config, checkpoint, "entropy")

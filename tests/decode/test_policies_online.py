@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_ee.decode.greedy import Frames, _reduce, _reduce_on_device, read_frames
-from espnet_ee.decode.recognizer import EarlyExitRecognizer
+from espnet_ee.decode.torch_session import Reduced, _reduce, _reduce_on_device
 from espnet_ee.policy.base import ThresholdPolicy, choose_exit
 from espnet_ee.policy.confidence import ConfidencePolicy
 from espnet_ee.policy.entropy import EntropyPolicy
@@ -20,6 +19,7 @@ from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.learned import LearnedPolicy
 from espnet_ee.policy.patience import PatiencePolicy
 from espnet_ee.policy.table import macs_of_stop
+from tests import tiny
 
 POLICIES = [
     EntropyPolicy(0.0),
@@ -38,8 +38,7 @@ def speech(speech) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def table(model, speech):
     """All exits of all utterances, decoded alone."""
-    recognizer = EarlyExitRecognizer(model, EntropyPolicy(0.0), read_every_exit=True)
-    return [recognizer.recognize([samples])[0] for samples in speech]
+    return tiny.every_exit(model, speech)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
@@ -52,9 +51,9 @@ def test_in_a_batch_as_alone_as_in_the_replay(model, speech, table, policy: Thre
     assert between or policy.name == "patience"  # which counts: there may be nothing between
     for threshold in (levels[0] - 1, *between[:: max(1, len(between) // 2)], levels[-1] + 1):
         chosen = replace(policy, threshold=threshold)
-        recognizer = EarlyExitRecognizer(model, chosen)
-        batched = recognizer.recognize(speech)
-        alone = [recognizer.recognize([samples])[0] for samples in speech]
+        recogniser = tiny.asr(model, chosen)
+        batched = recogniser.recognise(speech)
+        alone = [recogniser.recognise([samples])[0] for samples in speech]
         for whole, exits, one, other in zip(table, found, batched, alone, strict=True):
             index = choose_exit(chosen, exits)
             expected = whole.rows[index]
@@ -66,18 +65,18 @@ def test_in_a_batch_as_alone_as_in_the_replay(model, speech, table, policy: Thre
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 @pytest.mark.parametrize("samples", [1, 500, 2500, 60 * 16000])
 def test_very_short_and_long_audio_and_silence(model, policy: ThresholdPolicy, samples: int) -> None:
-    recognizer = EarlyExitRecognizer(model, replace(policy, threshold=0.5))
+    recogniser = tiny.asr(model, replace(policy, threshold=0.5))
     for audio in (np.zeros(samples, np.float32), np.full(samples, 0.1, np.float32)):
-        result = recognizer.recognize([audio])[0]
+        result = recogniser.recognise([audio])[0]
         assert result.evidence.frames >= 1
         assert result.exit_layer in (1, 2, 4)
 
 
 def test_the_policy_can_be_changed_between_utterances(model, speech) -> None:
-    recognizer = EarlyExitRecognizer(model, EntropyPolicy(0.0))
-    assert recognizer.recognize(speech[:1])[0].exit_layer == 4
-    recognizer.use(EntropyPolicy(float("inf")))
-    assert recognizer.recognize(speech[:1])[0].exit_layer == 1
+    recogniser = tiny.asr(model, EntropyPolicy(0.0))
+    assert recogniser.recognise(speech[:1])[0].exit_layer == 4
+    recogniser.use(EntropyPolicy(float("inf")))
+    assert recogniser.recognise(speech[:1])[0].exit_layer == 1
 
 
 def test_the_evidence_is_what_its_names_say() -> None:
@@ -86,7 +85,7 @@ def test_the_evidence_is_what_its_names_say() -> None:
     log_probs = (3 * torch.randn(2, 37, 5)).log_softmax(-1)
     log_probs[1, 23:] = float("nan")
     olens = torch.tensor([37, 23])
-    for row, evidence in enumerate(read_frames(2, log_probs, olens)):
+    for row, evidence in enumerate(tiny.evidence(2, log_probs, olens.tolist())):
         p = log_probs[row, : olens[row]].double().exp().numpy()
         best, labels = p.max(-1), p.argmax(-1)
         assert evidence.spoken_confidence == pytest.approx(best[labels != 0].mean(), rel=1e-5)
@@ -103,7 +102,7 @@ def test_the_evidence_is_what_its_names_say() -> None:
 
 
 @pytest.mark.parametrize("reduce", [_reduce, _reduce_on_device])
-def test_probabilities_need_not_be_normalised_first(reduce: Callable[..., Iterator[Frames]]) -> None:
+def test_probabilities_need_not_be_normalised_first(reduce: Callable[..., Iterator[Reduced]]) -> None:
     """Entropies of sure and of doubtful frames, from logits far from 0, are those of the log-probabilities in double."""
     torch.manual_seed(0)
     logits = 20 + torch.linspace(0.1, 8, 60)[None, :, None] * torch.randn(1, 60, 30)
@@ -133,13 +132,13 @@ def test_both_ways_of_reducing_a_frame_agree() -> None:
 def test_a_broken_frame_breaks_the_entropy(bad: float) -> None:
     log_probs = torch.full((1, 4, 3), 1 / 3).log()
     log_probs[0, 2, 1] = bad
-    [evidence] = read_frames(1, log_probs, torch.tensor([4]))
+    [evidence] = tiny.evidence(1, log_probs, [4])
     assert not math.isfinite(evidence.entropy)
     assert not EntropyPolicy(float("inf")).should_stop([evidence])
 
 
 def test_silence_has_no_spoken_evidence() -> None:
     log_probs = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]]).log()
-    [evidence] = read_frames(1, log_probs, torch.tensor([2]))
+    [evidence] = tiny.evidence(1, log_probs, [2])
     assert evidence.tokens == ()
     assert np.isnan([evidence.spoken_confidence, evidence.token_confidence]).all()

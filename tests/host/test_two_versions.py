@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_ee.decode.recognizer import EarlyExitRecognizer
+from espnet_ee.api import EarlyExitASR
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.policy.fixed import FixedExitPolicy
 from tests import tiny
@@ -46,8 +46,8 @@ def texts(folder: Path) -> dict[str, list[str]]:
     for backbone in tiny.BACKBONES:
         for exit_layer in (1, 2, 4):
             files = folder / backbone / "config.yaml", folder / backbone / "model.pth"
-            recognizer = EarlyExitRecognizer.from_files(*files, FixedExitPolicy(exit_layer))
-            said[f"{backbone} {exit_layer}"] = [" ".join(result.tokens) for result in recognizer.recognize(speech)]
+            recogniser = EarlyExitASR.from_files(*files, FixedExitPolicy(exit_layer))
+            said[f"{backbone} {exit_layer}"] = [" ".join(result.tokens) for result in recogniser.recognise(speech)]
     return said
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UserError
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.posterior import PosteriorPolicy
@@ -23,8 +22,8 @@ def test_without_flashlight_the_policy_says_what_to_install(monkeypatch: pytest.
         monkeypatch.setitem(sys.modules, name, None)
     model = tiny.model()
     with pytest.raises(UserError, match=r"policy posterior.*pip install 'espnet_ee\[nbest\]'"):
-        EarlyExitRecognizer(model, PosteriorPolicy(0.5))
-    assert EarlyExitRecognizer(model, EntropyPolicy(0.5)).search is None  # nobody else asks for it
+        tiny.asr(model, PosteriorPolicy(0.5))
+    tiny.asr(model, EntropyPolicy(0.5))  # nobody else asks for it
 
 
 class TestWithFlashlight:
@@ -52,13 +51,12 @@ class TestWithFlashlight:
         random = np.random.default_rng(0)
         speech = [random.standard_normal(length).astype(np.float32) * 0.1 for length in (9000, 16000, 5000)]
         model = tiny.model(seed=2)
-        table = EarlyExitRecognizer(model, EntropyPolicy(0.0), read_every_exit=True, nbest=4)
-        whole = [table.recognize([samples])[0] for samples in speech]
+        whole = tiny.every_exit(model, speech, nbest=4)
         values = sorted(PosteriorPolicy(0.0, nbest=4).level([row.evidence]) for one in whole for row in one.rows[:-1])
         assert all(np.isfinite(values))
         for threshold in (values[0] - 1e-4, (values[2] + values[3]) / 2, values[-1] + 1e-4):
             policy = PosteriorPolicy(threshold, nbest=4)
-            batched = EarlyExitRecognizer(model, policy).recognize(speech)
+            batched = tiny.asr(model, policy).recognise(speech)
             expected = [next((r for r in one.rows[:-1] if policy.should_stop([r.evidence])), one.rows[-1]) for one in whole]
             assert [r.exit_layer for r in batched] == [row.evidence.layer for row in expected]
             assert [r.text for r in batched] == [row.hypothesis for row in expected]

@@ -15,7 +15,6 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
-from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.heads import exit_heads_of
@@ -81,7 +80,7 @@ def test_a_stock_interctc_model_stops_early_without_training(tmp_path, speech, b
         with torch.no_grad():
             (final, below), _ = stock.encode(torch.tensor(samples)[None], torch.tensor([len(samples)]))
         for layer, hs in [*below, (4, final)]:
-            result = EarlyExitRecognizer(loaded, FixedExitPolicy(layer)).recognize([samples])[0]
+            result = tiny.asr(loaded, FixedExitPolicy(layer)).recognise([samples])[0]
             assert result.exit_layer == layer
             assert list(result.tokens) == [tiny.TOKENS[token] for token in greedy(stock, hs)]
             said.add(result.tokens)
@@ -92,7 +91,7 @@ def test_a_stock_model_with_an_attention_decoder_loads(tmp_path, speech):
     decoder = {"decoder": "transformer", "decoder_conf": {"linear_units": 8, "num_blocks": 1, "attention_heads": 2}}
     settings = {**stock_settings("conformer"), **decoder, "model_conf": {"ctc_weight": 0.3, "interctc_weight": 0.5}}
     loaded = load_model(*tiny.save(tmp_path, stock_model(**settings), **settings))
-    assert EarlyExitRecognizer(loaded, FixedExitPolicy(2)).recognize(speech[:1])[0].exit_layer == 2
+    assert tiny.asr(loaded, FixedExitPolicy(2)).recognise(speech[:1])[0].exit_layer == 2
 
 
 @pytest.mark.parametrize(
@@ -133,16 +132,16 @@ def test_an_exported_exit_is_the_exit_bit_for_bit(tmp_path, speech, backbone):
         stock, _ = ASRTask.build_model_from_file(folder / "config.yaml", folder / "model.pth")
         assert type(stock.encoder).__module__.startswith("espnet2.")
         assert len(stock.encoder.encoders) == exit_layer
-        recognizer = EarlyExitRecognizer(model, FixedExitPolicy(exit_layer))
+        recogniser = tiny.asr(model, FixedExitPolicy(exit_layer))
         for samples in speech:
             with torch.no_grad():
                 hs, _ = stock.eval().encode(torch.tensor(samples)[None], torch.tensor([len(samples)]))
-                features = recognizer.features(samples)[None]
+                features = recogniser.session.features(samples)[None]
                 exits = model.encoder.iter_exits(features, torch.tensor([features.size(1)]))
                 ours = next(output for output in exits if output.layer == exit_layer)
                 logits = exit_heads_of(model).logits(exit_layer, ours.hs, ours.olens)
                 assert torch.equal(stock.ctc.log_softmax(hs), logits.log_softmax(-1))
-            tokens = recognizer.recognize([samples])[0].tokens
+            tokens = recogniser.recognise([samples])[0].tokens
             assert list(tokens) == [tiny.TOKENS[token] for token in greedy(stock, hs)]
 
 
@@ -185,11 +184,11 @@ def test_a_stranger_recognises_the_same_text_without_the_plug_in(tmp_path, speec
     texts, plug_in = json.loads(done.stdout.splitlines()[-1])
     assert plug_in == []
     search = Speech2Text(folder / "config.yaml", folder / "model.pth", ctc_weight=1.0, beam_size=2)
-    recognizer = EarlyExitRecognizer(model, FixedExitPolicy(2))
+    recogniser = tiny.asr(model, FixedExitPolicy(2))
     for path, samples in zip(paths, speech, strict=True):
         text, beam = texts[path]
-        assert recognizer.recognize([samples])[0].text == text
-        features = recognizer.features(samples)[None]
+        assert recogniser.recognise([samples])[0].text == text
+        features = recogniser.session.features(samples)[None]
         with torch.no_grad():
             ours = list(model.encoder.iter_exits(features, torch.tensor([features.size(1)])))[1]
             assert search._decode_single_sample(ours.hs[0])[0][2] == beam

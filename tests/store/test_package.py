@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
+from espnet_ee.api import EarlyExitASR
 from espnet_ee.cli.main import main
-from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.entropy import EntropyPolicy
@@ -74,15 +74,15 @@ def test_a_package_is_the_model(trained, packed, no_network, monkeypatch, tmp_pa
     made = packed("package")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    recognizer = EarlyExitRecognizer.from_pretrained(made)
-    assert recognizer.policy == EntropyPolicy(0.2)
+    recogniser = EarlyExitASR.from_pretrained(made)
+    assert recogniser.config.policy == EntropyPolicy(0.2)
     for key, value in trained[2].state_dict().items():
-        assert torch.equal(recognizer.model.state_dict()[key], value)
+        assert torch.equal(recogniser.session.model.state_dict()[key], value)
     samples = np.random.default_rng(0).standard_normal(9000).astype(np.float32)
-    assert EarlyExitRecognizer.from_pretrained(made, "sure").recognize([samples])[0].exit_layer == 4
-    assert EarlyExitRecognizer.from_pretrained(made, FixedExitPolicy(1)).recognize([samples])[0].exit_layer == 1
+    assert EarlyExitASR.from_pretrained(made, "sure").recognise([samples])[0].exit_layer == 4
+    assert EarlyExitASR.from_pretrained(made, FixedExitPolicy(1)).recognise([samples])[0].exit_layer == 1
     with pytest.raises(UserError, match="'slow'.* quick, sure"):
-        EarlyExitRecognizer.from_pretrained(made, "slow")
+        EarlyExitASR.from_pretrained(made, "slow")
 
 
 def test_the_same_model_packs_to_the_same_bytes_and_holds_no_paths(packed):
@@ -139,7 +139,7 @@ def test_the_command(trained, tmp_path, capsys):
     words = ["pack", *(str(word) for key, value in options.items() for word in (f"--{key}", value))]
     main(words)
     assert f"hf upload someone/tiny {tmp_path / 'package'}" in capsys.readouterr().out
-    assert EarlyExitRecognizer.from_pretrained(tmp_path / "package").policy == EntropyPolicy(0.2)
+    assert EarlyExitASR.from_pretrained(tmp_path / "package").config.policy == EntropyPolicy(0.2)
     with pytest.raises(UsageError, match="--name"):
         main([*words, "--name", "a b"])
 
@@ -147,7 +147,7 @@ def test_the_command(trained, tmp_path, capsys):
 def test_a_hub_name_is_downloaded(packed, monkeypatch):
     asked = []
     monkeypatch.setattr(package, "_download", lambda name: asked.append(name) or packed("cache"))
-    EarlyExitRecognizer.from_pretrained("someone/tiny")
+    EarlyExitASR.from_pretrained("someone/tiny")
     assert asked == ["someone/tiny"]
 
 
@@ -160,8 +160,8 @@ def test_the_hub_is_asked_for_all_that_loading_reads(packed, monkeypatch, tmp_pa
         return str(tmp_path / "hub")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
-    recognizer = EarlyExitRecognizer.from_pretrained("someone/tiny", "sure")
-    assert recognizer.policy == FixedExitPolicy(4)
+    recogniser = EarlyExitASR.from_pretrained("someone/tiny", "sure")
+    assert recogniser.config.policy == FixedExitPolicy(4)
     assert not (tmp_path / "hub/README.md").exists()
 
 
@@ -171,7 +171,7 @@ def test_a_path_that_is_not_there_never_touches_the_network(no_network, monkeypa
     (tmp_path / "exp").mkdir()
     monkeypatch.setattr(package, "_download", lambda name: pytest.fail(f"{name} was taken for a hub name"))
     with pytest.raises(UserError, match=f"{source}: no such folder"):
-        EarlyExitRecognizer.from_pretrained(source)
+        EarlyExitASR.from_pretrained(source)
 
 
 def test_an_experiments_folder_is_a_model_too(trained, monkeypatch, tmp_path):
@@ -230,7 +230,7 @@ def test_two_names_of_one_parameter_are_written(tmp_path):
 def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="install huggingface_hub .extra: hub."):
-        EarlyExitRecognizer.from_pretrained("someone/tiny")
+        EarlyExitASR.from_pretrained("someone/tiny")
 
 
 def test_a_configuration_listed_twice_is_one(trained, tmp_path):

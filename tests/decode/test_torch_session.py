@@ -6,8 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_ee.decode.greedy import read_frames
-from espnet_ee.decode.recognizer import EarlyExitRecognizer
 from espnet_ee.errors import UserError
 from espnet_ee.model.heads import mac_table
 from espnet_ee.policy.base import choose_exit
@@ -20,8 +18,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def evidence(model, speech):
     """All exits of all utterances, decoded alone."""
-    recognizer = EarlyExitRecognizer(model, FixedExitPolicy(4), read_every_exit=True)
-    return [recognizer.recognize([samples])[0] for samples in speech]
+    return tiny.every_exit(model, speech)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +36,11 @@ def test_the_thresholds_spread_the_utterances(model, speech, evidence, threshold
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_text_and_exit_do_not_depend_on_the_batch(model, speech, thresholds, batch_size):
     for threshold in thresholds:
-        recognizer = EarlyExitRecognizer(model, EntropyPolicy(threshold))
-        alone = [recognizer.recognize([samples])[0] for samples in speech]
+        recogniser = tiny.asr(model, EntropyPolicy(threshold))
+        alone = [recogniser.recognise([samples])[0] for samples in speech]
         batched = []
         for start in range(0, len(speech), batch_size):
-            batched += recognizer.recognize(speech[start : start + batch_size])
+            batched += recogniser.recognise(speech[start : start + batch_size])
         assert [(r.exit_layer, r.text, r.tokens, r.macs) for r in batched] == [
             (r.exit_layer, r.text, r.tokens, r.macs) for r in alone
         ]
@@ -54,7 +51,7 @@ def test_text_and_exit_do_not_depend_on_the_batch(model, speech, thresholds, bat
 def test_the_online_run_is_the_replay(model, speech, evidence, thresholds):
     for threshold in thresholds:
         policy = EntropyPolicy(threshold)
-        for result, whole in zip(EarlyExitRecognizer(model, policy).recognize(speech), evidence, strict=True):
+        for result, whole in zip(tiny.asr(model, policy).recognise(speech), evidence, strict=True):
             index = choose_exit(policy, [row.evidence for row in whole.rows])
             assert result.exit_layer == whole.rows[index].evidence.layer
             assert result.text == whole.rows[index].hypothesis
@@ -77,7 +74,7 @@ def test_no_block_above_a_fixed_exit_runs_and_only_its_head_is_read(model, speec
     read = []
     linear = {1: model.exit_ctc["1"].ctc_lo, 2: model.exit_ctc["2"].ctc_lo, 4: model.ctc.ctc_lo}
     hooks += [part.register_forward_hook(lambda *_, layer=layer: read.append(layer)) for layer, part in linear.items()]
-    result = EarlyExitRecognizer(model, FixedExitPolicy(exit_layer)).recognize(speech[:1])[0]
+    result = tiny.asr(model, FixedExitPolicy(exit_layer)).recognise(speech[:1])[0]
     for hook in hooks:
         hook.remove()
     assert [number for number, _ in ran] == list(range(1, exit_layer + 1))
@@ -92,7 +89,7 @@ def test_finished_utterances_leave_the_batch(model, speech, evidence, thresholds
     policy = EntropyPolicy(thresholds[2])
     exits = [choose_exit(policy, [row.evidence for row in whole.rows]) for whole in evidence]
     ran, hooks = count_blocks(model)
-    EarlyExitRecognizer(model, policy).recognize(speech)
+    tiny.asr(model, policy).recognise(speech)
     for hook in hooks:
         hook.remove()
     expected = [(1, 16), (2, sum(e >= 1 for e in exits)), (3, sum(e >= 2 for e in exits)), (4, sum(e >= 2 for e in exits))]
@@ -116,32 +113,32 @@ def test_mean_depth_is_monotone_in_the_threshold(evidence, first, second):
 
 @pytest.mark.parametrize(("threshold", "layer"), [(0.0, 4), (float("inf"), 1)])
 def test_extreme_thresholds_give_the_last_and_the_first_exit(model, speech, threshold, layer):
-    recognizer = EarlyExitRecognizer(model, EntropyPolicy(threshold))
-    assert {result.exit_layer for result in recognizer.recognize(speech)} == {layer}
+    recogniser = tiny.asr(model, EntropyPolicy(threshold))
+    assert {result.exit_layer for result in recogniser.recognise(speech)} == {layer}
 
 
 @pytest.mark.parametrize("samples", [1, 2, 160, 500, 60 * 16000])
 def test_very_short_and_long_audio_and_silence(model, samples):
-    recognizer = EarlyExitRecognizer(model, EntropyPolicy(0.01))
+    recogniser = tiny.asr(model, EntropyPolicy(0.01))
     for audio in (np.zeros(samples, np.float32), np.full(samples, 0.1, np.float32)):
-        result = recognizer.recognize([audio])[0]
+        result = recogniser.recognise([audio])[0]
         assert result.evidence.frames >= 1
         assert result.exit_layer in (1, 2, 4)
 
 
 def test_no_samples_is_an_error(model):
     with pytest.raises(UserError, match="without samples"):
-        EarlyExitRecognizer(model, EntropyPolicy(0.01)).recognize([np.zeros(0, np.float32)])
+        tiny.asr(model, EntropyPolicy(0.01)).recognise([np.zeros(0, np.float32)])
 
 
 def test_an_exit_the_model_lacks_is_an_error(model):
     with pytest.raises(UserError, match="no exit after layer 3"):
-        EarlyExitRecognizer(model, FixedExitPolicy(3))
+        tiny.asr(model, FixedExitPolicy(3))
 
 
 def test_stock_model_with_shared_head_is_recognised(speech):
     stock = tiny.model(encoder_conf={**tiny.CONFORMER, "exit_layers": [2, 4]}, model="espnet", model_conf={"ctc_weight": 1.0})
-    result = EarlyExitRecognizer(stock, FixedExitPolicy(2)).recognize(speech[:2])
+    result = tiny.asr(stock, FixedExitPolicy(2)).recognise(speech[:2])
     assert [r.exit_layer for r in result] == [2, 2]
 
 
@@ -150,7 +147,7 @@ def test_evidence_is_the_papers_formula():
     torch.manual_seed(0)
     log_probs = torch.randn(2, 9, 5).log_softmax(-1)
     log_probs[1, 4:] = float("nan")
-    whole, short = read_frames(2, log_probs, torch.tensor([9, 4]))
+    whole, short = tiny.evidence(2, log_probs, [9, 4])
     p = log_probs[1, :4].double().exp()
     assert short.entropy == pytest.approx(float(-(p * p.log()).sum() / (4 * 5)), rel=1e-6)
     assert short.confidence == pytest.approx(float(p.max(-1).values.mean()), rel=1e-6)
@@ -163,31 +160,31 @@ def test_certain_frames_have_no_entropy():
     """p = 0 must not make 0 * -inf = NaN of a certain frame."""
     log_probs = torch.full((1, 3, 4), float("-inf"))
     log_probs[..., 1] = 0.0
-    [evidence] = read_frames(1, log_probs, torch.tensor([3]))
+    [evidence] = tiny.evidence(1, log_probs, [3])
     assert evidence.entropy == 0.0
     assert evidence.tokens == (1,)
 
 
 def test_no_frames_is_evidence_of_nothing():
-    [evidence] = read_frames(1, torch.randn(1, 3, 4), torch.tensor([0]))
+    [evidence] = tiny.evidence(1, torch.randn(1, 3, 4), [0])
     assert evidence.frames == 0
     assert np.isnan(evidence.entropy)
     assert not EntropyPolicy(float("inf")).should_stop([evidence])
 
 
 def test_features_for_a_model_of_audio_and_the_reverse_are_refused(model):
-    recognizer = EarlyExitRecognizer(model, FixedExitPolicy(4))
+    recogniser = tiny.asr(model, FixedExitPolicy(4))
     with pytest.raises(UserError, match="the model takes audio"):
-        recognizer.recognize([np.zeros((400, 80), np.float32)])
-    with pytest.raises(UserError, match="takes a list of utterances"):
-        recognizer.recognize(np.zeros(16000, np.float32))
+        recogniser.recognise([np.zeros((400, 80), np.float32)])
+    with pytest.raises(UserError, match="list of utterances"):
+        recogniser.recognise(np.zeros(16000, np.float32))
     with pytest.raises(UserError, match="not finite"):
-        recognizer.recognize([np.full(16000, np.nan, np.float32)])
-    extracted = EarlyExitRecognizer(tiny.model(frontend=None, input_size=80), FixedExitPolicy(4))
-    assert extracted.recognize([np.zeros((400, 80), np.float32)])[0].exit_layer == 4
+        recogniser.recognise([np.full(16000, np.nan, np.float32)])
+    extracted = tiny.asr(tiny.model(frontend=None, input_size=80), FixedExitPolicy(4))
+    assert extracted.recognise([np.zeros((400, 80), np.float32)])[0].exit_layer == 4
     for array in (np.zeros(16000, np.float32), np.zeros((400, 40), np.float32)):
         with pytest.raises(UserError, match="features of 80 dimensions"):
-            extracted.recognize([array])
+            extracted.recognise([array])
 
 
 @pytest.mark.parametrize(
@@ -200,12 +197,12 @@ def test_features_for_a_model_of_audio_and_the_reverse_are_refused(model):
 def test_a_model_whose_exits_cannot_be_read_is_refused(changes, message):
     stock = {"model": "espnet", "model_conf": {"ctc_weight": 1.0}}
     with pytest.raises(UserError, match=message):
-        EarlyExitRecognizer(tiny.model(**{**stock, **changes}), FixedExitPolicy(4))
+        tiny.asr(tiny.model(**{**stock, **changes}), FixedExitPolicy(4))
 
 
 def test_the_entropy_of_a_certain_exit_is_not_negative():
     logits = torch.tensor([100.0, 80.0, 80.0]).repeat(1, 7, 1) + torch.arange(7)[None, :, None] * 3.3
-    [evidence] = read_frames(2, logits, torch.tensor([7]))
+    [evidence] = tiny.evidence(2, logits, [7])
     assert evidence.entropy >= 0 and not EntropyPolicy(0.0).should_stop([evidence])
-    [broken] = read_frames(2, logits * float("nan"), torch.tensor([7]))
+    [broken] = tiny.evidence(2, logits * float("nan"), [7])
     assert np.isnan(broken.entropy)

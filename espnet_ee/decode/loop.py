@@ -1,0 +1,252 @@
+"""The loop that stops: one segment at a time, per utterance, also inside a batch, whatever engine computes the segments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from espnet_ee.compute import MacTable
+from espnet_ee.errors import UserError
+from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
+from espnet_ee.policy.table import EvidenceRow, macs_of_stop
+from espnet_ee.search.beam import NBestSearch
+from espnet_ee.search.greedy import greedy
+from espnet_ee.text import tokens_to_text
+
+
+class UtteranceError(UserError):
+    """An utterance that cannot be recognised; ``place`` is its number in the batch, from 0."""
+
+    def __init__(self, message: str, place: int) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+class SessionState(Protocol):
+    """Where an engine stands with a batch, between two segments."""
+
+    @property
+    def layer(self) -> int:
+        """Blocks computed so far: the exit layer that can be read, 0 before the first segment."""
+
+    @property
+    def feature_frames(self) -> Sequence[int]:
+        """Length of each utterance, in the encoder's input frames."""
+
+
+State = TypeVar("State", bound=SessionState)
+
+
+class ExitSession(Protocol[State]):
+    """An engine that computes an early-exit encoder segment by segment.
+
+    Attributes:
+        exit_layers: the model's exits, rising.
+        macs: what the model costs.
+        blank: blank id.
+        tokens: the vocabulary.
+    """
+
+    exit_layers: tuple[int, ...]
+    macs: MacTable
+    blank: int
+    tokens: Sequence[str]
+
+    def use_threads(self, count: int) -> None:
+        """Computes with so many CPU threads from now on."""
+
+    def start(self, batch: Sequence[np.ndarray]) -> State:
+        """Takes in utterances: samples (N,) in [-1, 1], or features (L, F); no block is computed yet.
+
+        Raises:
+            UtteranceError: one is empty, not finite or of another kind than the model was trained on.
+        """
+
+    def advance(self, state: State) -> State:
+        """Computes the blocks up to the next exit, and no more."""
+
+    def read(self, state: State, places: Sequence[int], want: frozenset[str]) -> list[Frames]:
+        """Computes the exit's head for some utterances of the batch, and reduces its output where it lies.
+
+        Args:
+            state: at an exit.
+            places: rows of the batch.
+            want: fields of :class:`Frames` that are needed beside those that are always made: ``log_probs`` or nothing.
+        """
+
+    def select(self, state: State, places: Sequence[int]) -> State:
+        """Keeps some utterances of the batch, in this order; at least one."""
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """One utterance's result.
+
+    Attributes:
+        text: the words.
+        tokens: the tokens.
+        token_ids: their numbers.
+        score: log-probability of the greedy path.
+        exit_layer: 1-based number of the last block that was computed.
+        macs: multiply-accumulates spent: subsampling, blocks, the heads that were read, evidence.
+        rows: the exits whose heads were read, in order; the last one gave the text. Where not every exit was kept, the
+            others have no hypothesis, and of the evidence only what the policy reads.
+        seconds: wall clock from the start of the batch to each of ``rows``, divided by the batch's size.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    score: float
+    exit_layer: int
+    macs: int
+    rows: tuple[EvidenceRow, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def evidence(self) -> ExitEvidence:
+        """Evidence of the exit that gave the text."""
+        return self.rows[-1].evidence
+
+
+def recognise(
+    session: ExitSession[Any],
+    config: DecodingConfig,
+    batch: Sequence[np.ndarray],
+    keep_every_exit: bool = False,
+    nbest: int = 0,
+) -> list[Recognition]:
+    """Recognises a batch; every utterance leaves it as soon as the policy lets it.
+
+    Results do not depend on what an utterance is batched with.
+
+    Args:
+        session: the engine.
+        config: when to stop.
+        batch: samples (N,) in [-1, 1], or features (L, F) for a model trained on extracted features.
+        keep_every_exit: reads every passed head, all its evidence and its text, even where the policy needs none.
+        nbest: with every exit kept: size of an N-best list at every exit; 0: only if the policy reads one.
+
+    Returns:
+        One result per utterance, in order.
+
+    Raises:
+        UtteranceError: an utterance cannot be recognised, or the model's output for it is not finite.
+        UserError: the policy does not fit the model, or needs an N-best and flashlight-text is missing.
+    """
+    if isinstance(batch, (np.ndarray, str)):
+        raise UserError("a batch is a list of utterances; give [samples] for one")
+    policy = config.policy_for(session.exit_layers)
+    size = max(nbest, policy.nbest)
+    search = NBestSearch(size, len(session.tokens), session.blank) if size else None
+    if not batch:
+        return []
+    run = _Run(session, policy, keep_every_exit, search, len(batch))
+    state = session.start(batch)
+    for utterance, frames in zip(run.utterances, state.feature_frames, strict=True):
+        utterance.feature_frames = frames
+    while run.active:
+        state = session.advance(state)
+        before, staying = len(run.active), run.pass_exit(state)
+        if staying and len(staying) < before:
+            state = session.select(state, staying)
+    return [utterance.result for utterance in run.utterances]
+
+
+@dataclass
+class _Utterance:
+    """One utterance on its way through the encoder."""
+
+    place: int
+    feature_frames: int = 0
+    rows: list[EvidenceRow] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    result: Recognition = field(init=False)
+
+
+class _Run:
+    """One batch on its way through the encoder."""
+
+    def __init__(
+        self, session: ExitSession[Any], policy: ExitPolicy, keep: bool, search: NBestSearch | None, size: int
+    ) -> None:
+        self.session, self.policy, self.keep, self.search = session, policy, keep, search
+        self.started = time.perf_counter()
+        self.utterances = [_Utterance(place) for place in range(size)]
+        self.active = list(self.utterances)
+        self.reads_heads = keep or bool(policy.reads)
+        self.reads = FIELDS if keep else policy.reads
+        self.want = frozenset({"log_probs"} if search else ())
+
+    def pass_exit(self, state: SessionState) -> list[int]:
+        """Reads the heads that are wanted and lets the finished utterances go; gives the places of the others."""
+        places = list(range(len(self.active)))
+        if not self.reads_heads:
+            # A policy that reads nothing is asked first: only the heads of those that stop are computed.
+            places = places if self._stops(state.layer, [ExitEvidence(state.layer)]) else []
+        frames = self.session.read(state, places, self.want) if places else []
+        evidence = [self._evidence(state.layer, reading) for reading in frames]
+        elapsed = (time.perf_counter() - self.started) / len(self.utterances)
+        going_on = [] if places else list(range(len(self.active)))
+        for place, reading, exit_ in zip(places, frames, evidence, strict=True):
+            utterance = self.active[place]
+            utterance.rows.append(self._row(utterance, exit_, reading))
+            utterance.seconds.append(elapsed)
+            if self._stops(state.layer, [row.evidence for row in utterance.rows]):
+                utterance.result = self._result(utterance, reading)
+            else:
+                going_on.append(place)
+        self.active = [self.active[place] for place in going_on]
+        return going_on
+
+    def _stops(self, layer: int, evidence: Sequence[ExitEvidence]) -> bool:
+        return layer == self.session.exit_layers[-1] or self.policy.should_stop(evidence)
+
+    def _evidence(self, layer: int, frames: Frames) -> ExitEvidence:
+        evidence = evidence_of(layer, frames, self.session.blank, self.reads)
+        if self.search is None or frames.log_probs is None:
+            return evidence
+        return replace(evidence, nbest_scores=self.search.scores(frames.log_probs))
+
+    def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames) -> EvidenceRow:
+        macs = self.session.macs
+        return EvidenceRow(
+            evidence,
+            tokens_to_text(self._strings(evidence.tokens)) if self.keep else "",
+            macs.encoder_macs(evidence.layer, utterance.feature_frames),
+            macs.head_macs(evidence.layer, evidence.frames),
+        )
+
+    def _strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self.session.tokens[token] for token in tokens)
+
+    def _result(self, utterance: _Utterance, frames: Frames) -> Recognition:
+        """The text is made here, where the utterance stops, and not at the exits it passed."""
+        rows = utterance.rows
+        if not np.isfinite(frames.log_confidence).all():
+            layer = rows[-1].evidence.layer
+            raise UtteranceError(
+                f"the model's output at exit {layer} is not a number (NaN, or an overflow inside the model), so there is no "
+                "text; its parameters are damaged, or the audio is far from what it was trained on",
+                utterance.place,
+            )
+        hypothesis = greedy(frames, self.session.blank)
+        tokens = self._strings(hypothesis.tokens)
+        rows[-1] = replace(rows[-1], hypothesis=tokens_to_text(tokens))
+        return Recognition(
+            text=rows[-1].hypothesis,
+            tokens=tokens,
+            token_ids=hypothesis.tokens,
+            score=hypothesis.score,
+            exit_layer=rows[-1].evidence.layer,
+            macs=macs_of_stop(rows, len(rows) - 1, self.reads_heads),
+            rows=tuple(rows),
+            seconds=tuple(utterance.seconds),
+        )

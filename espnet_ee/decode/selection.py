@@ -1,0 +1,233 @@
+"""Stage 12, which selects exits: the evidence of every set, calibration on one of them, the calibrated policies online.
+
+All in one process, which loads the model once, and only if anything is left to decode.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from espnet_ee.data.inputs import content_digest, files_digest, read_inputs
+from espnet_ee.decode.loop import ExitSession
+from espnet_ee.decode.results import SUMMARY, check_output_dir, decode, write_decoding
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import read_yaml
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
+from espnet_ee.score.experiment import EVERY_EXIT, POLICIES
+from espnet_ee.score.fit import DEFAULT_FEATURES
+from espnet_ee.score.grid import read_grid
+from espnet_ee.search.beam import NBestSearch
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is calibrated, and what of it runs online.
+
+    Attributes:
+        on: name of the development set.
+        policies: names.
+        targets: as :func:`espnet_ee.score.calibrate.parse_target` reads them.
+        features: what the learned policy reads.
+        online: names of the policies whose calibrated configurations run online on every set.
+    """
+
+    on: str
+    policies: Sequence[str] = ("entropy", "confidence", "patience", "learned")
+    targets: Sequence[str] = ("wer_loss=1", "wer_loss=5", "wer_loss=10", "mean_layer=6")
+    features: Sequence[str] = DEFAULT_FEATURES
+    online: Sequence[str] = ("learned",)
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What to decode, and how.
+
+    Attributes:
+        out: folder of all decodings; each is written into OUT/TAG/SET.
+        data: data directories; a set's name is that of its folder.
+        model_files: configuration and parameters: a decoding of the same bytes is not done again.
+        configs: decoding configurations by tag.
+        every_exit: whether the evidence of every exit is written, too (as ``decode_every_exit``).
+        nbest: with every exit: size of an N-best list at each; 0: none.
+        batch_size: utterances recognised together; None: as a configuration says, or 1.
+        num_threads: CPU threads, likewise.
+        device: torch device.
+        calibration: what is calibrated on the evidence; None: nothing.
+    """
+
+    out: Path
+    data: Sequence[Path]
+    model_files: Sequence[Path]
+    configs: Mapping[str, DecodingConfig] = field(default_factory=dict)
+    every_exit: bool = False
+    nbest: int = 0
+    batch_size: int | None = None
+    num_threads: int | None = None
+    device: str = "cpu"
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An engine with what a decoding has to know of it.
+
+    Attributes:
+        session: the engine.
+        sample_rate: of the audio it takes, in Hz.
+        facts: for ``decode.yaml``: where it came from, its size, versions.
+    """
+
+    session: ExitSession[Any]
+    sample_rate: int
+    facts: Mapping[str, Any]
+
+
+def decode_sets(options: DecodeOptions, load: Callable[[], LoadedModel]) -> None:
+    """Decodes every set with every configuration; what is there already, of the same model, data and settings, stays.
+
+    Args:
+        options: what to decode.
+        load: loads the model; called when something is to be decoded, and once.
+
+    Raises:
+        UserError: an input is missing or broken, or an output folder is something else. Before anything is decoded,
+            unless it is an utterance.
+    """
+    run = _Decodings(options, load)
+    run.check()
+    if options.every_exit or options.calibration:
+        run.decode(EVERY_EXIT, DecodingConfig(), every_exit=True)
+    for tag, config in options.configs.items():
+        run.decode(tag, config)
+    if options.calibration:
+        for tag, config in run.calibrate(options.calibration):
+            run.decode(tag, config)
+
+
+class _Decodings:
+    """All decodings of one call."""
+
+    def __init__(self, options: DecodeOptions, load: Callable[[], LoadedModel]) -> None:
+        self.options, self._load = options, load
+        self.sets = {path.resolve().name: path for path in options.data}
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The model, loaded when it is first needed."""
+        return self._load()
+
+    @cached_property
+    def model_digest(self) -> str:
+        """What the model's files hold."""
+        return files_digest(self.options.model_files)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What each set holds."""
+        return {name: content_digest(path) for name, path in self.sets.items()}
+
+    def check(self) -> None:
+        """Finds mistakes and folders that cannot be written before hours are spent."""
+        options, calibration = self.options, self.options.calibration
+        if len(self.sets) < len(options.data) or not self.sets:
+            raise UsageError("--data: name at least one data directory, each folder's name once: it is the set's name")
+        if options.nbest == 1 or options.nbest < 0:
+            raise UsageError(f"--nbest {options.nbest}: give 2 or more, or 0 for none")
+        if options.nbest and not (options.every_exit or calibration):
+            raise UsageError(
+                f"--nbest {options.nbest}: is for --every_exit or --calibrate_on; a policy says itself what it needs"
+            )
+        if options.nbest or any(config.policy and config.policy.nbest for config in options.configs.values()):
+            NBestSearch(2, 2)  # whether it is installed
+        if EVERY_EXIT in options.configs:
+            raise UsageError(f"{EVERY_EXIT} is the evidence's name; rename the configuration")
+        if calibration:
+            self._check_calibration(calibration)
+        tags = [*options.configs, *([EVERY_EXIT] if options.every_exit or calibration else [])]
+        for folder in (options.out / tag / name for tag in tags for name in self.sets):
+            check_output_dir(folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        assert self.digests and self.model_digest  # every file is there and can be read
+
+    def _check_calibration(self, calibration: Calibration) -> None:
+        if calibration.on not in self.sets:
+            raise UsageError(f"--calibrate_on {calibration.on}: none of the sets; they are {', '.join(self.sets)}")
+        if not (self.sets[calibration.on] / "text").is_file():
+            raise UserError(f"{self.sets[calibration.on] / 'text'}: no such file; calibration needs the set's references")
+        for word in calibration.targets:
+            parse_target(word)
+        missing = set(calibration.online) - set(calibration.policies)
+        if missing:
+            raise UsageError(f"--online {' '.join(sorted(missing))}: is not among the policies that are calibrated")
+
+    def decode(self, tag: str, config: DecodingConfig, every_exit: bool = False) -> None:
+        """Decodes all sets with one configuration."""
+        numbers = {"batch_size": self.options.batch_size, "num_threads": self.options.num_threads}
+        config = replace(config, **{key: value for key, value in numbers.items() if value is not None})
+        nbest = self.options.nbest if every_exit else 0
+        for name, data in self.sets.items():
+            folder = self.options.out / tag / name
+            identity = {
+                **config.to_mapping(),
+                "every_exit": every_exit,
+                "nbest": nbest,
+                "device": self.options.device,
+                "model_digest": self.model_digest,
+                "data_digest": self.digests[name],
+            }
+            if _is_done(folder, identity):
+                print(f"{folder}: done before", flush=True)
+                continue
+            inputs = read_inputs(data, self.model.sample_rate)
+            try:
+                decoding = decode(self.model.session, config, inputs, every_exit, nbest, _Progress(f"{tag}/{name}"))
+            except UserError as error:
+                raise UserError(f"{data}: {error}") from None
+            write_decoding(folder, decoding, {**identity, **self.model.facts}, every_exit)
+            print(f"{folder}: {len(inputs)} utterances, RTF {decoding.rtf:.4f}", flush=True)
+
+    def calibrate(self, calibration: Calibration) -> Iterator[tuple[str, DecodingConfig]]:
+        """Writes the calibrated configurations; yields those that run online, by tag."""
+        out, folder = self.options.out, self.options.out / POLICIES
+        evidence = out / EVERY_EXIT / calibration.on / "evidence.tsv"
+        dev = read_grid(evidence, self.sets[calibration.on] / "text", calibration.on, keep=True)
+        targets = [parse_target(word) for word in calibration.targets]
+        before = set(folder.glob("decode_*.yaml"))
+        calibrated = calibrate_policies(dev, calibration.policies, targets, calibration.features)
+        write_calibrated(folder, calibrated, calibration.on)
+        for path in before - set(folder.glob("decode_*.yaml")):
+            self._remove(out / path.stem)  # what ran online by an earlier calibration is none of this one's
+        for one in calibrated:
+            print(one, flush=True)
+            if one.policy.name in calibration.online:
+                yield f"decode_{one.name}", one.config
+
+    def _remove(self, folder: Path) -> None:
+        for name in self.sets:
+            if (folder / name / SUMMARY).is_file():
+                shutil.rmtree(folder / name)
+
+
+def _is_done(folder: Path, identity: Mapping[str, Any]) -> bool:
+    if not (folder / SUMMARY).is_file():
+        return False
+    facts = read_yaml(folder / SUMMARY, "delete the folder to decode again")
+    return all(key in facts and facts[key] == value for key, value in identity.items())
+
+
+@dataclass
+class _Progress:
+    """Says on stderr, ten times a set, how far it is."""
+
+    name: str
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            print(f"{self.name}: {done}/{total}", file=sys.stderr, flush=True)

@@ -1,0 +1,192 @@
+"""A model of ESPnet as the engine of the loop that stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from espnet_ee.decode.loop import UtteranceError
+from espnet_ee.encoder.base import EncoderState, ExitOutput
+from espnet_ee.errors import UserError
+from espnet_ee.model.heads import exit_heads_of, mac_table
+from espnet_ee.policy.frames import Frames
+
+Reduced = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Of every real frame, (T,) each: best token, its probability, the logarithm of that, entropy."""
+
+
+@dataclass(frozen=True)
+class TorchState:
+    """Where a batch stands.
+
+    Attributes:
+        encoder: from where to go on.
+        feature_frames: length of each utterance's features.
+        output: the exit that was reached; None before the first.
+    """
+
+    encoder: EncoderState
+    feature_frames: tuple[int, ...]
+    output: ExitOutput | None = None
+
+    @property
+    def layer(self) -> int:
+        """Blocks computed so far."""
+        return self.encoder.layer
+
+
+class TorchSession:
+    """Computes a torch model segment by segment; see :class:`espnet_ee.decode.loop.ExitSession`.
+
+    Args:
+        model: an ESPnet ASR model whose encoder is an early-exit encoder (``model: early_exit``, or the stock
+            ``espnet`` model, whose one CTC head then serves every exit).
+
+    Raises:
+        UserError: the model's exits cannot be read one by one (a preencoder, a postencoder, no CTC head).
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        _check_readable(model)
+        self.model, self.encoder = model.eval(), model.encoder
+        self.heads, self.macs = exit_heads_of(model), mac_table(model)
+        self.exit_layers: tuple[int, ...] = self.encoder.exit_layers
+        self.blank: int = model.blank_id
+        self.tokens: tuple[str, ...] = tuple(model.token_list)
+        self.device = next(model.parameters()).device
+
+    def use_threads(self, count: int) -> None:
+        """Sets torch's threads, for the whole process."""
+        torch.set_num_threads(count)
+
+    @torch.inference_mode()
+    def start(self, batch: Sequence[np.ndarray]) -> TorchState:
+        """Features, one utterance at a time (the STFT's last frames would otherwise see the batch's padding), then embedded."""
+        features = []
+        for place, speech in enumerate(batch):
+            try:
+                features.append(self.features(speech))
+            except UserError as error:
+                raise UtteranceError(str(error), place) from None
+        lengths = tuple(len(frames) for frames in features)
+        padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+        return TorchState(self.encoder.start(padded, torch.tensor(lengths, device=padded.device)), lengths)
+
+    @torch.inference_mode()
+    def advance(self, state: TorchState) -> TorchState:
+        """Computes the blocks up to the next exit."""
+        output = self.encoder.advance(state.encoder)
+        return replace(state, encoder=output.state, output=output)
+
+    @torch.inference_mode()
+    def read(self, state: TorchState, places: Sequence[int], want: frozenset[str] = frozenset()) -> list[Frames]:
+        """The exit's frames for some rows of the batch."""
+        output = state.output
+        assert output is not None, "no segment was computed yet"
+        logits = self.heads.logits(output.layer, output.hs[places], output.olens[places])
+        lengths = output.olens[places].tolist()
+        frames = reduce_frames(logits, lengths)
+        if "log_probs" not in want:
+            return frames
+        tables = logits.log_softmax(dim=-1)
+        return [
+            replace(exit_, log_probs=table[:length].cpu().numpy())
+            for exit_, table, length in zip(frames, tables, lengths, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def select(self, state: TorchState, places: Sequence[int]) -> TorchState:
+        """Keeps some rows; what the exit gave is let go."""
+        return TorchState(state.encoder.select(places), tuple(state.feature_frames[place] for place in places))
+
+    def features(self, speech: np.ndarray) -> torch.Tensor:
+        """Normalised features (L, F) of one utterance, zero-padded to the least length the encoder takes."""
+        self._check(speech)
+        samples = torch.tensor(speech, dtype=torch.float32, device=self.device)[None]
+        if samples.dim() == 2:
+            # The STFT reflects half a window at both ends: shorter audio cannot be reflected.
+            stft = getattr(self.model.frontend, "stft", None)
+            least = 1 if stft is None else stft.n_fft // 2 + 1
+            samples = torch.nn.functional.pad(samples, (0, max(0, least - samples.size(1))))
+        lengths = torch.tensor([samples.size(1)], device=self.device)
+        features, lengths = self.model._extract_feats(samples, lengths)
+        if self.model.normalize is not None:
+            features, lengths = self.model.normalize(features, lengths)
+        missing = max(0, self.encoder.min_frames - features.size(1))
+        return torch.nn.functional.pad(features[0], (0, 0) * (features.dim() - 2) + (0, missing))
+
+    def _check(self, speech: np.ndarray) -> None:
+        if not isinstance(speech, np.ndarray):
+            raise UserError(f"an utterance is an array of samples, not {type(speech).__name__}; transcribe() takes files")
+        takes_audio = self.model.frontend is not None or self.encoder.takes == "samples"
+        if takes_audio and speech.ndim != 1:
+            raise UserError("the model takes audio, not features; give a data directory with wav.scp and no feats.scp")
+        if not takes_audio and (speech.ndim != 2 or speech.shape[1] != self.encoder.input_size):
+            raise UserError(
+                f"the model takes extracted features of {self.encoder.input_size} dimensions, not an array of {speech.shape}; "
+                "give a data directory of stage 3 with the training's feats_type and frontend"
+            )
+        if len(speech) == 0:
+            raise UserError("an utterance without samples cannot be recognised; drop it from the data")
+        if not np.issubdtype(speech.dtype, np.floating):
+            raise UserError(f"samples must be floats in [-1, 1], not {speech.dtype}; transcribe(samples, rate) scales integers")
+        if not np.isfinite(speech).all():
+            raise UserError("the audio holds values that are not finite; repair or drop it")
+
+
+def _check_readable(model: torch.nn.Module) -> None:
+    """Refuses a model with parts that would be passed over: only frontend, normalisation, encoder and heads are computed."""
+    for part in ("preencoder", "postencoder"):
+        if getattr(model, part, None) is not None:
+            raise UserError(f"the model has a {part}, through which no exit can be read; train one with {part}: null")
+    if getattr(model, "ctc", None) is None:
+        raise UserError("the model has no CTC head (ctc_weight: 0.0), so its exits cannot be read; train one with CTC")
+
+
+def reduce_frames(logits: torch.Tensor, lengths: Sequence[int]) -> list[Frames]:
+    """Reduces what a head gives to a few numbers per frame.
+
+    Args:
+        logits: (B, T, V), not normalised (log-probabilities are logits, too).
+        lengths: real frames of each utterance (B,); what lies behind them is not looked at.
+    """
+    reduced = (_reduce if logits.device.type == "cpu" else _reduce_on_device)(logits, lengths)
+    return [Frames(*numbers, logits.size(-1)) for numbers in reduced]
+
+
+def _reduce(logits: torch.Tensor, lengths: Sequence[int]) -> Iterator[Reduced]:
+    """Reduces (B, T, V) on the CPU, where NumPy takes less than half of torch's time.
+
+    -sum p log p = log Z - sum p z of the logits z, and log Z = z_best - log p_best: no second exponential, no logarithm
+    but one per frame.
+    """
+    scores, probabilities = logits.numpy(), logits.softmax(dim=-1).numpy()
+    for row, frames in enumerate(lengths):
+        z, p = scores[row, :frames], probabilities[row, :frames]
+        labels = z.argmax(axis=-1)
+        best = np.arange(frames), labels
+        sure, highest = p[best], z[best]
+        with np.errstate(invalid="ignore"):  # 0 * -inf: see below
+            mean = np.vecdot(p, z)
+        if math.isnan(np.add.reduce(mean)):
+            # A token without any probability adds 0 to the entropy, not 0 * -inf: rare, so looked for afterwards.
+            mean = np.vecdot(p, np.maximum(z, np.finfo(z.dtype).min))
+        log_sure = np.log(sure)
+        yield labels, sure, log_sure, highest - mean - log_sure
+
+
+def _reduce_on_device(logits: torch.Tensor, lengths: Sequence[int]) -> Iterator[Reduced]:
+    """Reduces (B, T, V) where it lies: only four numbers per frame are copied, once for the batch."""
+    probabilities = logits.softmax(dim=-1)
+    highest, path = logits.max(dim=-1)
+    sure = probabilities.gather(-1, path.unsqueeze(-1)).squeeze(-1)
+    mean = (probabilities * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(dim=-1)
+    log_sure = sure.log()
+    reduced = [values.cpu().numpy() for values in (path, sure, log_sure, highest - mean - log_sure)]
+    for row, frames in enumerate(lengths):
+        labels, sure_row, log_row, entropy = (values[row, :frames] for values in reduced)
+        yield labels, sure_row, log_row, entropy

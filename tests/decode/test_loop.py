@@ -1,0 +1,196 @@
+"""The loop that stops, driven by an engine of plain tables: no torch, no model."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from espnet_ee.compute import MacTable, Parabola
+from espnet_ee.decode.loop import Recognition, UtteranceError, recognise
+from espnet_ee.errors import UserError
+from espnet_ee.policy.base import ExitPolicy, choose_exit
+from espnet_ee.policy.confidence import ConfidencePolicy
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.entropy import EntropyPolicy
+from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.frames import Frames
+from espnet_ee.policy.learned import LearnedPolicy
+from espnet_ee.policy.patience import PatiencePolicy
+from espnet_ee.policy.table import macs_of_stop
+
+LAYERS = (2, 4, 6)
+MACS = MacTable(
+    min_frames=3,
+    stride=2,
+    front=(10, 11),
+    front_step=7,
+    blocks={2: Parabola(100, 20, 2), 4: Parabola(200, 40, 4), 6: Parabola(300, 60, 6)},
+    heads={2: Parabola(5, 5), 4: Parabola(50, 50), 6: Parabola(500, 500)},
+)
+
+
+@dataclass(frozen=True)
+class FakeState:
+    rows: tuple[int, ...]
+    feature_frames: tuple[int, ...]
+    layer: int = 0
+
+
+@dataclass
+class FakeSession:
+    """An utterance is the random numbers that its exits say; what was asked of the engine is kept."""
+
+    exit_layers: tuple[int, ...] = LAYERS
+    macs: MacTable = MACS
+    blank: int = 0
+    tokens: Sequence[str] = ("<blank>", "A", "B", "<space>")
+    asked: list[tuple] = field(default_factory=list)
+    speech: Sequence[np.ndarray] = ()
+    broken: ClassVar[float] = -1.0
+
+    def use_threads(self, count: int) -> None:
+        self.asked.append(("threads", count))
+
+    def start(self, batch: Sequence[np.ndarray]) -> FakeState:
+        self.speech = batch
+        return FakeState(tuple(range(len(batch))), tuple(map(len, batch)))
+
+    def advance(self, state: FakeState) -> FakeState:
+        layer = next(layer for layer in self.exit_layers if layer > state.layer)
+        self.asked.append(("advance", layer, state.rows))
+        return replace(state, layer=layer)
+
+    def read(self, state: FakeState, places: Sequence[int], want: frozenset[str]) -> list[Frames]:
+        rows = [state.rows[place] for place in places]
+        self.asked.append(("read", state.layer, tuple(rows), want))
+        return [self._frames(self.speech[row], state.layer) for row in rows]
+
+    def select(self, state: FakeState, places: Sequence[int]) -> FakeState:
+        rows, frames = ([values[place] for place in places] for values in (state.rows, state.feature_frames))
+        return replace(state, rows=tuple(rows), feature_frames=tuple(frames))
+
+    def _frames(self, speech: np.ndarray, layer: int) -> Frames:
+        frames = self.macs.encoder_frames(len(speech))
+        random = np.random.default_rng([int(abs(speech[0]) * 1e6), layer])
+        logits = random.normal(size=(frames, 4)) * random.uniform(0.5, 4)
+        if speech[0] == self.broken:
+            logits[0] = np.nan
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        labels = p.argmax(-1)
+        return Frames(labels, p.max(-1), np.log(p.max(-1)), -(p * np.log(p)).sum(-1), 4)
+
+
+def utterances(count: int = 12) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [np.append(random.uniform(0.1, 1), np.zeros(random.integers(4, 30))) for _ in range(count)]
+
+
+def run(policy: ExitPolicy | None, batch: Sequence[np.ndarray], keep: bool = False) -> tuple[list[Recognition], FakeSession]:
+    session = FakeSession()
+    return recognise(session, DecodingConfig(policy), batch, keep), session
+
+
+LEARNED = LearnedPolicy(
+    0.0,
+    {"log_entropy": 1.0, "least_token_doubt": 0.5, "changed_tokens": 0.1, "agreeing_exits": -0.2},
+    {2: 0.0, 4: 0.0},
+    {2: 1.0, 4: 0.5},
+)
+
+
+@pytest.mark.parametrize("policy", [EntropyPolicy(0), ConfidencePolicy(0), PatiencePolicy(2), LEARNED, FixedExitPolicy(4)])
+def test_online_is_the_replay_of_the_table_alone_and_in_a_batch(policy: ExitPolicy) -> None:
+    batch = utterances()
+    whole, _ = run(None, batch, keep=True)
+    evidence = [[row.evidence for row in result.rows] for result in whole]
+    if hasattr(policy, "threshold") and not isinstance(policy, PatiencePolicy):
+        levels = sorted(policy.level(exits[:n]) for exits in evidence for n in (1, 2) if math.isfinite(policy.level(exits[:n])))
+        policy = replace(policy, threshold=levels[len(levels) // 2])
+    together, _ = run(policy, batch)
+    alone = [run(policy, [samples])[0][0] for samples in batch]
+    stops = [choose_exit(policy, exits) for exits in evidence]
+    assert len(set(stops)) > 1 or isinstance(policy, FixedExitPolicy)
+    for table, index, *results in zip(whole, stops, together, alone, strict=True):
+        expected = table.rows[index]
+        for result in results:
+            assert (result.exit_layer, result.text) == (expected.evidence.layer, expected.hypothesis)
+            assert result.macs == macs_of_stop(table.rows, index, policy.needs_every_exit)
+            assert result.token_ids == expected.evidence.tokens
+            assert result.score == expected.evidence.score
+            assert [row.hypothesis for row in result.rows[:-1]] == [""] * (len(result.rows) - 1)
+            assert len(result.seconds) == len(result.rows) == (index + 1 if policy.reads else 1)
+
+
+def test_only_what_the_policy_reads_is_evidence() -> None:
+    [result], _ = run(EntropyPolicy(0.0), utterances(1))
+    for row in result.rows:
+        assert math.isfinite(row.evidence.entropy)
+        assert math.isnan(row.evidence.confidence) and math.isnan(row.evidence.blank_share) and row.evidence.tokens == ()
+    [whole], _ = run(None, utterances(1), keep=True)
+    assert all(math.isfinite(row.evidence.confidence) and row.evidence.tokens for row in whole.rows)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_policy_that_reads_nothing_has_one_head_computed_where_it_stops(layer: int) -> None:
+    results, session = run(FixedExitPolicy(layer), utterances(3))
+    assert [call[:2] for call in session.asked] == [*(("advance", one) for one in LAYERS if one <= layer), ("read", layer)]
+    frames = [session.macs.encoder_frames(len(samples)) for samples in utterances(3)]
+    for result, count, samples in zip(results, frames, utterances(3), strict=True):
+        assert result.macs == MACS.encoder_macs(layer, len(samples)) + MACS.head_macs(layer, count)
+        assert [row.evidence.layer for row in result.rows] == [layer]
+
+
+def test_who_stopped_is_computed_no_more() -> None:
+    batch = utterances()
+    whole, _ = run(None, batch, keep=True)
+    policy = EntropyPolicy(sorted(result.rows[0].evidence.entropy for result in whole)[5])
+    results, session = run(policy, batch)
+    left = {layer: tuple(i for i, r in enumerate(results) if r.exit_layer >= layer) for layer in LAYERS}
+    assert [call[1:3] for call in session.asked if call[0] == "advance"] == [
+        (layer, left[layer]) for layer in LAYERS if left[layer]
+    ]
+    assert [call[2] for call in session.asked if call[0] == "read"] == [left[layer] for layer in LAYERS if left[layer]]
+    assert 0 < len(left[4]) < len(batch)
+
+
+def test_log_probabilities_are_asked_for_by_nobody_but_an_nbest() -> None:
+    _, session = run(EntropyPolicy(0.0), utterances(1))
+    assert {call[3] for call in session.asked if call[0] == "read"} == {frozenset()}
+
+
+def test_a_broken_output_is_said_and_not_an_empty_text() -> None:
+    batch = [*utterances(2), np.full(9, FakeSession.broken)]
+    for policy, keep in ((None, False), (EntropyPolicy(0.1), False), (None, True)):
+        with pytest.raises(UtteranceError, match=r"exit 6 is not a number") as caught:
+            run(policy, batch, keep)
+        assert caught.value.place == 2
+
+
+def test_what_is_no_batch_is_refused_and_an_empty_one_is_nothing() -> None:
+    assert run(None, [])[0] == []
+    for wrong in (utterances(1)[0], "a.wav"):
+        with pytest.raises(UserError, match="list of utterances"):
+            run(None, wrong)
+    with pytest.raises(UserError, match="no exit after layer 5"):
+        run(FixedExitPolicy(5), utterances(1))
+
+
+def test_this_file_runs_where_torch_is_missing() -> None:
+    """The loop, the policies and the searches import without torch and ESPnet."""
+    program = (
+        "import sys\nfor name in ('torch', 'espnet', 'espnet2'): sys.modules[name] = None\n"
+        "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--noconftest', sys.argv[1], '-k', 'replay or broken']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, __file__], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout

@@ -1,0 +1,87 @@
+"""The evidence of an exit, computed by hand from a small matrix; and that only what is read is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.frames import FIELDS, Frames, evidence_of, spoken_tokens
+from espnet_ee.search.greedy import Hypothesis, greedy
+
+# Seven frames, four tokens, blank 0: A A . A . . B of probabilities chosen so that no two statistics are equal.
+PROBABILITIES = np.array(
+    [
+        [0.1, 0.6, 0.2, 0.1],
+        [0.2, 0.7, 0.05, 0.05],
+        [0.9, 0.04, 0.03, 0.03],
+        [0.3, 0.4, 0.2, 0.1],
+        [0.8, 0.1, 0.05, 0.05],
+        [0.5, 0.2, 0.2, 0.1],
+        [0.25, 0.05, 0.55, 0.15],
+    ]
+)
+
+
+def frames_of(probabilities: np.ndarray) -> Frames:
+    """Plain loops, in double."""
+    labels = [max(range(len(row)), key=lambda token: row[token]) for row in probabilities]
+    sure = [max(row) for row in probabilities]
+    entropy = [-sum(p * math.log(p) for p in row) for row in probabilities]
+    return Frames(np.array(labels, int), np.array(sure), np.log(sure), np.array(entropy), probabilities.shape[1])
+
+
+def test_every_field_by_hand() -> None:
+    evidence = evidence_of(4, frames_of(PROBABILITIES), 0, FIELDS)
+    assert evidence.layer == 4
+    assert evidence.frames == 7
+    assert evidence.tokens == (1, 1, 2)
+
+    assert evidence.entropy == pytest.approx((1.0889 + 0.8713 + 0.4341 + 1.2799 + 0.7084 + 1.2206 + 1.1097) / (7 * 4), abs=2e-4)
+    assert evidence.confidence == pytest.approx((0.6 + 0.7 + 0.9 + 0.4 + 0.8 + 0.5 + 0.55) / 7)
+    assert evidence.blank_share == pytest.approx(3 / 7)
+    assert evidence.score == pytest.approx(math.log(0.6 * 0.7 * 0.9 * 0.4 * 0.8 * 0.5 * 0.55))
+    assert evidence.spoken_confidence == pytest.approx((0.6 + 0.7 + 0.4 + 0.55) / 4)
+    assert evidence.token_confidence == pytest.approx(0.4)  # of 0.7 (two frames), 0.4 and 0.55
+    assert evidence.nbest_scores == ()
+    values = [value for field in fields(evidence) if isinstance(value := getattr(evidence, field.name), float)]
+    assert len(set(values)) == len(values) == 6  # the fixture tells them apart
+
+
+def test_another_blank_is_another_evidence() -> None:
+    evidence = evidence_of(4, frames_of(PROBABILITIES), 1, FIELDS)
+    assert evidence.tokens == (0, 0, 2)
+    assert evidence.blank_share == pytest.approx(3 / 7)
+    assert evidence.spoken_confidence == pytest.approx((0.9 + 0.8 + 0.5 + 0.55) / 4)
+    assert evidence.token_confidence == pytest.approx(0.55)
+    assert evidence_of(4, frames_of(PROBABILITIES[:6]), 0, FIELDS).blank_share == pytest.approx(3 / 6)
+    assert evidence_of(4, frames_of(PROBABILITIES[:5]), 0, FIELDS).blank_share == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_only_what_is_read_is_made(name: str) -> None:
+    frames = frames_of(PROBABILITIES)
+    whole = evidence_of(2, frames, 0, FIELDS)
+    assert evidence_of(2, frames, 0, {name}) == ExitEvidence(2, frames=7, **{name: getattr(whole, name)})
+
+
+def test_every_field_that_a_policy_could_read_is_made_of_frames_or_is_the_nbest() -> None:
+    assert {field.name for field in fields(ExitEvidence)} == FIELDS | {"layer", "frames", "nbest_scores"}
+
+
+def test_nothing_is_known_of_no_frames_nor_of_words_in_silence() -> None:
+    none = np.zeros(0)
+    assert evidence_of(2, Frames(none.astype(int), none, none, none, 4), 0, FIELDS) == ExitEvidence(2)
+    silence = evidence_of(2, frames_of(PROBABILITIES[[2, 4]]), 0, FIELDS)
+    assert silence.tokens == () and silence.blank_share == 1.0
+    assert math.isnan(silence.spoken_confidence) and math.isnan(silence.token_confidence)
+
+
+def test_tokens_of_a_path() -> None:
+    assert spoken_tokens(np.array([3, 3, 0, 3, 5, 5, 0]), 0) == (3, 3, 5)
+    assert spoken_tokens(np.array([3, 3, 0, 3, 5, 5, 0]), 5) == (3, 0, 3, 0)
+    assert spoken_tokens(np.zeros(0, int), 0) == ()
+    assert greedy(frames_of(PROBABILITIES[:2]), 0) == Hypothesis((1,), pytest.approx(math.log(0.6 * 0.7)))
