@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.host.compat import rename_keys
 from espnet_ee.plugin.register import MODELS
-from espnet_ee.plugin.task import EarlyExitASRTask
+from espnet_ee.store.build import build_model, fit_state
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.tensors import read_tensors
 from espnet_ee.store.train_config import check_encoder, read_train_config
+from espnet_ee.store.untrusted import DESCRIPTION, check_package
 
 MODEL_FILE = "model.safetensors"  # of a package
 # Of an experiment: the first pattern that fits exactly one file. ESPnet averages, and keeps the best epoch, by a criterion.
 _MODEL_FILES = (MODEL_FILE, "valid.loss.ave.pth", "*.ave.pth", "*.best.pth", "model.pth")
-# The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
-# become a model on audio (or the other way round) by a change of its configuration.
-_FROM_CONFIGURATION = "frontend.logmel.melmat"
 
 
 def experiment_files(folder: str | Path, model_file: str | Path | None = None) -> tuple[Path, Path]:
@@ -63,7 +57,7 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
     missing or left over. A stock InterCTC model becomes an early-exit model with a shared head.
 
     Args:
-        train_config: ``config.yaml``; a stranger's package goes through :func:`espnet_ee.store.package.load_package`.
+        train_config: ``config.yaml``. Nothing of a package is trusted: see :mod:`espnet_ee.store.untrusted`.
         model_file: ``*.pth`` or ``model.safetensors``.
         device: torch device.
 
@@ -75,12 +69,15 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
             or the checkpoint does not fit it.
     """
     check_device(device)
+    train_config, model_file = Path(train_config), Path(model_file)
+    if (train_config.parent / DESCRIPTION).exists():
+        check_package(train_config, model_file)
     config = from_interctc(read_train_config(train_config), train_config)
     check_encoder(config, train_config)
     model = build_model(config, train_config)
     if getattr(model, "decoder", None) is not None and config["model"] not in MODELS:
         logging.warning(f"{train_config}: its decoder ({config['decoder']}) is not used: exits are read by CTC alone")
-    model.load_state_dict(fit_state(model, read_tensors(Path(model_file)), model_file))
+    model.load_state_dict(fit_state(model, read_tensors(model_file), model_file))
     return move(model, device).eval()
 
 
@@ -103,60 +100,3 @@ def move(model: ESPnetASRModel, device: str) -> ESPnetASRModel:
 def _unusable(device: str, error: Exception) -> UsageError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UsageError(f"device {device}: {reason}; cpu always works")
-
-
-def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:
-    """Builds an untrained model; whatever ESPnet finds wrong with the configuration is one line.
-
-    Args:
-        config: a training's configuration.
-        path: where it was read from.
-    """
-    try:
-        return EarlyExitASRTask.build_model(argparse.Namespace(**config))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def fit_state(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:
-    """Renames a checkpoint's parameters to the running ESPnet's names and checks that they are the model's.
-
-    Args:
-        model: what the configuration describes.
-        state: from :func:`read_tensors`.
-        path: where it was read from.
-    """
-    expected = model.state_dict()
-    state = rename_keys(state, set(expected))
-    state.pop(_FROM_CONFIGURATION, None)
-    if _FROM_CONFIGURATION in expected:
-        state[_FROM_CONFIGURATION] = expected[_FROM_CONFIGURATION]
-    check_keys(expected, state, path)
-    return state
-
-
-def check_keys(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Raises a UserError that names the first parameter of ``state`` that is missing, left over or of another kind."""
-    for name in expected:
-        if name not in state:
-            raise UserError(f"{path}: lacks {_describe(name)}; train it, or correct exit_layers and exit_heads")
-    for name, value in state.items():
-        if name not in expected:
-            raise UserError(f"{path}: has {_describe(name)}, which the configuration does not; give the matching config")
-        own, other = _kind(value), _kind(expected[name])
-        if own != other:
-            raise UserError(f"{path}: {name} has shape {own}, the configuration asks for {other}")
-
-
-def _kind(value: torch.Tensor) -> str:
-    """Shape and whether it counts or measures; half precision is a matter of storing."""
-    return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else " of whole numbers")
-
-
-def _describe(name: str) -> str:
-    parts = name.split(".")
-    if parts[0] == "exit_ctc":
-        return f"the head of exit {parts[1]} ({name})"
-    if parts[:2] == ["encoder", "exit_norms"]:
-        return f"the norm of exit {parts[2]} ({name})"
-    return name

@@ -17,7 +17,8 @@ from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.model.heads import exit_heads_of
-from espnet_ee.store.checkpoint import check_keys, load_model
+from espnet_ee.store.build import check_keys
+from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.interctc import PREFIX, from_interctc
 from espnet_ee.store.train_config import map_files, read_train_config
 

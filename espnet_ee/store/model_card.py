@@ -123,8 +123,8 @@ def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[s
         "",
         f"Without a word about when to stop, that is {stops}; `--policy NAME` (in Python `policy=`) names another one below.",
         "",
-        f"For people without espnet_ee: `espnet-ee export --model {source} --exit_layer K --out DIR` writes one exit as a plain",
-        "ESPnet model.",
+        "For people without espnet_ee: `espnet-ee export --model FOLDER --exit_layer K --out DIR` writes one exit of this model,",
+        "downloaded to FOLDER, as a plain ESPnet model.",
     ]
 
 

@@ -22,24 +22,15 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.store.checkpoint import (
-    MODEL_FILE,
-    build_model,
-    check_device,
-    experiment_files,
-    fit_state,
-    load_model,
-    move,
-)
+from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model
 from espnet_ee.store.export_stock import copy_needed_files
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
-from espnet_ee.store.tensors import read_header, read_tensors, write_safetensors
-from espnet_ee.store.train_config import located, read_train_config, sampling_rate
-from espnet_ee.store.untrusted import check_config, check_sizes, read_untrusted_yaml
+from espnet_ee.store.tensors import write_safetensors
+from espnet_ee.store.train_config import read_train_config, sampling_rate
+from espnet_ee.store.untrusted import DESCRIPTION, read_untrusted_yaml
 
 FORMAT = 1
-DESCRIPTION = "package.yaml"
 PREFIX = "decode_"
 # Of a training's configuration: where its data were and where it wrote. Nobody else needs to know.
 _PRIVATE = ("config", "output_dir", "init_param", "train_data_path_and_name_and_type", "valid_data_path_and_name_and_type",
@@ -146,17 +137,11 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
     Raises:
         UserError: a file is missing, damaged, does not fit the others, or asks for what a package may not ask for.
     """
-    check_device(device)
     folder = Path(folder)
-    path = folder / "config.yaml"
     description = read_untrusted_yaml(folder / DESCRIPTION)
     if description.get("format") != FORMAT:
         raise UserError(f"{folder / DESCRIPTION}: format {description.get('format')!r}, not {FORMAT}; update espnet_ee")
-    config = read_untrusted_yaml(path)
-    check_config(config, path)
-    check_sizes(config, read_header(folder / MODEL_FILE), folder / MODEL_FILE)
-    model = build_model(located(config, path), path)
-    model.load_state_dict(fit_state(model, read_tensors(folder / MODEL_FILE), folder / MODEL_FILE))
+    model = load_model(folder / "config.yaml", folder / MODEL_FILE, device)
     configs = {}
     for file in sorted(folder.glob(f"{PREFIX}*.yaml")):
         decoding = DecodingConfig.from_mapping(read_untrusted_yaml(file), str(file))
@@ -164,7 +149,7 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
     default = description.get("default")
     if default is not None and (not isinstance(default, str) or default not in configs):
         raise UserError(f"{folder / DESCRIPTION}: default {default!r} is none of its decoding configurations")
-    return Package(move(model, device).eval(), sampling_rate(config), configs, default)
+    return Package(model, sampling_rate(read_train_config(folder / "config.yaml")), configs, default)
 
 
 def open_model(source: str | Path, device: str = "cpu", model_file: str | Path | None = None) -> Package:

@@ -20,9 +20,11 @@ import yaml
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
 from espnet_ee.plugin.register import ENCODERS, MODELS
-from espnet_ee.store.checkpoint import build_model, fit_state
+from espnet_ee.store.build import build_model, fit_state
+from espnet_ee.store.tensors import SAFETENSORS, read_header, read_tensors
 from espnet_ee.store.train_config import check_encoder, map_files
 
+DESCRIPTION = "package.yaml"  # the file that makes a folder a package
 MAX_YAML_BYTES = 4 << 20
 MAX_STATISTICS_BYTES = 1 << 20  # two sums a feature
 MAX_DEPTH = 20
@@ -72,6 +74,22 @@ def _check_events(text: str, path: Path) -> None:
             raise UserError(f"{path}: has YAML aliases, refused")
         if depth > MAX_DEPTH:  # PyYAML's time grows with the square of it
             raise UserError(f"{path}: is nested deeper than {MAX_DEPTH}, refused")
+
+
+def check_package(config: Path, model_file: Path) -> None:
+    """Checks what a model is to be made of, before it is.
+
+    Args:
+        config: a package's ``config.yaml``.
+        model_file: its parameters, of which no more than names, sizes and types are read.
+
+    Raises:
+        UserError: names the file, and the key or tensor, that is damaged, does not fit the others or asks for too much.
+    """
+    content = read_untrusted_yaml(config)
+    check_config(content, config)
+    state = read_header(model_file) if model_file.suffix == SAFETENSORS else read_tensors(model_file)
+    check_sizes(content, state, model_file)
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:

@@ -15,6 +15,8 @@ import yaml
 from safetensors.torch import save_file
 
 from espnet_ee.errors import UserError
+from espnet_ee.store.checkpoint import load_model
+from espnet_ee.store.export_stock import export_stock
 from espnet_ee.store.model_card import Card
 from espnet_ee.store.package import load_package, pack_model
 from espnet_ee.store.tensors import read_tensors
@@ -67,6 +69,15 @@ def refused(package, *words: str) -> None:
     for word in words:
         assert word in str(refusal.value)
     assert sorted(package.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "way", [load_model, lambda *files: export_stock(*files, 2, files[0].parent / "../out")], ids=["load", "export"]
+)
+def test_files_of_a_package_are_trusted_by_nobody(package, way):
+    change(package, frontend="s3prl")
+    with pytest.raises(UserError, match="config.yaml: frontend 's3prl'"):
+        way(package / "config.yaml", package / "model.safetensors")
 
 
 def change(package, **changes) -> None:

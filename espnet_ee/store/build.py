@@ -1,0 +1,76 @@
+"""A configuration and tensors made into a model: every parameter fits, none is missing and none left over."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_ee.errors import UserError
+from espnet_ee.host.compat import rename_keys
+from espnet_ee.plugin.task import EarlyExitASRTask
+
+# The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
+# become a model on audio (or the other way round) by a change of its configuration.
+_FROM_CONFIGURATION = "frontend.logmel.melmat"
+
+
+def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:
+    """Builds an untrained model; whatever ESPnet finds wrong with the configuration is one line.
+
+    Args:
+        config: a training's configuration.
+        path: where it was read from.
+    """
+    try:
+        return EarlyExitASRTask.build_model(argparse.Namespace(**config))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def fit_state(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:
+    """Renames a checkpoint's parameters to the running ESPnet's names and checks that they are the model's.
+
+    Args:
+        model: what the configuration describes.
+        state: from :func:`read_tensors`.
+        path: where it was read from.
+    """
+    expected = model.state_dict()
+    state = rename_keys(state, set(expected))
+    state.pop(_FROM_CONFIGURATION, None)
+    if _FROM_CONFIGURATION in expected:
+        state[_FROM_CONFIGURATION] = expected[_FROM_CONFIGURATION]
+    check_keys(expected, state, path)
+    return state
+
+
+def check_keys(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Raises a UserError that names the first parameter of ``state`` that is missing, left over or of another kind."""
+    for name in expected:
+        if name not in state:
+            raise UserError(f"{path}: lacks {_describe(name)}; train it, or correct exit_layers and exit_heads")
+    for name, value in state.items():
+        if name not in expected:
+            raise UserError(f"{path}: has {_describe(name)}, which the configuration does not; give the matching config")
+        own, other = _kind(value), _kind(expected[name])
+        if own != other:
+            raise UserError(f"{path}: {name} has shape {own}, the configuration asks for {other}")
+
+
+def _kind(value: torch.Tensor) -> str:
+    """Shape and whether it counts or measures; half precision is a matter of storing."""
+    return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else " of whole numbers")
+
+
+def _describe(name: str) -> str:
+    parts = name.split(".")
+    if parts[0] == "exit_ctc":
+        return f"the head of exit {parts[1]} ({name})"
+    if parts[:2] == ["encoder", "exit_norms"]:
+        return f"the norm of exit {parts[2]} ({name})"
+    return name
