@@ -82,13 +82,8 @@ class Policies:
 def make_policies(dev: Grid, by_name: Mapping[str, ExitPolicy], promises: Mapping[str, Point]) -> Policies:
     """Prepares the sweeps: their thresholds come from the development set alone."""
     kinds = {policy.name: policy for policy in by_name.values() if isinstance(policy, ThresholdPolicy)}
-    thresholds = {name: candidate_thresholds(policy, levels(dev, policy)) for name, policy in kinds.items()}
-    return Policies(by_name, promises, [(kinds[name], thinned(thresholds[name], SWEEP_POINTS)) for name in kinds])
-
-
-def thinned(items: Sequence[float], most: int) -> list[float]:
-    """At most so many of the items, evenly spread, both ends kept."""
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))]
+    sweeps = [(policy, candidate_thresholds(policy, levels(dev, policy), SWEEP_POINTS)) for policy in kinds.values()]
+    return Policies(by_name, promises, sweeps)
 
 
 @dataclass(frozen=True)
