@@ -214,7 +214,7 @@ class Laboratory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("espnet_ee", "tests", "tools", "conf", "egs", "pyproject.toml"):
+        for name in ("espnet_ee", "tests", "tools", "egs", "pyproject.toml"):
             source = ROOT / name
             if source.is_dir():
                 skip = shutil.ignore_patterns("__pycache__", "venv", "exp", "data", "dump", "downloads", "*.log")

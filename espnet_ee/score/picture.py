@@ -51,7 +51,8 @@ def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any
     except ImportError:
         raise UserError("the curve needs matplotlib; install it with: pip install 'espnet_ee[recipe]'") from None
     shown = list(sets)[:MAX_PANELS]
-    with matplotlib.rc_context({"font.size": 15, "axes.spines.top": False, "axes.spines.right": False}):
+    font = 11 + 4 * len(shown)  # a wider picture is shown smaller
+    with matplotlib.rc_context({"font.size": font, "axes.spines.top": False, "axes.spines.right": False}):
         # Not pyplot: it keeps every figure alive and may look for a display.
         figure = Figure(figsize=(1.0 + 8.5 * len(shown), 8.0), layout="constrained")
         FigureCanvasAgg(figure)
@@ -63,9 +64,9 @@ def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any
         panels[0].set_ylabel("word error rate (%)")
         more = f" ({len(sets) - len(shown)} more sets in RESULTS.md)" if len(sets) > len(shown) else ""
         key = "Lines: policies at all thresholds. Large marks: calibrated\non the development set, with 95 % intervals."
-        figure.suptitle(f"{model}{more}\nDown and left is better. {key}", fontsize=15, x=0.01, ha="left")
+        figure.suptitle(f"{model}{more}\nDown and left is better. {key}", fontsize=font, x=0.01, ha="left")
         # Below the panels, where no curve can run into it.
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2 + len(shown), frameon=False)
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
