@@ -161,10 +161,10 @@ def _promised_frames(path: str | Path, sound: Any) -> int:
             count = re.search(rb"^sample_count -i (\d+)", stream.read(1024), re.MULTILINE)
         return int(count[1]) if count else sound.frames
     if sound.format in ("WAV", "WAVEX"):
-        sizes = re.search(r"^data : (\d+) \(should be \d+\)", sound.extra_info, re.MULTILINE)
+        sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
         # Writers that cannot seek back leave 0 or a greatest number there (sox: this one): no promise at all.
         if sizes and 0 < int(sizes[1]) < 0x7FFFF000:
-            missing = int(sizes[1]) - int(re.search(r"should be (\d+)", sizes[0])[1])
+            missing = int(sizes[1]) - int(sizes[2])
             return sound.frames + max(0, -(-missing // max(1, _bytes_per_frame(sound))))
     if sound.frames >= _UNKNOWN:  # libsndfile (and so ESPnet) cannot read to the end of such a FLAC
         raise UserError(f"{path}: its header does not tell its length (it was written into a pipe); convert it to a file")

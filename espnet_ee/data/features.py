@@ -135,7 +135,7 @@ def frame_shift(data_dir: str | Path) -> float:
     """
     where = Path(data_dir) / "frontend.yaml"
     remedy = "extract the features again"
-    conf = read_yaml(where, remedy).get("frontend_conf")
+    conf: Any = read_yaml(where, remedy).get("frontend_conf")
     try:
         return conf["hop_length"] / conf["fs"]
     except (KeyError, TypeError, ZeroDivisionError):

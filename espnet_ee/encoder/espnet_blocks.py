@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -73,6 +73,9 @@ class BlockListEncoder(SegmentEncoder):
             would make an utterance's output depend on its neighbours in the batch.
     """
 
+    embed: torch.nn.Module
+    encoders: torch.nn.ModuleList
+
     def __init__(
         self,
         input_size: int,
@@ -83,7 +86,7 @@ class BlockListEncoder(SegmentEncoder):
         reject_unknown_keys(type(self), "encoder_conf", stock)
         check_padding_safe(stock)
         super().__init__(input_size, **stock)
-        blocks = getattr(self, "encoders", None)
+        blocks: Any = getattr(self, "encoders", None)
         listed = isinstance(blocks, (torch.nn.ModuleList, torch.nn.Sequential)) and len(blocks) > 0
         if not listed or not isinstance(getattr(self, "embed", None), torch.nn.Module):
             raise UsageError(
@@ -118,7 +121,8 @@ class BlockListEncoder(SegmentEncoder):
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
         """Computes one block; see :class:`SegmentEncoder`."""
-        positions, masks = state.carry.positions, state.carry.masks
+        carry = cast(BlockCarry, state.carry)
+        positions, masks = carry.positions, carry.masks
         xs = state.hidden if positions is None else (state.hidden, positions)
         xs = call_block(self.encoders[number - 1], xs, masks)
         return replace(state, hidden=xs if positions is None else xs[0])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from espnet_ee.errors import UsageError
 
 Class = TypeVar("Class", bound=type)
+
+
+def parameters_of(cls: Any) -> Mapping[str, inspect.Parameter]:
+    """What a class's constructor takes, ``self`` included."""
+    return inspect.signature(cls.__init__).parameters
 
 
 def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Class], Class]:
@@ -24,22 +29,21 @@ def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Clas
     """
 
     def decorate(cls: Class) -> Class:
-        inherited = cls.__init__
+        extended: Any = cls
+        inherited = extended.__init__
         own = inspect.signature(inherited).parameters
         if "__init__" not in vars(cls):
             # The signature goes to a constructor of the class's own: the inherited one belongs to others, too.
             def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
                 inherited(self, *args, **kwargs)
 
-            cls.__init__ = constructor
-        merged = {
-            name: parameter for name, parameter in inspect.signature(stock.__init__).parameters.items() if name not in without
-        }
+            extended.__init__ = constructor
+        merged = {name: parameter for name, parameter in parameters_of(stock).items() if name not in without}
         merged.update(
             (name, parameter) for name, parameter in own.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         )
         ordered = sorted(merged.values(), key=lambda p: (p.kind, p.default is not p.empty))
-        cls.__init__.__signature__ = inspect.Signature(ordered)
+        extended.__init__.__signature__ = inspect.Signature(ordered)
         return cls
 
     return decorate
@@ -53,7 +57,7 @@ def reject_unknown_keys(cls: type, where: str, given: dict[str, Any]) -> None:
         where: the configuration's section, such as ``"encoder_conf"``.
         given: the keywords that were given.
     """
-    parameters = inspect.signature(cls.__init__).parameters
+    parameters = parameters_of(cls)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     known = [name for name in parameters if name not in ("self", "input_size")]

@@ -149,7 +149,7 @@ def returns(layers: np.ndarray, errors: np.ndarray) -> np.ndarray:
         while len(corners) > 1 and _above(corners[-2], corners[-1], (layer, least)):
             corners.pop()
         corners.append((layer, least))
-    hull = np.interp(layers, *zip(*corners, strict=True))
+    hull = np.interp(layers, *np.transpose(corners))
     return (hull[:-1] - hull[1:]) / np.diff(layers) / np.maximum(1.0, hull[:-1])
 
 
