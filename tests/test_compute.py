@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_ee.compute import MacTable, Parabola
+from espnet_ee.encoder.counting import count_encoder
 from espnet_ee.model.heads import mac_table
 from tests import tiny
 
@@ -135,5 +136,7 @@ def test_counting_leaves_no_trace_and_is_done_once(monkeypatch):
     torch.manual_seed(7)
     assert torch.equal(torch.rand(1), after) and encoder.training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    with torch.inference_mode():
+        assert count_encoder(encoder) == table
     monkeypatch.setattr("espnet_ee.encoder.base.count_encoder", None)
     assert encoder.macs() is table

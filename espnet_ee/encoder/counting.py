@@ -1,7 +1,8 @@
-"""MACs of an encoder as torch counts them on its meta device: shapes without numbers, so nothing is computed.
+"""MACs of an encoder as torch counts them over one, two and three frames.
 
 An attention's cost grows with the square of the frames, everything else linearly: three counts make the parabola of all
-lengths. A subsampling layer's cost is linear for each residue of the length modulo its stride.
+lengths. A subsampling layer's cost is linear for each residue of the length modulo its stride. (So few frames are computed
+in less time than torch's meta device takes to say what would be.)
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from espnet_ee.compute import MacTable, Parabola
 
@@ -29,11 +31,11 @@ def count_encoder(encoder: SegmentEncoder) -> MacTable:
     Args:
         encoder: stays as it is; on any device.
     """
-    shell = without_numbers(encoder)
+    twin = copy_on_same(encoder)
     stride = encoder.stride
     lengths = [encoder.min_frames + further for further in (*range(stride), stride, 2 * stride)]
-    fronts, states = zip(*(count_front(shell, length) for length in lengths), strict=True)
-    one, two, three = (count_blocks(shell, states[place]) for place in (0, stride, -1))
+    fronts, states = zip(*(count_front(twin, length) for length in lengths), strict=True)
+    one, two, three = (count_blocks(twin, states[place]) for place in (0, stride, -1))
     return MacTable(
         min_frames=encoder.min_frames,
         stride=stride,
@@ -48,34 +50,56 @@ def parabola(one: int, two: int, three: int) -> Parabola:
     return Parabola(one, two - one, three - 2 * two + one)
 
 
-def without_numbers(module: Module) -> Module:
-    """A copy on the meta device, in evaluation mode, for which no memory is taken."""
-    tensors = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, memo=tensors).eval()
+def copy_on_same(module: Module) -> Module:
+    """A copy on the same parameters and buffers, in evaluation mode, in which it changes none of them."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, memo=shared).eval()
+
+
+class _Counter(TorchDispatchMode):
+    """Counts with the formulas of torch's FlopCounterMode, which itself loads the compiler: two seconds before the first word."""
+
+    flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # nothing here is ever compiled
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 @contextmanager
 def counter() -> Iterator[Callable[[], int]]:
     """Counts the MACs of what is computed inside; gives a function that says how many so far."""
-    # Inside fused attention nothing would be seen. (Nor in torch's fast path, but the meta device has none.)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
-        yield lambda: flops.get_total_flops() // 2
+    # Nothing would be seen inside fused attention and torch's fast path, and less in inference mode.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counts:
+            yield lambda: counts.flops // 2
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def count_front(shell: SegmentEncoder, length: int) -> tuple[int, EncoderState]:
+def count_front(twin: SegmentEncoder, length: int) -> tuple[int, EncoderState]:
     """MACs of the subsampling layer for one utterance of this length, and what it gives."""
-    dtype = next(shell.parameters()).dtype
-    shape = (1, length, shell.input_size) if shell.takes == "features" else (1, length)
+    weight = next(twin.parameters())
+    shape = (1, length, twin.input_size) if twin.takes == "features" else (1, length)
     with counter() as macs:
-        state = shell.start(torch.empty(shape, dtype=dtype, device="meta"), torch.tensor([length]))
+        state = twin.start(torch.zeros(shape, dtype=weight.dtype, device=weight.device), torch.tensor([length]))
         return macs(), state
 
 
-def count_blocks(shell: SegmentEncoder, state: EncoderState) -> dict[int, int]:
+def count_blocks(twin: SegmentEncoder, state: EncoderState) -> dict[int, int]:
     """MACs of the blocks up to every exit, by exit layer."""
     counts = {}
     with counter() as macs:
-        while state.layer < shell.exit_layers[-1]:
-            state = shell.advance(state).state
+        while state.layer < twin.exit_layers[-1]:
+            state = twin.advance(state).state
             counts[state.layer] = macs()
     return counts

@@ -40,6 +40,8 @@ try:
 except ImportError:
     _STOCK_MASKS_PADDING = False
 
+# Of an utterance without frames 202511 masks nothing.
+_MASKS_EMPTY = bool(nets_utils.make_pad_mask(torch.tensor([0]), maxlen=1).all())
 # Parts of the subsampling layer: their names in 202511 and in 202611.
 _SUBSAMPLING_NAMES = (("embed.out.0.", "embed.out."), ("embed.out.1.", "embed.pos_enc."))
 
@@ -152,15 +154,16 @@ def make_pad_mask(
     ESPnet's picks rows of a triangle as high as it is wide: 3.6 GB for ten minutes of 10 ms frames.
 
     Args:
-        lengths: (B,); of a length of 0 ESPnet masks nothing, and so does this.
+        lengths: (B,).
         xs: of two or three dimensions; the mask gets its shape. None: (B, maxlen).
         length_dim: the dimension of ``xs`` that the lengths count.
         maxlen: without ``xs``; the largest length if None.
     """
     frames = int(lengths.max() if maxlen is None else maxlen) if xs is None else xs.size(length_dim)
-    lengths = lengths.to(lengths.device if xs is None else xs.device)
-    lengths = torch.where(lengths == 0, frames, lengths)[:, None]
+    lengths = lengths.to(lengths.device if xs is None else xs.device)[:, None]
     masks = torch.arange(frames, device=lengths.device) >= lengths
+    if not _MASKS_EMPTY:
+        masks &= lengths > 0
     if xs is None or xs.dim() == 2:
         return masks
     return masks[:, :, None].expand_as(xs) if length_dim == 1 else masks[:, None].expand_as(xs)

@@ -7,7 +7,7 @@ A new kind of head is one class in a file of its own and one line in ``HEADS``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,19 +52,17 @@ class LinearHead(ExitHead):
     """One linear layer, its parameters named as in ESPnet's ``CTC`` (arXiv 2309.09546).
 
     Args:
-        size: dimension of the hidden states.
-        vocabulary: number of tokens.
-        dropout_rate: of the hidden states, in training.
+        linear: the layer: one of its own, or that of ESPnet's ``CTC``, which stays a part of its model.
+        dropout_rate: of the hidden states, while the layer is in training.
     """
 
-    def __init__(self, size: int, vocabulary: int, dropout_rate: float) -> None:
+    def __init__(self, linear: torch.nn.Linear, dropout_rate: float) -> None:
         super().__init__()
-        self.vocabulary, self.dropout_rate = vocabulary, dropout_rate
-        self.ctc_lo = torch.nn.Linear(size, vocabulary)
+        self.ctc_lo, self.vocabulary, self.dropout_rate = linear, linear.out_features, dropout_rate
 
     def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
         """See :class:`ExitHead`."""
-        return self.ctc_lo(torch.nn.functional.dropout(hs, self.dropout_rate, self.training))
+        return self.ctc_lo(torch.nn.functional.dropout(hs, self.dropout_rate, self.ctc_lo.training))
 
     def stock_state(self) -> dict[str, torch.Tensor]:
         """See :class:`ExitHead`."""
@@ -72,35 +70,17 @@ class LinearHead(ExitHead):
 
     def macs(self) -> Parabola:
         """See :class:`ExitHead`."""
-        return _linear(self.ctc_lo.in_features * self.vocabulary)
+        per_frame = self.ctc_lo.in_features * self.vocabulary
+        return Parabola(per_frame, per_frame)
 
 
-class StockHead(ExitHead):
-    """ESPnet's own CTC head, read as an exit's; it stays a part of the model that it was taken from."""
-
-    def __init__(self, ctc: CTC) -> None:
-        super().__init__()
-        self.ctc, self.vocabulary = ctc, ctc.ctc_lo.out_features
-
-    def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
-        """See :class:`ExitHead`."""
-        return self.ctc.ctc_lo(torch.nn.functional.dropout(hs, self.ctc.dropout_rate, self.ctc.training))
-
-    def stock_state(self) -> dict[str, torch.Tensor]:
-        """See :class:`ExitHead`."""
-        return self.ctc.state_dict()
-
-    def macs(self) -> Parabola:
-        """See :class:`ExitHead`."""
-        return _linear(self.ctc.ctc_lo.in_features * self.vocabulary)
-
-
-def _linear(per_frame: int) -> Parabola:
-    return Parabola(per_frame, per_frame)
+def separate_head(size: int, vocabulary: int, dropout_rate: float) -> ExitHead:
+    """A linear layer of the exit's own (arXiv 2309.09546)."""
+    return LinearHead(torch.nn.Linear(size, vocabulary), dropout_rate)
 
 
 # model_conf: exit_heads. None: no heads below the final exit, whose one serves all (ESPnet InterCTC).
-HEADS: dict[str, type[LinearHead] | None] = {"separate": LinearHead, "shared": None}
+HEADS: dict[str, Callable[[int, int, float], ExitHead] | None] = {"separate": separate_head, "shared": None}
 
 
 def make_heads(kind: str, layers: Sequence[int], ctc: CTC) -> torch.nn.ModuleDict:
@@ -144,7 +124,7 @@ class ExitHeads:
 
 def exit_heads_of(model: ESPnetASRModel) -> ExitHeads:
     """The heads of a model with an early-exit encoder: of ours, or of ESPnet's own, whose one head serves every exit."""
-    own, final = getattr(model, "exit_ctc", {}), StockHead(model.ctc)
+    own, final = getattr(model, "exit_ctc", {}), LinearHead(model.ctc.ctc_lo, model.ctc.dropout_rate)
     layers = model.encoder.exit_layers
     return ExitHeads({layer: own[str(layer)] if str(layer) in own else final for layer in layers})
 
