@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import io
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import espnet_ee
 from espnet_ee.errors import UserError
 from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.entropy import EntropyPolicy
@@ -60,6 +62,16 @@ def test_the_environment_is_that_of_the_decoding(experiment: Path) -> None:
         "![word error rate versus compute](curve.png)",
     ):
         assert line in lines
+
+
+def test_the_commit_is_told_of_the_packages_own_repository_alone(experiment: Path) -> None:
+    root = Path(espnet_ee.__file__).parents[1]
+    inside = subprocess.run(
+        ["git", "-C", str(root), "ls-files", "espnet_ee/__init__.py"], capture_output=True, check=False
+    ).stdout
+    lines = [line for line in score(experiment).splitlines() if line.startswith("- git hash")]
+    assert len(lines) == bool(inside)
+    assert all(re.fullmatch(r"- git hash: `[0-9a-f]{40}( \(with local changes\))?`", line) for line in lines)
 
 
 def test_the_development_set_comes_last_and_each_set_once(experiment: Path) -> None:

@@ -117,6 +117,8 @@ def test_calibration(grid: Grid) -> None:
         # d, e, f and b at 2, a and c at 4: 3.5 (3 + 2 + 5 + 2) + 6 (4 + 1) = 72 MMACs in 8 s
         "macs_per_second9000000": 0.475,
     }
+    assert [one.name for one in calibrated if "NOT REACHED" in str(one)] == [one.name for one in calibrated if not one.reached]
+    assert str(calibrated[0]).endswith("final exit: 21.43 % WER at mean exit layer 3.67")
     assert [one.name for one in calibrated if not one.reached] == ["entropy_wer_loss-20", "entropy_mean_layer1"]
 
 
