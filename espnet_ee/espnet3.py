@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from espnet3.systems.esp2_asr.inference import ASRInferenceRunner
@@ -54,7 +54,7 @@ class EarlyExitSpeech2Text:
         """
         if isinstance(speech, (list, tuple)):
             return [[_hypothesis(result)] for result in self.asr.recognise(speech)]
-        return [_hypothesis(self.asr.recognise([speech])[0])]
+        return [_hypothesis(self.asr.recognise([cast(np.ndarray, speech)])[0])]
 
 
 def _hypothesis(result: Recognition) -> Hypothesis:

@@ -169,7 +169,7 @@ class _Decodings:
 
     def decode(self, tag: str, config: DecodingConfig, every_exit: bool = False) -> None:
         """Decodes all sets with one configuration."""
-        numbers = {"batch_size": self.options.batch_size, "num_threads": self.options.num_threads}
+        numbers: dict[str, Any] = {"batch_size": self.options.batch_size, "num_threads": self.options.num_threads}
         config = replace(config, **{key: value for key, value in numbers.items() if value is not None})
         nbest = self.options.nbest if every_exit else 0
         for name, data in self.sets.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from espnet_ee.decode.loop import UtteranceError
-from espnet_ee.encoder.base import EncoderState, ExitOutput
+from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.errors import UserError
 from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.frames import Frames
@@ -50,13 +51,14 @@ class TorchSession:
         UserError: the model's exits cannot be read one by one (a preencoder, a postencoder, no CTC head).
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         _check_readable(model)
-        self.model, self.encoder = model.eval(), model.encoder
+        self.model = model.eval()
+        self.encoder: SegmentEncoder = model.encoder
         self.heads, self.macs = exit_heads_of(model), mac_table(model)
         self.exit_layers: tuple[int, ...] = self.encoder.exit_layers
         self.blank: int = model.blank_id
-        self.tokens: tuple[str, ...] = tuple(model.token_list)
+        self.tokens: Sequence[str] = tuple(model.token_list)
         self.device = next(model.parameters()).device
 
     def use_threads(self, count: int) -> None:
@@ -138,7 +140,7 @@ class TorchSession:
             raise UserError("the audio holds values that are not finite; repair or drop it")
 
 
-def _check_readable(model: torch.nn.Module) -> None:
+def _check_readable(model: Any) -> None:
     """Refuses a model with parts that would be passed over: only frontend, normalisation, encoder and heads are computed."""
     for part in ("preencoder", "postencoder"):
         if getattr(model, part, None) is not None:

@@ -78,7 +78,10 @@ class _RelativeAttention(_MapOfCall, attention.RelPositionMultiHeadedAttention):
     pass
 
 
-_ISOLATED = {attention.MultiHeadedAttention: _Attention, attention.RelPositionMultiHeadedAttention: _RelativeAttention}
+_ISOLATED: dict[type, Any] = {
+    attention.MultiHeadedAttention: _Attention,
+    attention.RelPositionMultiHeadedAttention: _RelativeAttention,
+}
 
 
 def isolate_calls(blocks: torch.nn.Module) -> None:
@@ -132,15 +135,18 @@ def with_positions(embed: torch.nn.Module, frames: int) -> torch.nn.Module:
         embed: the layer.
         frames: after subsampling.
     """
-    tables = [part.pe for part in embed.modules() if isinstance(getattr(part, "pe", None), torch.Tensor)]
-    if all(table.size(1) >= 2 * frames - 1 for table in tables):
+    if all(part.pe.size(1) >= 2 * frames - 1 for part in _position_tables(embed)):
         return embed
     shared = {id(tensor): tensor for tensor in (*embed.parameters(), *embed.buffers())}
     grown = copy.deepcopy(embed, memo=shared)
-    for part in grown.modules():
-        if hasattr(part, "extend_pe"):
-            part.extend_pe(part.pe.new_empty(1, 1).expand(1, 2 * frames - 1))
+    for part in _position_tables(grown):
+        part.extend_pe(part.pe.new_empty(1, 1).expand(1, 2 * frames - 1))
     return grown
+
+
+def _position_tables(embed: torch.nn.Module) -> list[Any]:
+    """The modules with a table ``pe`` of positions, which ``extend_pe`` lets grow."""
+    return [part for part in embed.modules() if isinstance(getattr(part, "pe", None), torch.Tensor)]
 
 
 # --- masks of padding -------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("the curve needs matplotlib; install it with: pip install 'espnet_ee[recipe]'") from None
+        raise UserError("the curve needs matplotlib; install it with: pip install matplotlib") from None
     shown = list(sets)[:MAX_PANELS]
     font = 11 + 4 * len(shown)  # a wider picture is shown smaller
     with matplotlib.rc_context({"font.size": font, "axes.spines.top": False, "axes.spines.right": False}):

@@ -61,6 +61,7 @@ def _flashlight() -> Any:
         from flashlight.lib.text import decoder
     except ImportError:
         raise UserError(
-            "an N-best (policy posterior, --nbest) needs flashlight-text; install it with: pip install 'espnet_ee[nbest]'"
+            "an N-best (policy posterior, --nbest) needs flashlight-text, which is built for Python 3.12 and older; "
+            "install it with: pip install 'espnet_ee[nbest]'"
         ) from None
     return decoder

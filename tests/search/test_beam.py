@@ -29,7 +29,7 @@ def test_without_flashlight_the_policy_says_what_to_install(monkeypatch: pytest.
 class TestWithFlashlight:
     @pytest.fixture(autouse=True)
     def needs_flashlight(self) -> None:
-        pytest.importorskip("flashlight.lib.text")
+        pytest.importorskip("flashlight.lib.text", reason="flashlight-text is built for Python 3.12 and older")
 
     def test_scores_are_those_of_all_alignments(self) -> None:
         log_probs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).log_softmax(-1).numpy()
