@@ -1,5 +1,8 @@
 """The table of MACs says what torch counts, at every length."""
 
+import threading
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -130,8 +133,12 @@ def test_counting_leaves_no_trace_and_is_done_once(monkeypatch):
     """The same seed gives the same model whether something was counted in between or not; a training mode stays on."""
     encoder = tiny.encoder([2, 4]).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    ran, lock = [], threading.Lock()  # what a hook holds need not be copyable
+    encoder.encoders[0].register_forward_hook(lambda *_, lock=lock: ran.append(lock))
+    encoder.encoders[1].register_forward_pre_hook(partial(lambda lock, *_: ran.append(lock), lock))
     torch.manual_seed(7)
     table = encoder.macs()
+    assert not ran
     after = torch.rand(1)
     torch.manual_seed(7)
     assert torch.equal(torch.rand(1), after) and encoder.training

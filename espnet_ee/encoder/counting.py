@@ -8,6 +8,7 @@ in less time than torch's meta device takes to say what would be.)
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,9 +52,11 @@ def parabola(one: int, two: int, three: int) -> Parabola:
 
 
 def copy_on_same(module: Module) -> Module:
-    """A copy on the same parameters and buffers, in evaluation mode, in which it changes none of them."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, memo=shared).eval()
+    """A copy on the same parameters and buffers, in evaluation mode, in which it changes none of them; no hook sees it run."""
+    replaced: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    for part in module.modules():
+        replaced.update((id(hooks), OrderedDict()) for hooks in (part._forward_hooks, part._forward_pre_hooks))
+    return copy.deepcopy(module, memo=replaced).eval()
 
 
 class _Counter(TorchDispatchMode):
