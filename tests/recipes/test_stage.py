@@ -92,3 +92,29 @@ def test_a_failing_parallel_job_fails_the_whole(bash, template, tmp_path: Path, 
     result = bash(text=PARALLEL.format(template=template, slots=slots, jobs="a bad c"))
     assert result.returncode != 0 and "reached" not in result.stdout
     assert not (tmp_path / "finished.bad").exists()
+
+
+SHOWN = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/stages_decode.sh
+MAIN_ROOT=/nowhere command="./run.sh ${{*@Q}}"
+shown_command
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ([], "./run.sh"),
+        (["--nj", "4", "--stage", "12", "--stop_stage=13"], "./run.sh --nj 4"),
+        (["--note", "it's new", "--nj=4", "--note=x y"], "./run.sh --nj=4"),
+        (
+            ["--expdir", "it's $HOME; *", "--test_sets", "dev test"],
+            "./run.sh --expdir 'it'\\''s $HOME; *' --test_sets 'dev test'",
+        ),
+        (["--speed_perturb_factors", "", "--nj", "1"], "./run.sh --speed_perturb_factors '' --nj 1"),
+    ],
+)
+def test_the_shown_command_can_be_pasted(bash, template, words: list[str], shown: str):
+    result = bash(*words, text=SHOWN.format(template=template))
+    assert result.stdout == f"{shown}\n", result.stderr

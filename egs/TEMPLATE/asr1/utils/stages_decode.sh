@@ -59,8 +59,9 @@ shown_command() {
     local here
     here=$(pwd -P)
     if [ -n "${command}" ] && [[ ${here} == "${MAIN_ROOT}"/* ]]; then printf 'cd %s && ' "${here#"${MAIN_ROOT}"/}"; fi
-    # run.sh quotes every word; the simple ones need no quotes.
-    sed -E -e "s/ '--note(' '|=)[^']*'//g" -e "s/'([A-Za-z0-9_.,=\/+:-]+)'/\1/g" -e 's/ --(stage|stop_stage)[ =][0-9]+//g' -e "s/ ''$//;s/ *$//" <<<"${command}"
+    # run.sh quotes every word (a quote within one becomes '\''); the simple ones need no quotes.
+    sed -E -e "s/ '--note(' '|=)([^']|'\\\\'')*'//g" -e ":next;s/(^| )'([A-Za-z0-9_.,=\/+:-]+)'( |$)/\1\2\3/;tnext" \
+        -e 's/ --(stage|stop_stage)[ =][0-9]+//g' -e "s/ ''$//;s/ *$//" <<<"${command}"
 }
 
 copy_results() {
