@@ -23,6 +23,8 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.table import macs_of_stop, read_table
+from espnet_ee.score.experiment import ScoreOptions, score_experiment
+from espnet_ee.score.page import shown_points
 from tests import tiny
 
 FILES = {
@@ -227,3 +229,19 @@ def test_an_utterance_that_cannot_be_recognised_is_named(options, load, tmp_path
     write_scp(tmp_path / "set/wav.scp", {**good, "dev-03x": str(tmp_path / "loud.wav")})
     with pytest.raises(UserError, match=r"loud\.wav|dev-03x"):
         decode_sets(replace(options, data=(tmp_path / "set",), calibration=None, every_exit=True, batch_size=4), load)
+
+
+def test_what_stage_12_leaves_is_what_scoring_reads(
+    options: DecodeOptions, load: Callable[[], LoadedModel], corpus: Path
+) -> None:
+    """Every calibrated policy has its row; what ran online equals its replay on every set; nothing is aligned twice."""
+    decode_sets(options, load)
+    counts = options.out / "decode_every_exit/dev/errors.tsv"
+    before = counts.stat().st_mtime_ns
+    page = score_experiment(ScoreOptions(options.out, corpus, "dev", ["test"]))
+    assert counts.stat().st_mtime_ns == before
+    for result in page.sets:
+        rows = {point.name: point for point in shown_points(result)}
+        assert all(rows[f"entropy_mean_layer{depth}"].equals_replay for depth in (2, 3))
+        assert all(rows[f"patience_mean_layer{depth}"].kind == "calibrated" for depth in (2, 3))
+        assert all(rows[f"entropy_mean_layer{depth}"].target for depth in (2, 3))

@@ -211,6 +211,27 @@ def test_few_errors_leave_the_say_to_the_first_feature_alone() -> None:
     assert first(15) > 0.7
 
 
+def test_the_fewer_errors_the_nearer_to_one_rule_for_all_exits(dev: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = samples_of(dev, DEFAULT_FEATURES)
+    total = samples.errors[:, :-1].sum()
+
+    def fitted(prior: float) -> tuple[np.ndarray, np.ndarray]:
+        monkeypatch.setattr("espnet_ee.score.fit._PRIOR", prior)
+        policy = fit_learned(samples, DEFAULT_FEATURES)
+        return np.array(list(policy.weights.values())), np.array(list(policy.intercepts.values()))
+
+    (own_weights, own), (one_weights, one), (weights, intercepts) = (fitted(prior) for prior in (0.0, 1e15, total / 3))
+    # Alone, each exit's intercept makes the errors expected there those that were seen; one for all makes their sum so.
+    rates = samples.features @ own_weights + own, samples.features @ one_weights + one
+    expected, of_one_rule = ((samples.frames[:, None] * np.exp(rate)).sum(axis=0) for rate in rates)
+    assert expected == pytest.approx(samples.errors[:, :-1].sum(axis=0), abs=0.05)
+    assert of_one_rule.sum() == pytest.approx(total, abs=0.05)
+    assert one == pytest.approx([one[0]] * 3) and one_weights[1:] == pytest.approx([0] * 3, abs=1e-9)
+    # A third of the errors' worth has a quarter of the say.
+    assert weights == pytest.approx(0.75 * own_weights + 0.25 * one_weights)
+    assert intercepts == pytest.approx(0.75 * own + 0.25 * one)
+
+
 def test_the_fit_finds_the_rates_that_made_the_errors() -> None:
     """Counts drawn from known slopes and intercepts, also at an exit without an error and with a row that is not known."""
     random = np.random.default_rng(0)
