@@ -90,7 +90,7 @@ def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
     }
 
 
-def stock_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tensor]:
+def stock_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor]:
     """The parameters of the exit after block ``exit_layer`` under their stock names.
 
     Raises:
@@ -106,7 +106,7 @@ def stock_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tens
     return {name: value.detach().clone() for name, value in exit_state(model, exit_layer).items()}
 
 
-def exit_state(model: torch.nn.Module, exit_layer: int) -> dict[str, torch.Tensor]:
+def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor]:
     """What stopping at an exit uses of a model: everything up to its block, its norm and its head, as stock names them."""
     replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_ctc.", "ctc.", "decoder.")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}

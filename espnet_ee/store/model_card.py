@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee import __version__
 from espnet_ee.files import atomic_write
@@ -47,7 +47,7 @@ def write_card(
     path: str | Path,
     card: Card,
     config: Mapping[str, Any],
-    model: torch.nn.Module,
+    model: ESPnetASRModel,
     configs: Mapping[str, DecodingConfig],
     default: str | None,
     exits_csv: str | Path | None,
@@ -128,7 +128,7 @@ def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[s
     ]
 
 
-def _exits(config: Mapping[str, Any], model: torch.nn.Module, points: Sequence[Point]) -> list[str]:
+def _exits(config: Mapping[str, Any], model: ESPnetASRModel, points: Sequence[Point]) -> list[str]:
     """A table of the exits: parameters, compute, error rate on every scored set."""
     fixed = {(point.set, point.name): _rate(point) for point in points if point.kind == "fixed"}
     sets = list(dict.fromkeys(name for name, _ in fixed))
