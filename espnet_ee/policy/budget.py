@@ -7,13 +7,17 @@ was spent, so that an error of the calibration, or the chance of single utteranc
 from __future__ import annotations
 
 import bisect
+import csv
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.fixed import FixedExitPolicy
 
 Budget = Callable[[float], float]
 
@@ -49,6 +53,35 @@ def schedule(steps: Sequence[tuple[float, float]]) -> Budget:
     return lambda now: steps[bisect.bisect_right(times, now) - 1][1]
 
 
+def read_curve(exits_csv: str | Path, configs: Mapping[str, DecodingConfig]) -> list[CurvePoint]:
+    """The points of a scored model: its calibrated policies of one family, and the fixed exits beyond them at both ends.
+
+    Args:
+        exits_csv: of stage 13; a package carries it. Of a point's sets the mean counts.
+        configs: the model's decoding configurations by name; the family is that of the first that was scored.
+
+    Raises:
+        UserError: the file is missing or no table of exits.
+    """
+    macs: dict[str, list[float]] = {}
+    exits: dict[str, ExitPolicy] = {}
+    try:
+        with open(exits_csv, encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["kind"] == "fixed":
+                    exits[row["name"]] = FixedExitPolicy(int(float(row["depth"])))
+                if row["kind"] == "fixed" or row["name"] in configs:
+                    macs.setdefault(row["name"], []).append(float(row["macs_per_second"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{exits_csv}: not the exits.csv of stage 13 ({error}); score the model first") from None
+    mean = {name: sum(values) / len(values) for name, values in macs.items()}
+    scored = [(mean[name], config.policy) for name, config in configs.items() if config.policy and name in mean]
+    family = [CurvePoint(cost, policy) for cost, policy in scored if policy.name == scored[0][1].name]
+    costs = [point.macs_per_second for point in family]
+    ends = [name for name in exits if not family or not min(costs) <= mean[name] <= max(costs)]
+    return family + [CurvePoint(mean[name], exits[name]) for name in ends]
+
+
 class BudgetController:
     """Chooses the policy of each utterance so that the compute keeps to a budget, on average.
 
@@ -61,12 +94,10 @@ class BudgetController:
     Raises:
         UserError: the curve has no point, or the horizon is not above 0.
 
-    The points come from the development set: ``espnet-ee replay --evidence ... --text ... --policy
-    entropy`` prints threshold and MACs per second of each. With a recogniser: ``recognizer.use(controller.next_policy())``
-    before an utterance, ``controller.spend(seconds, result.macs)`` after it.
+    The points are :func:`read_curve`'s. With a recogniser: ``asr.use(controller.next_policy())`` before an utterance,
+    ``controller.spend(seconds, result.macs)`` after it.
 
     Example:
-        >>> from espnet_ee.policy.fixed import FixedExitPolicy
         >>> points = [CurvePoint(1e6, FixedExitPolicy(2)), CurvePoint(2e6, FixedExitPolicy(4))]
         >>> controller = BudgetController(points, schedule([(0.0, 2e6)]))
         >>> controller.next_policy()

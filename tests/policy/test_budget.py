@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,10 +11,12 @@ from hypothesis import strategies as st
 
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import choose_exit
-from espnet_ee.policy.budget import BudgetController, CurvePoint, schedule
+from espnet_ee.policy.budget import BudgetController, CurvePoint, read_curve, schedule
+from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.patience import PatiencePolicy
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
 
 LAYERS = (2, 4, 6, 8)
@@ -123,3 +127,36 @@ def test_horizons_and_budgets_are_above_zero(wrong: float) -> None:
         BudgetController(points, schedule([(0.0, 1e6)]), horizon=wrong)
     with pytest.raises(UserError, match="MACs per second"):
         schedule([(0.0, wrong)])
+
+
+CSV = """set,kind,name,wer,depth,macs_per_second,policy
+dev,fixed,exit 2,20,2,1000,
+dev,fixed,exit 4,10,4,2000,
+dev,fixed,exit 6,5,6,3000,
+dev,promise,fast,9,3.1,1400,entropy
+dev,promise,good,6,4.4,2300,entropy
+dev,promise,other,6,4.4,2300,patience
+dev,oracle,oracle,3,3,1500,
+test,fixed,exit 2,21,2,1200,
+test,fixed,exit 4,11,4,2200,
+test,fixed,exit 6,6,6,3200,
+test,online,fast,9,3.1,1600,entropy
+"""
+
+
+def test_a_scored_model_gives_the_curve(tmp_path: Path) -> None:
+    path = tmp_path / "exits.csv"
+    path.write_text(CSV, encoding="utf-8")
+    fast, good, other = EntropyPolicy(0.2), EntropyPolicy(0.1), PatiencePolicy(2)
+    configs = {"fast": DecodingConfig(fast), "good": DecodingConfig(good), "other": DecodingConfig(other)}
+    points = read_curve(path, configs)
+    ends = {CurvePoint(1100, FixedExitPolicy(2)), CurvePoint(3100, FixedExitPolicy(6))}
+    assert set(points) == {CurvePoint(1500, fast), CurvePoint(2300, good), *ends}
+    assert BudgetController(points, schedule([(0.0, 2250.0)])).next_policy() == good
+    assert [point.policy for point in read_curve(path, {})] == [FixedExitPolicy(2), FixedExitPolicy(4), FixedExitPolicy(6)]
+    for broken in ("set,kind\ndev,fixed\n", CSV.replace("2200", "much")):
+        path.write_text(broken, encoding="utf-8")
+        with pytest.raises(UserError, match=r"exits\.csv"):
+            read_curve(path, configs)
+    with pytest.raises(UserError, match=r"none\.csv"):
+        read_curve(tmp_path / "none.csv", configs)
