@@ -16,6 +16,7 @@ from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.registry import POLICIES
 from espnet_ee.search.beam import NBestSearch
 from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.package import open_model
@@ -153,5 +154,7 @@ def _resolve(policy: Policy, configs: Mapping[str, DecodingConfig]) -> DecodingC
         return configs[str(policy)]
     if Path(policy).is_file():
         return DecodingConfig.read(policy)
+    if str(policy) in POLICIES:  # one that needs no settings; of others the line says what they need
+        return DecodingConfig.from_mapping({"policy": str(policy)}, "policy")
     known = ", ".join(configs) or "none"
     raise UserError(f"policy {str(policy)!r}: no such file, and the model came with {known}")

@@ -12,7 +12,9 @@ from espnet_ee.errors import run
 
 PROG = "espnet-ee"
 COMMANDS = {
+    "transcribe": ("transcribe", "audio files to text"),
     "data": ("data", "make, check and change data directories"),
+    "decode": ("decode", "data directories to text and evidence, in one process"),
     "calibrate": ("score", "fit and calibrate exit policies on a development set's evidence"),
     "score": ("score", "score an experiment: RESULTS.md, exits.csv, curve.png"),
     "replay": ("score", "replay exit policies at any thresholds on an evidence table"),

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Scripts of users call these: a name that goes or changes its meaning is to be noted in the change log.
 OPTIONS = {
     "": "--version",
+    "transcribe": "audio --model --policy --json --batch_size --num_threads --device",
     "data": "",
     "data prepare": "--corpus --root --out --sets --corpus_options --max_skipped --skip_in --lm_text",
     "data validate": "--data --feats_type",
@@ -30,6 +31,8 @@ OPTIONS = {
     "data tokens": "--text --out --token_type --nbpe --model_type",
     "data download": "--out --parts --hold_out --url",
     "data mini": "--out --utterances_per_speaker --seed --nj",
+    "decode": "--model --model_file --data --out --config --policy --policy_conf --every_exit --nbest --batch_size --num_threads "
+    "--device --calibrate_on --policies --targets --features --online",
     "calibrate": "--evidence --text --out --policies --targets --features",
     "score": "--exp --data_root --valid_set --test_sets --separate --command --note --date",
     "replay": "--evidence --text --policy --config --thresholds --out",
@@ -101,7 +104,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
 
 
 def test_help_lists_the_choices() -> None:
-    for name in ("replay", "calibrate"):
+    for name in ("replay", "calibrate", "decode", "transcribe"):
         assert all(policy in PARSERS[name].format_help() for policy in POLICIES)
     assert all(feature in PARSERS["calibrate"].format_help() for feature in FEATURES)
     assert all(corpus in PARSERS["data prepare"].format_help() for corpus in CORPORA)

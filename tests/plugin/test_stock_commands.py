@@ -123,10 +123,10 @@ def test_stock_inference_recognises_and_a_fresh_process_loads(trained: Path):
     keys = [f"utt{number}" for number in range(len(TEXTS))]
     assert [line.split()[0] for line in (trained / "stock/1best_recog/text").read_text().splitlines()] == keys
     run(
-        trained, sys.executable, "-m", "espnet_ee.bin.asr_inference", *files, "--data_dir", ".", "--output_dir", "ours",
+        trained, sys.executable, "-m", "espnet_ee.cli", "decode", "--model", "exp", "--data", ".", "--out", "ours",
         "--policy", "fixed", "--policy_conf", "exit_layer=1",
     )  # fmt: skip
-    assert (trained / "ours/utt2exit").read_text() == "".join(f"{key} 1\n" for key in keys)
+    assert (trained / "ours/decode_fixed" / trained.name / "utt2exit").read_text() == "".join(f"{key} 1\n" for key in keys)
 
 
 def test_stock_pack_takes_the_model(trained: Path):

@@ -1,1 +1,0 @@
-"""Commands: one argparse file each, one call each."""

@@ -1,0 +1,130 @@
+"""``espnet-ee transcribe``: audio files to text, each at the exit that its policy chooses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from espnet_ee.cli.parser import Parser
+from espnet_ee.errors import UserError
+from espnet_ee.files import is_file
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.registry import POLICIES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from espnet_ee.api import EarlyExitASR
+    from espnet_ee.decode.loop import Recognition
+
+
+def add_transcribe(parser: Parser) -> None:
+    """Options of ``espnet-ee transcribe``."""
+    parser.description = (
+        "Transcribes audio files of any format that libsndfile reads, any sampling rate and channels. Prints the text; of\n"
+        "several files, file and text with a tab between them. A file that cannot be read is named, the others are done, and\n"
+        "the exit status is 1."
+    )
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio file")
+    parser.option("--model", "folder of a package or an experiment (exp/asr_...), or a name on the hub", required=True)
+    names = ", ".join(POLICIES)
+    parser.option(
+        "--policy",
+        "when to stop: the name of a calibrated configuration of the model, a decoding configuration's file, or one of "
+        f"{names}, if it needs no settings (default: the package's default, else the last exit)",
+        metavar="NAME|FILE",
+    )
+    parser.option("--json", "one JSON object a line: file, text, exit_layer, seconds, macs, policy", action="store_true")
+    parser.option("--batch_size", "files recognised together", type=int, metavar="N")
+    parser.option("--num_threads", "CPU threads", type=int, metavar="N")
+    parser.option("--device", "torch device", default="cpu")
+    parser.set_defaults(run=_transcribe)
+
+
+class _Problems:
+    """What went wrong with files, one line each on stderr; and what was done to them, once per kind."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._said: set[str] = set()
+
+    def fail(self, error: UserError) -> None:
+        self.count += 1
+        self._print(f"error: {error}")
+
+    def note(self, path: str, note: str) -> None:
+        if note and note not in self._said:
+            self._said.add(note)
+            self._print(f"note: {path}: {note} (said once)")
+
+    def _print(self, line: str) -> None:
+        print(f"espnet-ee: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
+def _transcribe(options: argparse.Namespace) -> None:
+    numbers = {"batch_size": options.batch_size, "num_threads": options.num_threads}
+    DecodingConfig().changed(**numbers)  # what is wrong is said before a model is loaded for seconds
+    problems = _Problems()
+    if not any(is_file(path) for path in options.audio):  # so is this
+        for path in options.audio:
+            problems.fail(UserError(f"{path}: no such audio file; check the path"))
+        raise SystemExit(1)
+    from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
+
+    recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device)
+    recogniser.use(recogniser.config.changed(**numbers))
+    stopping = recogniser.config.policy
+    policy = "fixed" if stopping is None else stopping.name
+    for batch in _batches(options.audio, recogniser, problems):
+        for path, seconds, recognition in _recognise(batch, recogniser, problems):
+            print(_line(options, path, seconds, recognition, policy), flush=True)
+    if problems.count:
+        raise SystemExit(1)
+
+
+Batch = list[tuple[str, "np.ndarray"]]
+
+
+def _batches(paths: Sequence[str], recogniser: EarlyExitASR, problems: _Problems) -> Iterator[Batch]:
+    """The files that can be read, as samples, so many at a time."""
+    from espnet_ee.data.audio import read_any
+
+    batch: Batch = []
+    for path in paths:
+        try:
+            samples, note = read_any(path, recogniser.sample_rate)
+        except UserError as error:
+            problems.fail(error)
+            continue
+        problems.note(path, note)
+        batch.append((path, samples))
+        if len(batch) == recogniser.config.batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _recognise(batch: Batch, recogniser: EarlyExitASR, problems: _Problems) -> Iterator[tuple[str, float, Recognition]]:
+    """Path, seconds of audio and recognition of each; one that cannot be recognised does not take the others with it."""
+    try:
+        recognitions = recogniser.recognise([samples for _, samples in batch])
+    except UserError as error:
+        if len(batch) > 1:
+            for item in batch:
+                yield from _recognise([item], recogniser, problems)
+            return
+        problems.fail(UserError(f"{batch[0][0]}: {error}"))
+        return
+    for (path, samples), recognition in zip(batch, recognitions, strict=True):
+        yield path, len(samples) / recogniser.sample_rate, recognition
+
+
+def _line(options: argparse.Namespace, path: str, seconds: float, recognition: Recognition, policy: str) -> str:
+    if options.json:
+        fields = {"file": path, "text": recognition.text, "exit_layer": recognition.exit_layer, "seconds": round(seconds, 3)}
+        return json.dumps({**fields, "macs": recognition.macs, "policy": policy}, ensure_ascii=False)
+    return f"{path}\t{recognition.text}" if len(options.audio) > 1 else recognition.text

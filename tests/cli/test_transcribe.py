@@ -1,0 +1,128 @@
+"""Transcribing audio files: any format, several at once, a bad one among good ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_ee.api import EarlyExitASR
+from espnet_ee.cli.main import main
+from espnet_ee.decode.loop import Recognition, UtteranceError
+from espnet_ee.errors import UserError
+from espnet_ee.kaldi import read_scp
+from tests.cli.test_decode import decode, experiment  # noqa: F401
+
+Captured = pytest.CaptureFixture[str]
+
+
+def transcribe(folder: Path, *words: object) -> None:
+    main(["transcribe", "--model", str(folder), *map(str, words)])
+
+
+@pytest.fixture
+def recordings(experiment: Path) -> list[Path]:  # noqa: F811
+    return sorted(experiment.glob("*.wav"))
+
+
+def test_texts_and_exits_are_those_of_decode(
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    (tmp_path / "decode_x.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
+    decode(experiment, tmp_path / "out", "--config", tmp_path / "decode_x.yaml")
+    capsys.readouterr()
+    transcribe(experiment, *recordings, "--policy", tmp_path / "decode_x.yaml", "--json", "--batch_size", 4)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == [str(path) for path in recordings]
+    out = tmp_path / "out/decode_x/set"
+    for number, line in enumerate(lines):
+        assert line["text"] == read_scp(out / "1best_recog/text", allow_empty=True)[f"utt{number}"]
+        assert str(line["exit_layer"]) == read_scp(out / "utt2exit")[f"utt{number}"]
+        assert str(line["macs"]) == read_scp(out / "utt2macs")[f"utt{number}"]
+        assert line["seconds"] == pytest.approx(float(read_scp(out / "utt2dur")[f"utt{number}"]), abs=1e-3)
+        assert line["policy"] == "entropy"
+
+
+def test_one_file_is_its_text(experiment: Path, recordings: list[Path], capsys: Captured) -> None:  # noqa: F811
+    transcribe(experiment, recordings[0])
+    alone = capsys.readouterr()
+    transcribe(experiment, recordings[0], recordings[1], "--policy", "fixed")
+    several = capsys.readouterr().out.splitlines()
+    assert several[0] == f"{recordings[0]}\t{alone.out.rstrip()}" and several[1].startswith(f"{recordings[1]}\t")
+    assert "espnet-ee:" not in alone.err
+
+
+def test_a_bad_file_stops_nobody(
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recognise = EarlyExitASR.recognise
+
+    def one_cannot_be(self: EarlyExitASR, batch: Sequence[np.ndarray]) -> list[Recognition]:
+        if any(len(samples) == 3 for samples in batch):
+            raise UtteranceError("cannot be", 0)
+        return recognise(self, batch)
+
+    monkeypatch.setattr(EarlyExitASR, "recognise", one_cannot_be)
+    (tmp_path / "bad.wav").write_text("no audio")
+    soundfile.write(tmp_path / "three.wav", np.zeros(3), 16000)
+    files = [recordings[0], tmp_path / "nowhere.wav", tmp_path / "bad.wav", tmp_path / "three.wav", recordings[1]]
+    with pytest.raises(SystemExit) as stop:
+        transcribe(experiment, *files, "--batch_size", 3)
+    said = capsys.readouterr()
+    assert stop.value.code == 1
+    assert [line.partition("\t")[0] for line in said.out.splitlines()] == [str(recordings[0]), str(recordings[1])]
+    errors = [line for line in said.err.splitlines() if line.startswith("espnet-ee: error: ")]
+    assert len(errors) == 3
+    assert all(any(name in line for line in errors) for name in ("nowhere.wav", "bad.wav", "three.wav"))
+
+
+def test_what_was_done_to_a_file_is_said_once(experiment: Path, tmp_path: Path, capsys: Captured) -> None:  # noqa: F811
+    samples = np.random.default_rng(0).normal(0, 0.1, (9600, 2))
+    for name in ("a.wav", "b.flac", "c.ogg"):
+        soundfile.write(tmp_path / name, samples, 48000)
+    soundfile.write(tmp_path / "d.wav", samples[:, 0], 8000)
+    transcribe(experiment, *sorted(tmp_path.iterdir()))
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("espnet-ee: note: ")]
+    assert len(notes) == 2
+    assert all(word in notes[0] for word in ("a.wav", "48000 Hz", "2 channels")) and "8000 Hz" in notes[1]
+
+
+def test_nothing_to_do_needs_no_model(tmp_path: Path, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        transcribe(tmp_path / "no model", tmp_path / "a.wav", tmp_path / "b.wav")
+    assert stop.value.code == 1 and capsys.readouterr().err.count("no such audio file") == 2
+
+
+@pytest.mark.parametrize(("policy", "message"), [("entropy", "threshold"), ("entropi", "entropi"), ("posterior", "threshold")])
+def test_a_policy_that_cannot_be_is_named(
+    policy: str,
+    message: str,
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+) -> None:
+    with pytest.raises(UserError, match=message):
+        transcribe(experiment, recordings[0], "--policy", policy)
+
+
+def test_a_package_has_its_policies(experiment: Path, recordings: list[Path], tmp_path: Path, capsys: Captured) -> None:  # noqa: F811
+    for name, layer in (("quick", 1), ("slow", 2)):
+        (tmp_path / f"decode_{name}.yaml").write_text(f"policy: fixed\npolicy_conf: {{exit_layer: {layer}}}\n")
+    configs = [str(tmp_path / f"decode_{name}.yaml") for name in ("quick", "slow")]
+    words = ["--name", "x/tiny", "--licence", "other", "--training_data", "noise", "--config", *configs]
+    files = ["--model", experiment, "--model_file", next(experiment.glob("*.pth")), "--out", tmp_path / "package"]
+    main(["pack", *words, *map(str, files)])
+    for more, layer in (((), 1), (("--policy", "slow"), 2)):
+        capsys.readouterr()
+        transcribe(tmp_path / "package", recordings[0], "--json", *more)
+        assert json.loads(capsys.readouterr().out)["exit_layer"] == layer
