@@ -1,85 +1,127 @@
-"""Every command of the README is run, and every path it names is there."""
+"""Every command of the READMEs works when it is pasted into a clone, and every path they name is there."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEMPLATE = (ROOT / "egs/TEMPLATE/README.md").read_text(encoding="utf-8")
+MINI = "egs/mini/asr1/data/local/corpus/MiniSpeech/test/301/3011"
+EXPERIMENT = "egs/mini/asr1/exp/asr_train_ee_conformer_raw_char"
 
 
 def blocks(language: str) -> list[str]:
     """The README's code blocks of a language, without the indent of the list they stand in."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
-    return [re.sub(rf"^{indent}", "", text, flags=re.M) for indent, text in found]
+    matches = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.M | re.S)
+    return [re.sub(rf"^{indent}", "", text, flags=re.M) for indent, text in matches]
 
 
-def commands() -> list[str]:
-    lines = [line.split("  #")[0].split(" #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line]
+def lines() -> list[str]:
+    """The README's lines for a shell."""
+    return [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ESPNET_EE_PYTHON": sys.executable}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+OURS = ("python3 ", "espnet-ee ")
+PASTED = [
+    *(line for line in lines() if line.startswith(OURS)),
+    *re.findall(r"`((?:python3|espnet-ee) [^`]*--help)`", README),
+    *re.findall(rf"^ +((?:{'|'.join(OURS)}).*)$", TEMPLATE, re.M),
+]
+SCRIPTS = [line for line in lines() if not line.startswith((*OURS, "."))]
 
 
-def test_there_are_commands() -> None:
-    assert len(commands()) >= 3
-    assert len(blocks("python")) == 1
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, with an environment and what the mini recipe leaves, by a tiny model."""
+    root = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name, follow_symlinks=False)
+    programs = root / "tools/venv/{}.{}/bin".format(*sys.version_info[:2])
+    programs.mkdir(parents=True)
+    for name, words in (("python3", ""), ("espnet-ee", "-m espnet_ee.cli ")):
+        (programs / name).write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} {words}"$@"\n')
+        (programs / name).chmod(0o755)
+    experiment = root / EXPERIMENT
+    (experiment / "policies").mkdir(parents=True)
+    _, checkpoint = tiny.save(experiment, tiny.model())
+    Path(checkpoint).rename(experiment / "valid.loss.ave.pth")
+    (experiment / "policies/decode_learned_wer_loss1.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
+    shutil.copytree(experiment, experiment / "package")  # an experiment, too, loads by its folder
+    (root / MINI).mkdir(parents=True)
+    for number in range(2):
+        samples = np.random.default_rng(number).normal(0, 0.1, 16000)
+        soundfile.write(root / MINI / f"301-3011-000{number}.flac", samples, 16000)
+    return root
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("python3 ")])
+def paste(clone: Path, line: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "PYTHONPATH", "ESPNET_EE_PYTHON")}
+    command = ["bash", "-c", f". tools/activate && {line}"]
+    return subprocess.run(command, cwd=clone, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def test_there_is_something_to_paste() -> None:
+    assert len(PASTED) >= 7 and len(SCRIPTS) >= 2 and len(blocks("python")) == 1
+    assert ". tools/activate" in lines()
+
+
 @pytest.mark.process
-def test_python_commands_run(command: str) -> None:
-    done = run([sys.executable, *command.split()[1:]])
+@pytest.mark.parametrize("line", PASTED)
+def test_a_line_works_when_it_is_pasted(clone: Path, line: str) -> None:
+    done = paste(clone, line)
     assert done.returncode == 0, done.stderr
-    assert "exit_layers" in done.stdout
+    assert done.stdout
 
 
-@pytest.mark.parametrize("command", re.findall(r"`(python3 [^`]*--help)`", README))
 @pytest.mark.process
-def test_help_within_the_text_is_there(command: str) -> None:
-    done = run([sys.executable, *command.split()[1:]])
-    assert done.returncode == 0, done.stderr
-    assert "--" in done.stdout
+def test_transcribing_names_its_files(clone: Path) -> None:
+    (line,) = [line for line in PASTED if "transcribe" in line and "--help" not in line]
+    texts = paste(clone, line).stdout.splitlines()
+    assert [text.partition("\t")[0] for text in texts] == [f"{MINI}/301-3011-000{number}.flac" for number in range(2)]
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if not line.startswith("python3 ")])
-def test_scripts_take_the_options(command: str) -> None:
+@pytest.mark.parametrize("line", SCRIPTS)
+def test_scripts_take_the_options(line: str) -> None:
     """They are run whole by tests/recipes (on a smaller corpus) and by the CI; here: they start, and know their options."""
-    script, *arguments = command.split()
+    script, *arguments = line.split()
     assert os.access(ROOT / script, os.X_OK)
-    done = run(["bash", script, "--help"])
+    environment = {**os.environ, "ESPNET_EE_PYTHON": sys.executable}
+    done = subprocess.run(["bash", script, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for option in (argument for argument in arguments if argument.startswith("--")):
         assert option in done.stdout
 
 
 @pytest.mark.process
-def test_the_python_example_runs(tmp_path: Path) -> None:
-    config, checkpoint = tiny.save(tmp_path, tiny.model())
-    code = blocks("python")[0]
-    (tmp_path / "decode.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
-    calibrated = "exp/.../policies/decode_learned_wer_loss1.yaml"
-    for name, file in (
-        (calibrated, tmp_path / "decode.yaml"),
-        ("exp/.../config.yaml", config),
-        ("exp/.../valid.loss.ave.pth", checkpoint),
-    ):
-        assert name in code
-        code = code.replace(name, str(file))
-    done = run([sys.executable, "-c", f"import numpy\nsamples = numpy.zeros(16000, 'float32')\n{code}"])
+def test_the_python_example_runs(clone: Path) -> None:
+    (clone / "example.py").write_text(blocks("python")[0])
+    done = paste(clone, "python3 example.py")
     assert done.returncode == 0, done.stderr
     assert re.search(r" (1|2|4) \d+\n$", done.stdout)
+
+
+@pytest.mark.process
+def test_without_an_environment_activate_says_so(clone: Path, tmp_path: Path) -> None:
+    shutil.copytree(clone / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("venv"))
+    done = paste(tmp_path, "true")
+    assert done.returncode == 1 and "install.sh" in done.stderr
 
 
 @pytest.mark.parametrize(

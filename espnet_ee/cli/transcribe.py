@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -72,9 +75,10 @@ def _transcribe(options: argparse.Namespace) -> None:
         for path in options.audio:
             problems.fail(UserError(f"{path}: no such audio file; check the path"))
         raise SystemExit(1)
-    from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
+    with _quiet():
+        from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
 
-    recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device)
+        recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device)
     recogniser.use(recogniser.config.changed(**numbers))
     stopping = recogniser.config.policy
     policy = "fixed" if stopping is None else stopping.name
@@ -83,6 +87,18 @@ def _transcribe(options: argparse.Namespace) -> None:
             print(_line(options, path, seconds, recognition, policy), flush=True)
     if problems.count:
         raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what ESPnet prints and warns of while it is imported and builds a model: stdout is for texts."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 Batch = list[tuple[str, "np.ndarray"]]
