@@ -34,7 +34,18 @@ from espnet_ee.score.calibrate import (
 )
 from espnet_ee.score.evaluate import hurt_most
 from espnet_ee.score.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
-from espnet_ee.score.grid import Grid, exits_of, fixed_outcomes, levels, make_grid, outcome, read_grid, sweep
+from espnet_ee.score.grid import (
+    Grid,
+    candidate_thresholds,
+    exits_at,
+    exits_of,
+    fixed_outcomes,
+    levels,
+    make_grid,
+    outcome,
+    read_grid,
+    sweep,
+)
 from espnet_ee.score.imported import NEEDED, is_imported, read_imported
 from espnet_ee.score.outcome import Outcome, at_cost
 from espnet_ee.score.replay import replay_table
@@ -568,3 +579,11 @@ def test_a_new_policy_with_a_threshold_is_known_by_its_name(dev: Grid, monkeypat
     monkeypatch.setitem(POLICIES, "own", Own)
     own, entropy = make_families(dev, ["own", "entropy"], DEFAULT_FEATURES)
     assert [found.wer for found in own.outcomes] == [found.wer for found in entropy.outcomes]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "learned"])
+def test_where_there_is_nothing_to_go_by_nobody_stops_elsewhere_either(dev: Grid, name: str) -> None:
+    policy = build_policy(name, {"threshold": 0.0})
+    [threshold] = candidate_thresholds(policy, np.full(dev.errors.shape, np.nan))
+    level = np.tile([-1e9, 0.0, 1e9, np.nan], (len(dev.utterances), 1))
+    assert set(exits_at(policy, level, threshold)) == {len(LAYERS) - 1}
