@@ -255,5 +255,5 @@ def test_a_second_run_into_a_folder_is_refused_until_the_first_ends(bash, templa
     assert bash("some/other", text=text, ESPNET_EE_LOCK_SECONDS="0").stdout == "locked\n"
 
     os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    first.communicate()
     assert bash("some/data", text=text).stdout == "locked\n"

@@ -39,15 +39,16 @@ def start(corpus: Path, folder: Path, **more: str) -> subprocess.Popen[bytes]:
         if not (folder / name).exists():
             (folder / name).symlink_to(target)
     (folder / "run.sh").write_bytes((RECIPE / "run.sh").read_bytes())
-    return subprocess.Popen(
-        ["bash", "run.sh", *(f"--{name}={value}" for name, value in options.items())],
-        cwd=folder,
-        env={**os.environ, "ESPNET_EE_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stdout=(folder / "stdout").open("ab"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with (folder / "stdout").open("ab") as stdout:
+        return subprocess.Popen(
+            ["bash", "run.sh", *(f"--{name}={value}" for name, value in options.items())],
+            cwd=folder,
+            env={**os.environ, "ESPNET_EE_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def kill(process: subprocess.Popen[bytes]) -> bool:
@@ -185,7 +186,7 @@ def test_a_training_killed_in_mid_epoch_comes_to_the_same_losses(corpus: Path, t
     (experiment,) = (trainable / "exp").glob("asr_train_tiny*")
     experiment.rename(trainable / "undisturbed")
     process = run_stage(corpus, trainable, 11)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while "2epoch:train:1-1batch" not in (text := read(experiment / "train.log")):
         assert time.monotonic() < deadline and process.poll() is None, text[-3000:]
         time.sleep(0.01)
