@@ -13,8 +13,12 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet_ee.encoder.base import SegmentEncoder
 from espnet_ee.errors import UsageError
 from espnet_ee.host.signature import extend_signature, reject_unknown_keys
-from espnet_ee.model.heads import exit_heads_of, make_heads
-from espnet_ee.model.terms import ExitBatch, JointTerms, frames_needed
+from espnet_ee.model.consistency import CopyingSpecAug
+from espnet_ee.model.ctc import frames_needed
+from espnet_ee.model.head_choices import make_heads
+from espnet_ee.model.heads import exit_heads_of
+from espnet_ee.model.term import ExitBatch
+from espnet_ee.model.terms import JointTerms
 from espnet_ee.model.terms import exit_weights as resolve_weights
 from espnet_ee.text import collapse, tokens_to_text
 
@@ -29,9 +33,11 @@ class EarlyExitASRModel(ESPnetASRModel):
 
     Args:
         stock: everything ``ESPnetASRModel`` takes; ``ctc_weight`` must be 1.0.
-        exit_heads: ``"separate"`` (a head per exit) or ``"shared"`` (ESPnet's InterCTC).
+        exit_heads: ``"separate"`` (a linear head per exit), ``"shared"`` (ESPnet's InterCTC), or what the exits below the
+            final one compute before their linear layer: ``"lstm"``, ``"convolution"``.
         exit_weights: ``"sum"``, ``"mean"`` or a list with a weight per exit.
-        exit_terms: what each exit is trained for: weights of the terms in :mod:`espnet_ee.model.terms`.
+        exit_terms: what each exit is trained for: by term (``ctc``, ``cr_ctc``) its weight, or a table of ``weight`` and
+            ``warmup``; see :class:`espnet_ee.model.terms.JointTerms`.
         freeze_backbone: trains the exits' norms and heads alone; everything else keeps its parameters, and unlike
             under ``--freeze_param`` also its BatchNorm statistics (and its dropout is off). Add
             ``--freeze_param ctc`` to keep the final exit as it is.
@@ -65,6 +71,8 @@ class EarlyExitASRModel(ESPnetASRModel):
         self.report_exit_cer = report_cer
         self.exit_ctc = make_heads(exit_heads, encoder.exit_layers[:-1], ctc)
         self.exit_terms = JointTerms(exit_terms, self)
+        if self.exit_terms.copies > 1:
+            self.specaug: torch.nn.Module = CopyingSpecAug(stock["specaug"], self.exit_terms.copies)
         self.exit_weights = resolve_weights(exit_weights, len(encoder.exit_layers))
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
@@ -95,19 +103,27 @@ class EarlyExitASRModel(ESPnetASRModel):
             text_lengths: (B,).
             kwargs: ``utt_id``; not used.
         """
-        text = text[:, : text_lengths.max()]
+        utterances, copies = speech.size(0), self.exit_terms.copies if self.training else 1
+        speech = speech.repeat(copies, *[1] * (speech.dim() - 1))
+        text = text[:, : text_lengths.max()].repeat(copies, 1)
+        speech_lengths, text_lengths = speech_lengths.repeat(copies), text_lengths.repeat(copies)
         (final, below), olens = self.encode(speech, speech_lengths)
         layers, heads = self.encoder.exit_layers, exit_heads_of(self)
         hidden = [hs for _, hs in below] + [final]
         logits = torch.stack([heads.logits(layer, hs, olens) for layer, hs in zip(layers, hidden, strict=True)])
-        losses = self.exit_terms(ExitBatch(layers, hidden, logits, olens, text, text_lengths))
+        shares = self.exit_terms(ExitBatch(layers, hidden, logits, olens, text, text_lengths))
+        losses = torch.stack(list(shares.values())).sum(dim=0)
         loss = (losses * losses.new_tensor(self.exit_weights)).sum()
         stats = {f"loss_exit{layer:02d}": value.detach() for layer, value in zip(layers, losses, strict=True)}
+        if len(shares) > 1:
+            stats |= {
+                f"{name}_exit{n:02d}": v.detach() for name, share in shares.items() for n, v in zip(layers, share, strict=True)
+            }
         stats["ctc_too_short"] = (frames_needed(text, text_lengths) > olens).float().mean()
         if self.report_exit_cer and not self.training:
             stats.update(self.exit_cers(logits, olens, text, text_lengths))
         stats["loss"] = loss.detach()
-        return force_gatherable((loss, stats, speech.shape[0]), loss.device)
+        return force_gatherable((loss, stats, utterances), loss.device)
 
     def exit_cers(
         self, logits: torch.Tensor, olens: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor

@@ -1,21 +1,19 @@
 """CTC heads of the exits: a linear layer per exit, or one for all.
 
 The final exit's head is ESPnet's own ``model.ctc``, under its stock name, so that stock tools find it.
-A new kind of head is one class in a file of its own and one line in ``HEADS``.
+A new kind of head is one class in a file of its own and one line in ``HEADS`` (:mod:`espnet_ee.model.head_choices`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.compute import MacTable, Parabola
-from espnet_ee.errors import UsageError
 
 # The evidence is one pass over what a head gives: the sum of exponentials and the entropy, one multiply-accumulate each
 # per frame and token. Comparing with a threshold costs nothing beside it.
@@ -77,30 +75,6 @@ class LinearHead(ExitHead):
 def separate_head(size: int, vocabulary: int, dropout_rate: float) -> ExitHead:
     """A linear layer of the exit's own (arXiv 2309.09546)."""
     return LinearHead(torch.nn.Linear(size, vocabulary), dropout_rate)
-
-
-# model_conf: exit_heads. None: no heads below the final exit, whose one serves all (ESPnet InterCTC).
-HEADS: dict[str, Callable[[int, int, float], ExitHead] | None] = {"separate": separate_head, "shared": None}
-
-
-def make_heads(kind: str, layers: Sequence[int], ctc: CTC) -> torch.nn.ModuleDict:
-    """Makes the heads of the exits below the final one.
-
-    Args:
-        kind: a key of ``HEADS``.
-        layers: exit layers without the final one.
-        ctc: the final exit's head.
-
-    Raises:
-        UsageError: unknown kind.
-    """
-    if not isinstance(kind, str) or kind not in HEADS:
-        raise UsageError(f"model_conf: exit_heads {kind!r} is not one of {', '.join(sorted(HEADS))}")
-    head = HEADS[kind]
-    if head is None:
-        return torch.nn.ModuleDict()
-    sizes = ctc.ctc_lo.in_features, ctc.ctc_lo.out_features
-    return torch.nn.ModuleDict({str(layer): head(*sizes, ctc.dropout_rate) for layer in layers})
 
 
 @dataclass(frozen=True)

@@ -9,96 +9,88 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError
+from espnet_ee.model.consistency import ConsistencyTerm
+from espnet_ee.model.ctc import CTCTerm
+from espnet_ee.model.term import ExitBatch, Term
 
-
-@dataclass(frozen=True)
-class ExitBatch:
-    """A batch as all exits see it: M exits.
-
-    Attributes:
-        layers: exit layers, rising.
-        hidden: hidden states after each exit's norm, M times (B, T, D).
-        logits: (M, B, T, V).
-        olens: real frames (B,).
-        text: labels (B, L), padded.
-        text_lengths: (B,).
-    """
-
-    layers: Sequence[int]
-    hidden: Sequence[torch.Tensor]
-    logits: torch.Tensor
-    olens: torch.Tensor
-    text: torch.Tensor
-    text_lengths: torch.Tensor
-
-    @cached_property
-    def log_probs(self) -> torch.Tensor:
-        """Of the logits, natural (M, B, T, V)."""
-        return self.logits.log_softmax(dim=-1)
-
-
-class Term(torch.nn.Module):
-    """One term of the joint loss; it may have parameters of its own.
-
-    Args:
-        model: the model it is made for, as far as that is built.
-    """
-
-    def __init__(self, model: ESPnetASRModel) -> None:
-        super().__init__()
-
-    def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """The term's value at every exit (M,), the mean over the batch's utterances."""
-        raise NotImplementedError
-
-
-class CTCTerm(Term):
-    """CTC at every exit; see :func:`exits_ctc_loss`."""
-
-    def __init__(self, model: ESPnetASRModel) -> None:
-        super().__init__(model)
-        self.blank = model.blank_id
-
-    def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`Term`."""
-        return exits_ctc_loss(batch.log_probs, batch.olens, batch.text, batch.text_lengths, self.blank)
-
-
-TERMS: dict[str, type[Term]] = {"ctc": CTCTerm}
+TERMS: dict[str, type[Term]] = {"ctc": CTCTerm, "cr_ctc": ConsistencyTerm}
 
 
 class JointTerms(torch.nn.Module):
     """The weighted sum of terms that ``model_conf: exit_terms`` asks for.
 
     Args:
-        weights: by name in ``TERMS``.
+        settings: by name in ``TERMS``, a weight, or a table of ``weight`` and ``warmup`` (training steps in which the weight
+            rises from 0 in proportion).
         model: see :class:`Term`.
 
     Raises:
-        UsageError: no such term, or a weight that is no positive number.
+        UsageError: no such term, or a weight that is no positive number, or a warm-up that is no number of steps.
     """
 
-    def __init__(self, weights: Mapping[str, float], model: ESPnetASRModel) -> None:
+    step: torch.Tensor
+
+    def __init__(self, settings: Mapping[str, float | Mapping[str, float]], model: ESPnetASRModel) -> None:
         super().__init__()
-        if not isinstance(weights, Mapping) or not weights:
-            raise UsageError(f"model_conf: exit_terms {weights!r} is not a table of weights such as {{ctc: 1.0}}")
-        for name, weight in weights.items():
+        if not isinstance(settings, Mapping) or not settings:
+            raise UsageError(f"model_conf: exit_terms {settings!r} is not a table of weights such as {{ctc: 1.0}}")
+        for name in settings:
             if name not in TERMS:
                 raise UsageError(f"model_conf: exit_terms: {name!r} is not one of {', '.join(sorted(TERMS))}")
-            if type(weight) not in (int, float) or not 0 < weight < math.inf:
-                raise UsageError(f"model_conf: exit_terms: {name}: {weight!r} is not a positive number")
-        self.weights = dict(weights)
-        self.terms = torch.nn.ModuleDict({name: TERMS[name](model) for name in weights})
+        self.schedules = {name: read_schedule(name, setting) for name, setting in settings.items()}
+        self.terms = torch.nn.ModuleDict({name: TERMS[name](model) for name in settings})
+        if any(schedule.warmup for schedule in self.schedules.values()):
+            # Kept with the parameters: a training that goes on goes on with its warm-up. Others have no use for it.
+            self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
-    def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """The joint loss of every exit (M,)."""
-        return sum(weight * self.terms[name](batch) for name, weight in self.weights.items())
+    @property
+    def copies(self) -> int:
+        """How often an utterance stands in a training batch, each time with other masks."""
+        return max(TERMS[name].copies for name in self.schedules)
+
+    def forward(self, batch: ExitBatch) -> dict[str, torch.Tensor]:
+        """Every term's share of the joint loss, by name and exit (M,)."""
+        step = int(self.step) if hasattr(self, "step") else 0
+        shares = {name: self.schedules[name].weight_at(step) * term(batch) for name, term in self.terms.items()}
+        if self.training and hasattr(self, "step"):
+            self.step += 1
+        return shares
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much a term counts.
+
+    Attributes:
+        weight: in the end.
+        warmup: training steps until then; the weight rises in proportion, from 0 at the first.
+    """
+
+    weight: float
+    warmup: int = 0
+
+    def weight_at(self, step: int) -> float:
+        """The weight at a training step, from 0 on."""
+        return self.weight * min(1.0, step / self.warmup) if self.warmup else self.weight
+
+
+def read_schedule(name: str, setting: float | Mapping[str, float]) -> Schedule:
+    """A term's setting in ``exit_terms``; see :class:`JointTerms`."""
+    table: Mapping[str, Any] = setting if isinstance(setting, Mapping) else {"weight": setting}
+    weight, warmup = table.get("weight", 0), table.get("warmup", 0)
+    if set(table) - {"weight", "warmup"} or type(weight) not in (int, float) or not 0 < weight < math.inf:
+        raise UsageError(
+            f"model_conf: exit_terms: {name}: {setting!r} is no positive number, nor {{weight: 0.2, warmup: 2000}}"
+        )
+    if type(warmup) is not int or warmup < 0:
+        raise UsageError(f"model_conf: exit_terms: {name}: warmup {warmup!r} is no number of steps")
+    return Schedule(float(weight), warmup)
 
 
 def exit_weights(weights: str | Sequence[float], exits: int) -> tuple[float, ...]:
@@ -124,50 +116,3 @@ def exit_weights(weights: str | Sequence[float], exits: int) -> tuple[float, ...
     if not all(0 <= value < math.inf for value in values) or max(values) == 0:
         raise UsageError(f"model_conf: exit_weights {list(values)} must be finite, and not negative nor all zero")
     return values
-
-
-def frames_needed(text: torch.Tensor, text_lengths: torch.Tensor) -> torch.Tensor:
-    """Least number of frames a CTC alignment of each label sequence takes: labels + repeats (B,).
-
-    Args:
-        text: labels (B, L), padded.
-        text_lengths: (B,).
-    """
-    if not text.size(1):  # a batch of utterances without a word
-        return text_lengths
-    repeats = (text[:, 1:] == text[:, :-1]).cumsum(dim=1)
-    zero = torch.zeros_like(repeats[:, :1]) if repeats.size(1) else torch.zeros_like(text[:, :1])
-    repeats = torch.cat([zero, repeats], dim=1)
-    last = (text_lengths - 1).clamp(min=0)
-    return text_lengths + repeats.gather(1, last[:, None])[:, 0]
-
-
-def exits_ctc_loss(
-    log_probs: torch.Tensor, olens: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor, blank: int = 0
-) -> torch.Tensor:
-    """CTC loss of every exit, from one call of ``torch.nn.functional.ctc_loss``.
-
-    Equals ``espnet2.asr.ctc.CTC`` (``ctc_type: builtin``, ``zero_infinity: true``) exit by exit: the sum
-    over the batch divided by its size.
-
-    Args:
-        log_probs: (M, B, T, V), M exits.
-        olens: frames (B,), the same for every exit.
-        text: labels (B, L), padded.
-        text_lengths: (B,).
-        blank: blank id.
-
-    Returns:
-        Loss per exit (M,).
-    """
-    exits, batch = log_probs.shape[:2]
-    losses = torch.nn.functional.ctc_loss(
-        log_probs.flatten(0, 1).transpose(0, 1).float(),
-        torch.cat([row[:length] for row, length in zip(text, text_lengths, strict=True)]).repeat(exits),
-        olens.repeat(exits),
-        text_lengths.repeat(exits),
-        blank=blank,
-        reduction="none",
-        zero_infinity=True,
-    )
-    return losses.view(exits, batch).sum(dim=1) / batch

@@ -19,7 +19,7 @@ import yaml
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
-from espnet_ee.plugin.register import ENCODERS, MODELS
+from espnet_ee.plugin.register import ENCODERS, FRONTENDS, MODELS
 from espnet_ee.store.build import build_model, fit_state
 from espnet_ee.store.tensors import SAFETENSORS, read_header, read_tensors
 from espnet_ee.store.train_config import check_encoder, map_files
@@ -36,7 +36,7 @@ _LIMITS = {"n_fft": 16384, "n_mels": 1024, "num_blocks": 256, "wlayers": 16, "bl
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "encoder": tuple(ENCODERS),
     "model": (*MODELS, "espnet"),
-    "frontend": (None, "default"),
+    "frontend": (None, "default", *FRONTENDS),
     "specaug": (None, "specaug"),
     "normalize": (None, "global_mvn", "utterance_mvn"),
     "preencoder": (None,),

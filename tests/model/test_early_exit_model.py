@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import espnet_version
+from espnet_ee.model.ctc import exits_ctc_loss, frames_needed
 from espnet_ee.model.heads import exit_heads_of
-from espnet_ee.model.terms import TERMS, Term, exit_weights, exits_ctc_loss, frames_needed
+from espnet_ee.model.term import Term
+from espnet_ee.model.terms import TERMS, exit_weights
 from espnet_ee.text import collapse, tokens_to_text
 from tests import tiny
 

@@ -1,0 +1,155 @@
+"""``encoder: early_exit_fast_conformer``: a conformer whose shallow exits are cheap, in plain torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import nn
+
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers
+from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
+from espnet_ee.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FastCarry:
+    """What the blocks need beside the hidden states.
+
+    Attributes:
+        cosines: of the rotary positions (T, D/H).
+        sines: likewise.
+        real: True on real frames (B, T, 1), or None where every frame is real: then no block needs to mask.
+    """
+
+    cosines: torch.Tensor
+    sines: torch.Tensor
+    real: torch.Tensor | None
+
+    def select(self, rows: torch.Tensor, frames: int) -> FastCarry:
+        """See :class:`espnet_ee.encoder.base.Carry`."""
+        real = None if self.real is None else self.real[rows, :frames]
+        return FastCarry(self.cosines[:frames], self.sines[:frames], None if real is None or bool(real.all()) else real)
+
+    @property
+    def seen(self) -> torch.Tensor | None:
+        """Which keys a query sees: every real frame (B, 1, 1, T)."""
+        return None if self.real is None else self.real.transpose(1, 2)[:, None]
+
+
+class EarlyExitFastConformerEncoder(SegmentEncoder):
+    """A conformer with depthwise-separable subsampling, rotary positions and fused attention, computed segment by segment.
+
+    The outputs and olens of an utterance never depend on its neighbours in the batch. With ESPnet's subsampling a quarter
+    of twelve blocks' time is spent before the first; here it is a fiftieth or less.
+
+    Args:
+        input_size: feature dimension.
+        exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
+        output_size: D.
+        attention_heads: heads of the attention.
+        linear_units: units of the feed-forward modules.
+        num_blocks: blocks.
+        subsampling: frames of input to one of the encoder: 4, 6 or 8. CTC needs as many frames as tokens and repeats: 8
+            wants BPE.
+        subsampling_channels: of its convolutions.
+        cnn_module_kernel: of the blocks' convolution over time, odd.
+        convolution_norm: ``"batch"`` or ``"layer"``; neither sees padding.
+        dropout_rate: of the modules' outputs, and within feed-forward modules.
+        positional_dropout_rate: of the input to the first block.
+        attention_dropout_rate: of the attention weights.
+        stochastic_depth_rate: chance that the last block is skipped in a training step; it grows with depth from 0 before
+            the first (arXiv 1603.09382).
+
+    Raises:
+        UsageError: the exits do not fit, or the sizes do not fit together.
+
+    Example:
+        >>> encoder = EarlyExitFastConformerEncoder(80, [1, 2], output_size=8, attention_heads=2, num_blocks=2, subsampling=4)
+        >>> exits = encoder.iter_exits(torch.randn(3, 64, 80), torch.tensor([64, 50, 20]))
+        >>> first = next(exits)  # block 2 has not been computed
+        >>> first.layer, tuple(first.hs.shape), first.olens.tolist()
+        (1, (3, 15, 8), [15, 11, 4])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
+        output_size: int = 256,
+        attention_heads: int = 4,
+        linear_units: int = 1024,
+        num_blocks: int = 12,
+        subsampling: int = 4,
+        subsampling_channels: int = 64,
+        cnn_module_kernel: int = 15,
+        convolution_norm: str = "batch",
+        dropout_rate: float = 0.1,
+        positional_dropout_rate: float = 0.1,
+        attention_dropout_rate: float = 0.1,
+        stochastic_depth_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for line in check_sizes(output_size, attention_heads, cnn_module_kernel, subsampling, convolution_norm):
+            raise UsageError(f"encoder_conf: {line}")
+        self.input_size = input_size
+        self.exit_layers = check_exit_layers(exit_layers, num_blocks)
+        self.interctc_layer_idx = list(self.exit_layers[:-1])
+        self.size, self.head_width = output_size, output_size // attention_heads
+        self.factor, self.stochastic_depth_rate = subsampling, stochastic_depth_rate
+        self.embed = DepthwiseSubsampling(input_size, output_size, subsampling, subsampling_channels)
+        self.embed_dropout = nn.Dropout(positional_dropout_rate)
+        self.encoders = nn.ModuleList(
+            FastConformerBlock(
+                output_size,
+                attention_heads,
+                linear_units,
+                cnn_module_kernel,
+                convolution_norm,
+                dropout_rate,
+                attention_dropout_rate,
+            )
+            for _ in range(num_blocks)
+        )
+
+    def output_size(self) -> int:
+        """D."""
+        return self.size
+
+    @property
+    def subsampling(self) -> tuple[tuple[int, int], ...]:
+        """See :class:`SegmentEncoder`."""
+        return SUBSAMPLING[self.factor]
+
+    def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
+        """Subsamples; see :class:`SegmentEncoder`."""
+        hidden = self.embed_dropout(self.embed(xs) * math.sqrt(self.size))
+        olens = self.frames_of(ilens).clamp(max=hidden.size(1))
+        frames = hidden.size(1)
+        real = None
+        if int(olens.min()) < frames:
+            real = torch.arange(frames, device=hidden.device)[None, :, None] < olens.to(hidden.device)[:, None, None]
+        return EncoderState(hidden, olens, FastCarry(*rotary(frames, self.head_width, hidden), real))
+
+    def block(self, number: int, state: EncoderState) -> EncoderState:
+        """Computes one block, or skips it in training by chance; see :class:`SegmentEncoder`."""
+        share = self.depth_share(number)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not share and not distributed:
+            return state
+        carry = cast(FastCarry, state.carry)
+        hidden = self.encoders[number - 1](state.hidden, carry.cosines, carry.sines, carry.real, carry.seen, share)
+        # Processes that train together wait for the gradient of every parameter.
+        return replace(state, hidden=hidden if share else state.hidden + 0.0 * hidden)
+
+    def depth_share(self, number: int) -> float:
+        """What the modules of a block count for: 0 where the block is skipped, more than 1 where it could have been."""
+        rate = self.stochastic_depth_rate * number / len(self.encoders) if self.training else 0.0
+        if not rate:
+            return 1.0
+        return 0.0 if torch.rand(()).item() < rate else 1.0 / (1.0 - rate)
+
+    def exit_norm_of(self, layer: int) -> None:
+        """None: every block ends in a norm of its own."""

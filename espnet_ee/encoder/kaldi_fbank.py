@@ -1,0 +1,102 @@
+"""``frontend: kaldi_fbank``: log mel filter banks as Kaldi computes them, for a batch.
+
+An exported model can then be fed by any runtime that has Kaldi's features (sherpa-onnx, kaldi-native-fbank). As those:
+25 ms every 10 ms, no cut edges, no dither, offset removed, preemphasis 0.97, povey window, power spectrum, 20 Hz to 400 Hz
+below the Nyquist frequency, samples in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+
+from espnet_ee.errors import UsageError
+
+_LOW, _BELOW_NYQUIST = 20.0, 400.0
+_PREEMPHASIS = 0.97
+_FLOOR = torch.finfo(torch.float32).eps
+
+
+class KaldiFbank(AbsFrontend):
+    """Log mel filter banks (B, T, n_mels) of waveforms; a frame never depends on what an utterance is batched with.
+
+    Args:
+        fs: sampling rate in Hz, or ``"16k"``.
+        n_mels: filters.
+
+    Example:
+        >>> features, lengths = KaldiFbank()(torch.zeros(2, 16000), torch.tensor([16000, 8000]))
+        >>> tuple(features.shape), lengths.tolist()
+        ((2, 100, 80), [100, 50])
+    """
+
+    window: torch.Tensor
+    filters: torch.Tensor
+
+    def __init__(self, fs: int | str = 16000, n_mels: int = 80) -> None:
+        super().__init__()
+        rate = int(float(fs[:-1]) * 1000) if isinstance(fs, str) and fs.endswith("k") else int(fs)
+        if rate / 2 - _BELOW_NYQUIST <= _LOW or n_mels < 1:
+            raise UsageError(f"frontend_conf: fs {fs!r} and n_mels {n_mels!r}: give a rate above 840 Hz and a filter or more")
+        self.width, self.hop_length, self.n_mels = rate * 25 // 1000, rate // 100, n_mels
+        self.n_fft = 1 << (self.width - 1).bit_length()
+        # No buffers of the model: they follow from the configuration, and a checkpoint need not hold them.
+        self.register_buffer("window", povey_window(self.width), persistent=False)
+        self.register_buffer("filters", mel_filters(n_mels, self.n_fft, rate), persistent=False)
+
+    def output_size(self) -> int:
+        """Features of a frame."""
+        return self.n_mels
+
+    def forward(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of waveforms.
+
+        Args:
+            input: samples (B, N) in [-1, 1].
+            input_lengths: real samples (B,).
+
+        Returns:
+            Features (B, T, n_mels), zeros where an utterance is padded, and real frames (B,): one for every 10 ms begun.
+        """
+        frames = torch.div(input_lengths + self.hop_length // 2, self.hop_length, rounding_mode="floor")
+        longest = max(1, int(frames.max()))
+        strips = self.reflected(input.float(), input_lengths, longest).unfold(1, self.width, self.hop_length)
+        strips = strips - strips.mean(dim=-1, keepdim=True)
+        before = torch.cat([strips[..., :1], strips[..., :-1]], dim=-1)
+        spectrum = torch.fft.rfft((strips - _PREEMPHASIS * before) * self.window, n=self.n_fft)
+        power = spectrum.real.square() + spectrum.imag.square()
+        features = (power @ self.filters).clamp(min=_FLOOR).log()
+        real = torch.arange(longest, device=frames.device) < frames[:, None]
+        return features * real[..., None], frames
+
+    def reflected(self, samples: torch.Tensor, lengths: torch.Tensor, frames: int) -> torch.Tensor:
+        """The stretch (B, .) that so many frames lie in: at both ends of an utterance its own samples come back in reverse."""
+        start = self.hop_length // 2 - self.width // 2
+        places = torch.arange(start, start + (frames - 1) * self.hop_length + self.width, device=samples.device)
+        ends = lengths[:, None].clamp(min=1)
+        # Back and forth as often as it takes: an utterance may be shorter than a frame.
+        places = places.remainder(2 * ends)
+        places = torch.where(places < ends, places, 2 * ends - 1 - places)
+        return samples.gather(1, places)
+
+
+def povey_window(width: int) -> torch.Tensor:
+    """Kaldi's own window (width,): Hann's to the power of 0.85."""
+    return torch.hann_window(width, periodic=False, dtype=torch.float64).pow(0.85).float()
+
+
+def mel_filters(count: int, n_fft: int, rate: int) -> torch.Tensor:
+    """Triangles on the mel scale (n_fft/2 + 1, count), as Kaldi's ``MelBanks`` (HTK's scale; the Nyquist bin is not used)."""
+    low, high = _mel(_LOW), _mel(rate / 2 - _BELOW_NYQUIST)
+    step = (high - low) / (count + 1)
+    bins = torch.tensor([_mel(number * rate / n_fft) for number in range(n_fft // 2)], dtype=torch.float64)[:, None]
+    left = low + step * torch.arange(count, dtype=torch.float64)
+    rising, falling = (bins - left) / step, (left + 2 * step - bins) / step
+    filters = torch.minimum(rising, falling).clamp(min=0)
+    return torch.cat([filters, torch.zeros(1, count, dtype=torch.float64)]).float()
+
+
+def _mel(frequency: float) -> float:
+    return 1127.0 * math.log(1.0 + frequency / 700.0)
