@@ -9,11 +9,14 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_ee.cli.parser import Parser
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
+from espnet_ee.policy.budget import Budget, BudgetController, read_curve, schedule
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES
 
@@ -39,6 +42,13 @@ def add_transcribe(parser: Parser) -> None:
         "when to stop: the name of a calibrated configuration of the model, a decoding configuration's file, or one of "
         f"{names}, if it needs no settings (default: the package's default, else the last exit)",
         metavar="NAME|FILE",
+    )
+    parser.option(
+        "--budget",
+        "million MACs per second of audio that are kept on average, in place of --policy: the policy of each batch is chosen\n"
+        "for it (of those calibrated and the fixed exits, by the exits.csv in the model's folder)",
+        type=float,
+        metavar="MMACS",
     )
     parser.option("--json", "one JSON object a line: file, text, exit_layer, seconds, macs, policy", action="store_true")
     parser.option("--batch_size", "files recognised together", type=int, metavar="N")
@@ -70,6 +80,7 @@ class _Problems:
 def _transcribe(options: argparse.Namespace) -> None:
     numbers = {"batch_size": options.batch_size, "num_threads": options.num_threads}
     DecodingConfig().changed(**numbers)  # what is wrong is said before a model is loaded for seconds
+    budget = _budget(options)
     problems = _Problems()
     if not any(is_file(path) for path in options.audio):  # so is this
         for path in options.audio:
@@ -80,13 +91,32 @@ def _transcribe(options: argparse.Namespace) -> None:
 
         recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device)
     recogniser.use(recogniser.config.changed(**numbers))
-    stopping = recogniser.config.policy
-    policy = "fixed" if stopping is None else stopping.name
+    controller = None
+    if budget is not None:
+        controller = BudgetController(read_curve(Path(options.model) / "exits.csv", recogniser.configs), budget)
     for batch in _batches(options.audio, recogniser, problems):
+        if controller:
+            recogniser.use(replace(recogniser.config, policy=controller.next_policy()))
+        stopping = recogniser.config.policy
+        policy = "fixed" if stopping is None else stopping.name
         for path, seconds, recognition in _recognise(batch, recogniser, problems):
             print(_line(options, path, seconds, recognition, policy), flush=True)
+            if controller:
+                controller.spend(seconds, recognition.macs)
     if problems.count:
         raise SystemExit(1)
+
+
+def _budget(options: argparse.Namespace) -> Budget | None:
+    if options.budget is None:
+        return None
+    if options.policy is not None:
+        raise UsageError("--budget chooses the policies; leave --policy out")
+    if not (Path(options.model) / "exits.csv").is_file():
+        raise UserError(
+            f"{options.model}/exits.csv: no such file; --budget needs a scored model's folder (stage 13, or a package)"
+        )
+    return schedule([(0.0, options.budget * 1e6)])
 
 
 @contextlib.contextmanager

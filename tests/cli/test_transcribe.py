@@ -13,7 +13,7 @@ import soundfile
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.cli.main import main
 from espnet_ee.decode.loop import Recognition, UtteranceError
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.kaldi import read_scp
 from tests.cli.test_decode import decode, experiment  # noqa: F401
 
@@ -126,3 +126,33 @@ def test_a_package_has_its_policies(experiment: Path, recordings: list[Path], tm
         capsys.readouterr()
         transcribe(tmp_path / "package", recordings[0], "--json", *more)
         assert json.loads(capsys.readouterr().out)["exit_layer"] == layer
+
+
+def test_a_budget_is_kept_on_average(experiment: Path, recordings: list[Path], capsys: Captured) -> None:  # noqa: F811
+    costs: dict[int, float] = {}
+    for layer in (1, 2, 4):
+        config = experiment / f"fixed{layer}.yaml"
+        config.write_text(f"policy: fixed\npolicy_conf: {{exit_layer: {layer}}}\n", encoding="utf-8")
+        transcribe(experiment, *recordings, "--json", "--policy", config)
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        costs[layer] = sum(line["macs"] for line in lines) / sum(line["seconds"] for line in lines)
+    table = "kind,name,depth,macs_per_second\n" + "".join(f"fixed,exit {n},{n},{cost}\n" for n, cost in costs.items())
+    with pytest.raises(UserError, match=r"exits\.csv"):
+        transcribe(experiment, *recordings, "--budget", 1)
+    (experiment / "exits.csv").write_text(table, encoding="utf-8")
+    try:
+        exits = {}
+        for budget in (costs[1], (costs[1] + costs[4]) / 2, costs[4]):
+            transcribe(experiment, *recordings, "--json", "--budget", budget / 1e6)
+            lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+            exits[budget] = [line["exit_layer"] for line in lines]
+        first, middle, last = exits.values()
+        assert set(last) == {4}
+        assert set(first) == {1}
+        assert sum(first) < sum(middle) < sum(last)
+        with pytest.raises(UsageError, match="--policy"):
+            transcribe(experiment, *recordings, "--budget", 1, "--policy", "fixed")
+        with pytest.raises(UserError, match="budget"):
+            transcribe(experiment, *recordings, "--budget", 0)
+    finally:
+        (experiment / "exits.csv").unlink()
