@@ -184,7 +184,7 @@ def test_the_package_holds_what_was_calibrated(whole: Workspace) -> None:
     assert packed == calibrated
     package = whole.folder / EXPERIMENT / "package"
     assert yaml.safe_load((package / "package.yaml").read_text(encoding="utf-8"))["default"] == "learned_wer_loss1"
-    assert "|`learned_wer_loss1`|learned threshold=" in (package / "README.md").read_text(encoding="utf-8")
+    assert "|`learned_wer_loss1` (default)|learned threshold=" in (package / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("stage", ["13", "14"])
