@@ -184,14 +184,16 @@ def imports_of(path: Path) -> set[str]:
 
 
 def is_heavy(test: Path) -> bool:
-    """Whether a test file loads torch."""
-    return any(name.split(".")[0] in ("torch", "espnet2") or name.startswith("tests.tiny") for name in imports_of(test))
+    """Whether a test file loads torch or starts commands."""
+    return test.parent.name in ("cli", "plugin", "recipes") or any(
+        name.split(".")[0] in ("torch", "espnet2") or name.startswith("tests.tiny") for name in imports_of(test)
+    )
 
 
 def relevant_tests(path: Path, root: Path) -> list[str]:
     """The test files for a file of the package: those that import it, then the others of its room.
 
-    Files that load torch are asked only where there are no others.
+    Files that load torch, or try the product from outside, are asked only where there are no others.
 
     Args:
         path: relative to ``root``, as the answers are.
