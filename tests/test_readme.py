@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEMPLATE = (ROOT / "egs/TEMPLATE/README.md").read_text(encoding="utf-8")
 MINI = "egs/mini/asr1/data/local/corpus/MiniSpeech/test/301/3011"
-EXPERIMENT = "egs/mini/asr1/exp/asr_train_ee_conformer_raw_char"
+STOCK_EXPERIMENT = "egs/mini/asr1/exp/asr_train_ee_conformer_raw_char"  # what can be exported to stock ESPnet
+EXPERIMENT = "egs/mini/asr1/exp/asr_train_ee_fast_conformer_raw_char"
 
 
 def blocks(language: str) -> list[str]:
@@ -63,6 +64,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, checkpoint = tiny.save(experiment, tiny.model())
     Path(checkpoint).rename(experiment / "valid.loss.ave.pth")
     (experiment / "policies/decode_learned_wer_loss1.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
+    shutil.copytree(experiment, root / STOCK_EXPERIMENT)
     shutil.copytree(experiment, experiment / "package")  # an experiment, too, loads by its folder
     (root / MINI).mkdir(parents=True)
     for number in range(2):

@@ -17,6 +17,7 @@ from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.model.heads import exit_heads_of
+from espnet_ee.plugin.register import FRONTENDS
 from espnet_ee.store.build import check_keys
 from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.interctc import PREFIX, from_interctc
@@ -39,12 +40,15 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
         The folder. ``espnet2.bin.asr_inference.Speech2Text`` loads its two files, from the same working folder.
 
     Raises:
-        UserError: the model has no such exit, or the exit no stock form; or ``output_dir`` is something else than an export.
+        UserError: the model has no such exit, or it or the exit no stock form; or ``output_dir`` is something else than an export.
     """
     output_dir = Path(output_dir)
     refuse_other_folder(output_dir, ("model.pth",), (train_config, model_file))
     config = from_interctc(read_train_config(train_config), train_config)
     model = load_model(train_config, model_file)
+    lack = stock_lacks(config)
+    if lack:
+        raise UserError(f"{train_config}: {lack} is none of ESPnet's own: no exit of this model can be a plain ESPnet model")
     layers = model.encoder.exit_layers
     if exit_layer not in layers:
         raise UsageError(f"exit_layer {exit_layer}: no exit there; the exits are {', '.join(map(str, layers))}")
@@ -60,6 +64,13 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
         with atomic_write(folder / "model.pth", "wb") as stream:
             torch.save(state, stream)
     return output_dir
+
+
+def stock_lacks(config: Mapping[str, Any]) -> str | None:
+    """What a training's configuration names that ESPnet has not without us, beside exits; None: nothing."""
+    if config["encoder"].removeprefix(PREFIX) not in encoder_choices.classes:
+        return f"encoder {config['encoder']}"
+    return f"frontend {config['frontend']}" if config.get("frontend") in FRONTENDS else None
 
 
 def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:

@@ -17,10 +17,14 @@ from espnet_ee.model.heads import mac_table
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.score.bootstrap import interval_text
 from espnet_ee.score.points import Point, describe_policy, read_exits
-from espnet_ee.store.export_stock import exit_state
+from espnet_ee.store.export_stock import exit_state, stock_lacks
 from espnet_ee.store.train_config import sampling_rate
 
 _RAN = ("calibrated", "online")
+_EXPORT = (
+    "For people without espnet_ee: `espnet-ee export --model FOLDER --exit_layer K --out DIR` writes one exit of this model,",
+    "downloaded to FOLDER, as a plain ESPnet model.",
+)
 _SECONDS = 10  # attention's cost grows with length: MACs per second are those of an utterance this long
 
 
@@ -123,8 +127,7 @@ def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[s
         "",
         f"Without a word about when to stop, that is {stops}; `--policy NAME` (in Python `policy=`) names another one below.",
         "",
-        "For people without espnet_ee: `espnet-ee export --model FOLDER --exit_layer K --out DIR` writes one exit of this model,",
-        "downloaded to FOLDER, as a plain ESPnet model.",
+        *([] if stock_lacks(config) else _EXPORT),
     ]
 
 
@@ -134,7 +137,9 @@ def _exits(config: Mapping[str, Any], model: ESPnetASRModel, points: Sequence[Po
     sets = list(dict.fromkeys(name for name, _ in fixed))
     table = mac_table(model)
     conf = config.get("frontend_conf") or {}
-    frames = _SECONDS * sampling_rate(dict(config)) // int(conf.get("hop_length", 128))
+    # A frontend knows its step; of stored features the configuration tells.
+    step = getattr(model.frontend, "hop_length", None) or conf.get("hop_length", 128)
+    frames = _SECONDS * sampling_rate(dict(config)) // int(step)
     learned = {value.data_ptr() for value in model.parameters()}
     rows = []
     for layer in model.encoder.exit_layers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +24,7 @@ from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.frames import Frames
 from espnet_ee.policy.learned import LearnedPolicy
 from espnet_ee.policy.patience import PatiencePolicy
-from espnet_ee.policy.posterior import PosteriorPolicy
 from espnet_ee.policy.table import macs_of_stop
-from espnet_ee.search.beam import NBestSearch
 
 LAYERS = (2, 4, 6)
 MACS = MacTable(
@@ -74,26 +71,19 @@ class FakeSession:
     def read(self, state: FakeState, places: Sequence[int], want: frozenset[str]) -> list[Frames]:
         rows = [state.rows[place] for place in places]
         self.asked.append(("read", state.layer, tuple(rows), want))
-        frames = [self._frames(self.speech[row], state.layer) for row in rows]
-        if "log_probs" not in want:
-            return frames
-        tables = [self._log_probs(self.speech[row], state.layer) for row in rows]
-        return [replace(one, log_probs=table) for one, table in zip(frames, tables, strict=True)]
+        return [self._frames(self.speech[row], state.layer) for row in rows]
 
     def select(self, state: FakeState, places: Sequence[int]) -> FakeState:
         rows, frames = ([values[place] for place in places] for values in (state.rows, state.feature_frames))
         return replace(state, rows=tuple(rows), feature_frames=tuple(frames))
 
-    def _log_probs(self, speech: np.ndarray, layer: int) -> np.ndarray:
+    def _frames(self, speech: np.ndarray, layer: int) -> Frames:
         frames = self.macs.encoder_frames(len(speech))
         random = np.random.default_rng([int(abs(speech[0]) * 1e6), layer])
         logits = random.normal(size=(frames, 4)) * random.uniform(0.5, 4)
         if speech[0] == self.broken:
             logits[0] = np.nan
-        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-    def _frames(self, speech: np.ndarray, layer: int) -> Frames:
-        p = np.exp(self._log_probs(speech, layer))
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         labels = p.argmax(-1)
         return Frames(labels, p.max(-1), np.log(p.max(-1)), -(p * np.log(p)).sum(-1), 4)
 
@@ -174,35 +164,6 @@ def test_who_stopped_is_computed_no_more() -> None:
 def test_log_probabilities_are_asked_for_by_nobody_but_an_nbest() -> None:
     _, session = run(EntropyPolicy(0.0), utterances(1))
     assert {call[3] for call in session.asked if call[0] == "read"} == {frozenset()}
-
-
-@pytest.mark.parametrize(
-    ("policy", "nbest", "size"), [(PosteriorPolicy(1.5, 3), 0, 3), (PosteriorPolicy(1.5, 3), 5, 5), (None, 2, 2)]
-)
-def test_an_nbest_is_what_the_search_says(policy: ExitPolicy | None, nbest: int, size: int) -> None:
-    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is built for Python 3.12 and older")
-    session, batch = FakeSession(), utterances(2)
-    search = NBestSearch(size, len(session.tokens), session.blank)
-    for result, samples in zip(recognise(session, DecodingConfig(policy), batch, nbest=nbest), batch, strict=True):
-        for row in result.rows:
-            table = session._log_probs(samples, row.evidence.layer)
-            assert row.evidence.nbest_scores == search.scores(table) != ()
-
-
-def test_seconds_are_shares_of_the_time_that_the_batch_took() -> None:
-    batch, start = utterances(), time.perf_counter()
-    results, _ = run(None, batch, keep=True)
-    share = (time.perf_counter() - start) / len(batch)
-    for result in results:
-        assert result.seconds[0] > 0 and list(result.seconds) == sorted(result.seconds) and result.seconds[-1] < share
-
-
-def test_the_exit_that_gave_the_text_is_the_last_that_was_read() -> None:
-    [result] = recognise(FakeSession(), DecodingConfig(LEARNED), utterances(1))
-    [whole] = recognise(FakeSession(), DecodingConfig(), utterances(1), keep_every_exit=True)
-    [last] = recognise(FakeSession(), DecodingConfig(), utterances(1))
-    assert result.evidence == result.rows[-1].evidence and result.evidence.layer == result.exit_layer
-    assert [row.evidence.layer for row in whole.rows] == list(LAYERS) and len(last.rows) == 1
 
 
 def test_a_broken_output_is_said_and_not_an_empty_text() -> None:

@@ -337,3 +337,23 @@ def test_an_export_replaces_nothing_but_an_export(tmp_path):
     assert (tmp_path / "thesis/chapter.tex").exists()
     export_stock(config, checkpoint, 2, tmp_path / "out")
     export_stock(config, checkpoint, 1, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "lack"),
+    [
+        ({"frontend": "kaldi_fbank", "frontend_conf": {}}, "frontend kaldi_fbank"),
+        (
+            {
+                "encoder": "early_exit_fast_conformer",
+                "encoder_conf": {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "exit_layers": [1, 2]},
+            },
+            "encoder early_exit_fast_conformer",
+        ),
+    ],
+)
+def test_what_stock_espnet_has_not_is_named(tmp_path, changes, lack):
+    config, checkpoint = tiny.save(tmp_path, tiny.model(**changes), **changes)
+    with pytest.raises(UserError, match=lack):
+        export_stock(config, checkpoint, 1, tmp_path / "exit01")
+    assert not (tmp_path / "exit01").exists()

@@ -10,6 +10,6 @@ exec ./asr_ee.sh \
     --nj 2 \
     --token_type char \
     --feats_normalize config \
-    --asr_config conf/train_ee_conformer.yaml \
+    --asr_config conf/train_ee_fast_conformer.yaml \
     --command "./run.sh ${*@Q}" \
     "$@"
