@@ -16,6 +16,7 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.process
 def test_from_corpus_to_tokens(tmp_path: Path) -> None:
     steps = [
         ("mini", "--out", tmp_path, "--utterances_per_speaker", 1),

@@ -58,6 +58,7 @@ def test_frontend_is_written_to_build_it_again(data_dir: Path, tmp_path: Path, c
     assert read_frontend_conf(tmp_path / "dump" / "frontend.yaml") == written["frontend_conf"]
 
 
+@pytest.mark.process
 def test_files_are_the_same_for_any_number_of_processes(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree_bytes: Callable[[Path], dict[str, bytes]]
 ) -> None:

@@ -38,6 +38,7 @@ def test_format_resamples(data_dir: Path, tmp_path: Path) -> None:
     assert soundfile.info(tmp_path / "dump" / "data" / "a" / "a-2.flac").samplerate == 8000
 
 
+@pytest.mark.process
 def test_format_is_the_same_for_any_number_of_processes_and_every_time(
     data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes
 ) -> None:
@@ -70,6 +71,7 @@ def test_perturbed_names_and_lengths(data_dir: Path, tmp_path: Path) -> None:
     assert (read_int16(data.tables["wav.scp"]["sp0.9-b-1"])[0] == stretch(samples, Fraction(10, 9))).all()
 
 
+@pytest.mark.process
 def test_perturbing_is_the_same_for_any_number_of_processes(data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes) -> None:
     perturb_speed(data_dir, tmp_path / "sp", ["0.9"], tmp_path / "audio", nj=1)
     first = tree_bytes(tmp_path / "audio")
