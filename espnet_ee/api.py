@@ -150,8 +150,9 @@ def _resolve(policy: Policy, configs: Mapping[str, DecodingConfig]) -> DecodingC
         return policy
     if isinstance(policy, ExitPolicy):
         return DecodingConfig(policy)
-    if str(policy) in configs:
-        return configs[str(policy)]
+    name = str(policy).removeprefix("decode_")  # as its file is called
+    if name in configs:
+        return configs[name]
     if Path(policy).is_file():
         return DecodingConfig.read(policy)
     if str(policy) in POLICIES:  # one that needs no settings; of others the line says what they need

@@ -34,7 +34,7 @@ class UsageError(UserError):
 _MENDABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 """What the system says of a full disk, of permissions, and of paths: a file where a folder should be (or the reverse)."""
 

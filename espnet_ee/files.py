@@ -27,6 +27,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

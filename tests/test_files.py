@@ -163,3 +163,10 @@ def test_the_old_folder_is_back_when_the_new_one_cannot_take_its_place(tmp_path,
     with pytest.raises(OSError, match="disk gone"), atomic_dir(tmp_path / "d") as folder:
         (folder / "new").write_text("new")
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["d", "d/old"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_itself(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, atomic_write(tmp_path / "out") as stream:
+        stream.write("x")
+    assert caught.value.filename == str(tmp_path / "out") and not list((tmp_path / "out").iterdir())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from espnet_ee.cli.parser import Parser
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.registry import POLICIES
@@ -62,6 +62,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     if not calibrated:
         print(f"{options.evidence}: the model has one exit only; there is nothing to choose")
         return
+    if (options.out / "package.yaml").exists():
+        raise UserError(f"{options.out}: is a package; calibrate into another folder and pack the model again")
     write_calibrated(options.out, calibrated, dev.name)
     print(*calibrated, sep="\n")
 
@@ -122,6 +124,7 @@ def _replay(options: argparse.Namespace) -> None:
 
     if not options.policy and not options.config:
         raise UsageError("give at least one --policy or --config")
+    _refuse_input(options.out, [options.evidence, options.text])
     grid = read_grid(options.evidence, options.text)
     _write(options.out, replay_table(grid, options.policy, options.config, options.thresholds))
 
@@ -143,12 +146,19 @@ def _compare(options: argparse.Namespace) -> None:
     from espnet_ee.score.compare import comparison_page
     from espnet_ee.score.grid import read_grid
 
+    _refuse_input(options.out, [*options.evidence, *options.other, *(options.text or [])])
     texts: Sequence[Path | None] = options.text or [None] * len(options.evidence)
     if not len(options.evidence) == len(options.other) == len(texts):
         raise UsageError("--evidence, --other and --text: give the same number of files for each")
     files = zip(options.evidence, options.other, texts, strict=True)
     pairs = [(read_grid(first, text), read_grid(second, text)) for first, second, text in files]
     _write(options.out, comparison_page(pairs, tuple(options.names), options.title, options.note))
+
+
+def _refuse_input(out: Path | None, inputs: Iterable[Path | None]) -> None:
+    """Raises UsageError where the file to be written is one that is read."""
+    if out is not None and out.resolve() in {path.resolve() for path in inputs if path is not None}:
+        raise UsageError(f"--out {out}: is one of the files to be read; give another name")
 
 
 def _write(path: Path | None, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -147,6 +148,10 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     path = Path(path)
     if not is_file(path):
         raise UserError(f"{path}: no such audio file; check the path, or unpack the corpus again")
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fspath(path)!a}: a file name that is not UTF-8; rename the file") from None
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

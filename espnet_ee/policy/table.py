@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,12 +123,15 @@ def read_table(path: str | Path) -> EvidenceTable:
             raise UserError(f"{path}:{number}: audio_seconds of {utt_id} differs from its line above; decode again")
         found.setdefault(utt_id, []).append(row)
     if not found:
-        raise UserError(f"{path}: no utterance in the evidence table; decode with --all_exits true first")
+        raise UserError(f"{path}: no utterance in the evidence table; decode with --every_exit first")
     exit_layers = tuple(row.evidence.layer for row in next(iter(found.values())))
     for utt_id, rows in found.items():
         layers = tuple(row.evidence.layer for row in rows)
         if layers != exit_layers or list(layers) != sorted(set(layers)):
-            raise UserError(f"{path}: {utt_id} has exits {layers}, expected {exit_layers} rising; decode again")
+            known = " ".join(
+                map(str, sorted({layer for rows in found.values() for layer in (row.evidence.layer for row in rows)}))
+            )
+            raise UserError(f"{path}: {utt_id} has rows of exits {layers}; each utterance needs one of each of {known}, rising")
     return EvidenceTable(exit_layers, {utt_id: Utterance(seconds[utt_id], tuple(found[utt_id])) for utt_id in sorted(found)})
 
 
@@ -137,12 +141,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         # Not splitlines(): a hypothesis may hold one of the other characters it splits at.
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; decode with --all_exits true first") from None
+        raise UserError(f"{path}: no such file; decode with --every_exit first") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; decode with --all_exits true again") from None
+        raise UserError(f"{path}: not UTF-8; decode with --every_exit again") from None
     _check_header(path, lines[0].split("\t"))
     if lines.pop():
-        raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; decode with --all_exits true again")
+        raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; decode with --every_exit again")
     yield from enumerate(lines, 1)
 
 
@@ -150,11 +154,11 @@ def _check_header(path: Path, columns: Sequence[str]) -> None:
     for name in NEEDED:
         if name not in columns:
             raise UserError(
-                f"{path}:1: not the header of an evidence table: no column {name!r}; decode with --all_exits true again"
+                f"{path}:1: not the header of an evidence table: no column {name!r}; decode with --every_exit again"
             )
     for name in columns:
         if name not in COLUMNS or columns.count(name) > 1:
-            raise UserError(f"{path}:1: the column {name!r} is unknown or there twice; decode with --all_exits true again")
+            raise UserError(f"{path}:1: the column {name!r} is unknown or there twice; decode with --every_exit again")
 
 
 def _parse(line: str, columns: Sequence[str], where: str) -> tuple[str, float, EvidenceRow]:
@@ -170,10 +174,28 @@ def _parse(line: str, columns: Sequence[str], where: str) -> tuple[str, float, E
             nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
             **{name: float(cell[name]) for name in NUMBERS if cell.get(name)},
         )
+        _check_numbers(cell, evidence)
         row = EvidenceRow(evidence, _unescape(cell["hypothesis"]), int(cell["encoder_macs"]), int(cell["head_macs"]))
         return cell["utt_id"], read_seconds(cell["audio_seconds"]), row
     except ValueError as error:
         raise UserError(f"{where}: {error}; decode again") from None
+
+
+_MOST = sys.float_info.max  # less than infinity
+# Shares and probabilities, up to the rounding of a mean; NaN is written as an empty cell.
+_RANGES = dict.fromkeys(("confidence", "blank_share", "spoken_confidence", "token_confidence"), (-0.0001, 1 + 0.0001))
+
+
+def _check_numbers(cell: Mapping[str, str], evidence: ExitEvidence) -> None:
+    """Raises ValueError for a number that no decoding writes: a policy would take it for an exit to go on from, or to stop at."""
+    if not cell["utt_id"]:
+        raise ValueError("no utt_id")
+    if evidence.frames < 0 or int(cell["encoder_macs"]) < 0 or int(cell["head_macs"]) < 0:
+        raise ValueError("a count below 0")
+    for name in NUMBERS:
+        low, high = _RANGES.get(name, (-_MOST if name == "score" else 0.0, _MOST))
+        if cell.get(name) and not low <= getattr(evidence, name) <= high:
+            raise ValueError(f"{name} is {cell[name]}")
 
 
 def read_seconds(text: str) -> float:

@@ -219,9 +219,7 @@ def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: s
         The configurations' paths.
     """
     paths = [folder / f"decode_{one.name}.yaml" for one in calibrated]
-    for path in folder.glob("decode_*.yaml"):
-        if path not in paths and path.read_text(encoding="utf-8").startswith(_HEADER):
-            path.unlink()
+    earlier = [path for path in folder.glob("decode_*.yaml") if path not in paths and _is_calibrated(path)]
     for path, one in zip(paths, calibrated, strict=True):
         with atomic_write(path) as stream:
             stream.write(_configuration(one, dev_name))
@@ -230,7 +228,13 @@ def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: s
         labels = {**policy_labels(one.policy), "target": str(one.target), "reached": one.reached}
         promises.append(make_point(dev_name, "promise", one.name, one.expected, draws(len(one.expected.errors)), **labels))
     write_exits(folder / PROMISES, promises)
+    for path in earlier:  # when all others are there
+        path.unlink()
     return paths
+
+
+def _is_calibrated(path: Path) -> bool:
+    return path.read_bytes().startswith(_HEADER.encode())
 
 
 def _configuration(one: Calibrated, dev_name: str) -> str:

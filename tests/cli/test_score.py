@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from espnet_ee.cli.main import main
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.policy.decoding import DecodingConfig
 from tests.score.conftest import experiment  # noqa: F401
 
@@ -81,3 +81,20 @@ def test_none_of_them_loads_torch(dev: list[str], tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_nothing_that_is_read_is_written_over(dev: list[str], tmp_path: Path) -> None:
+    evidence = Path(dev[dev.index("--evidence") + 1])
+    before = evidence.read_bytes()
+    with pytest.raises(UsageError, match="evidence.tsv: is one of the files to be read"):
+        main(["replay", *dev, "--policy", "entropy=0.1", "--out", str(evidence)])
+    with pytest.raises(UsageError, match="is one of the files to be read"):
+        main(["compare", *dev, "--other", str(evidence), "--out", str(evidence)])
+    assert evidence.read_bytes() == before
+
+
+def test_a_package_is_no_place_to_calibrate_into(dev: list[str], tmp_path: Path) -> None:
+    (tmp_path / "package.yaml").write_text("format: 1\n")
+    with pytest.raises(UserError, match="is a package"):
+        main(["calibrate", *dev, "--out", str(tmp_path), "--policies", "entropy", "--targets", "mean_layer=3"])
+    assert not list(tmp_path.glob("decode_*")) and not (tmp_path / "promises.csv").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -178,3 +179,11 @@ def test_no_audio_is_named(tmp_path: Path) -> None:
     for name in ("x.wav", "nan.wav", "nowhere.wav", "."):
         with pytest.raises(UserError, match=name):
             read_any(tmp_path / name, RATE)
+
+
+def test_a_name_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/bad\xff.wav"
+    soundfile.write(tmp_path / "a.wav", np.zeros(100, np.int16), RATE)
+    os.rename(tmp_path / "a.wav", path)
+    with pytest.raises(UserError, match=r"bad\\udcff.wav.*rename"):
+        read_audio(os.fsdecode(path))

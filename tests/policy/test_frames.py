@@ -65,7 +65,9 @@ def test_another_blank_is_another_evidence() -> None:
 def test_only_what_is_read_is_made(name: str) -> None:
     frames = frames_of(PROBABILITIES)
     whole = evidence_of(2, frames, 0, FIELDS)
-    assert evidence_of(2, frames, 0, {name}) == ExitEvidence(2, frames=7, **{name: getattr(whole, name)})
+    expected = ExitEvidence(2, frames=7, **{name: getattr(whole, name)})
+    # By repr: NaN is equal to nothing, and from Python 3.13 on neither is what holds one.
+    assert repr(evidence_of(2, frames, 0, {name})) == repr(expected)
 
 
 def test_every_field_that_a_policy_could_read_is_made_of_frames_or_is_the_nbest() -> None:
@@ -74,7 +76,7 @@ def test_every_field_that_a_policy_could_read_is_made_of_frames_or_is_the_nbest(
 
 def test_nothing_is_known_of_no_frames_nor_of_words_in_silence() -> None:
     none = np.zeros(0)
-    assert evidence_of(2, Frames(none.astype(int), none, none, none, 4), 0, FIELDS) == ExitEvidence(2)
+    assert repr(evidence_of(2, Frames(none.astype(int), none, none, none, 4), 0, FIELDS)) == repr(ExitEvidence(2))
     silence = evidence_of(2, frames_of(PROBABILITIES[[2, 4]]), 0, FIELDS)
     assert silence.tokens == () and silence.blank_share == 1.0
     assert math.isnan(silence.spoken_confidence) and math.isnan(silence.token_confidence)

@@ -35,7 +35,7 @@ def test_a_table_survives_the_file(tmp_path: Path) -> None:
     made = table(b="", a="Ünïcode \\n tab\there\nline two", c="x")
     write_table(tmp_path / "evidence.tsv", made)
     read = read_table(tmp_path / "evidence.tsv")
-    assert read == made
+    assert {utt: repr(read.utterances[utt]) for utt in "abc"} == {utt: repr(made.utterances[utt]) for utt in "abc"}  # NaN
     assert list(read.utterances) == ["a", "b", "c"]
     assert read.utterances["a"].evidence[1].tokens == (3, 1, 4)
 
@@ -47,7 +47,10 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(number=st.floats(), text=st.text(st.characters(exclude_categories=["Cs"])))
+@given(
+    number=st.floats(min_value=0, allow_infinity=False) | st.just(math.nan),
+    text=st.text(st.characters(exclude_categories=["Cs"])),
+)
 def test_every_float_and_text_is_exact(tmp_path_factory: pytest.TempPathFactory, number: float, text: str) -> None:
     path = tmp_path_factory.mktemp("table") / "evidence.tsv"
     write_table(path, EvidenceTable((2,), {"u": Utterance(1.0, (row(2, number, text),))}))
@@ -70,13 +73,13 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(finite, max_size=4), st.lists(finite | st.just(math.nan), min_size=2, max_size=2))
+@given(st.lists(finite, max_size=4), st.lists(st.floats(0, 1) | st.just(math.nan), min_size=2, max_size=2))
 def test_what_policies_read_survives_the_file(tmp_path_factory, scores: list[float], extra: list[float]) -> None:
     evidence = ExitEvidence(2, (), 0.1, 0.9, 0.5, -1.0, 5, tuple(scores), *(math.nan if math.isnan(x) else x for x in extra))
     path = tmp_path_factory.mktemp("t") / "evidence.tsv"
     made = EvidenceTable((2,), {"u": Utterance(1.0, (EvidenceRow(evidence, "", 1, 1),))})
     write_table(path, made)
-    assert read_table(path) == made
+    assert repr(read_table(path)) == repr(made)
 
 
 def test_a_table_from_before_the_later_evidence_is_read(tmp_path: Path) -> None:
@@ -102,8 +105,14 @@ def test_a_table_from_before_the_later_evidence_is_read(tmp_path: Path) -> None:
         ("A B\n", "A B", r"evidence.tsv:3: the last line is cut off"),
         ("u\t4\t", "u\t6\t4\t", r"evidence.tsv:3: 16 fields, expected 15"),
         ("u\t4\t50\t1.25", "u\t4\t50\t1.5", r"evidence.tsv:3: audio_seconds of u differs"),
-        ("u\t4\t", "v\t4\t", r"v has exits \(4,\), expected \(2,\)"),
-        ("u\t4\t", "u\t1\t", r"u has exits \(2, 1\)"),
+        ("u\t4\t", "v\t4\t", r"has rows of exits \((2|4),\).*2 4"),
+        ("\t0.1\t", "\tnan\t", r"evidence.tsv:3: entropy is nan"),
+        ("\t0.1\t", "\t-1.0\t", r"evidence.tsv:3: entropy is -1.0"),
+        ("\t0.1\t", "\tinf\t", r"evidence.tsv:3: entropy is inf"),
+        ("\t0.9\t", "\t7.0\t", r"evidence.tsv:3: confidence is 7.0"),
+        ("\t4000\t", "\t-4000\t", r"evidence.tsv:3: a count below 0"),
+        ("u\t4\t", "\t4\t", r"evidence.tsv:3: no utt_id"),
+        ("u\t4\t", "u\t1\t", r"u has rows of exits \(2, 1\)"),
     ],
 )
 def test_a_broken_table_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -118,7 +127,7 @@ def test_a_broken_table_is_named_with_its_line(tmp_path: Path, old: str, new: st
 
 
 def test_a_missing_or_empty_table_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file; decode with --all_exits true"):
+    with pytest.raises(UserError, match="no such file; decode with --every_exit"):
         read_table(tmp_path / "none.tsv")
     write_table(tmp_path / "empty.tsv", EvidenceTable((2,), {}))
     with pytest.raises(UserError, match="no utterance"):
