@@ -43,6 +43,7 @@ DEV = [
     *NBEST,
     f"six; {OLD}",
     "hypothesis>=6.0",
+    "kaldi-native-fbank>=1.22",  # the reference of frontend: kaldi_fbank
     "mypy>=2.4",
     "pytest>=8.0",
     "ruff==0.17.*",  # its formatter's style changes with the minor version

@@ -12,7 +12,7 @@ from espnet_ee.errors import UsageError
 
 def reference(samples: np.ndarray, rate: int, n_mels: int) -> np.ndarray:
     """What kaldi-native-fbank gives, with the settings that sherpa-onnx feeds its models by."""
-    library = pytest.importorskip("kaldi_native_fbank")
+    library = pytest.importorskip("kaldi_native_fbank", reason="the reference is not installed")
     options = library.FbankOptions()
     options.frame_opts.dither, options.frame_opts.snip_edges, options.frame_opts.samp_freq = 0, False, rate
     options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = n_mels, 20, -400

@@ -530,9 +530,9 @@ def test_a_wrong_row_of_an_import_is_named(tmp_path: Path, old: str, new: str, m
     assert table.utterances["u"].audio_seconds == 2.5  # an empty cell says nothing
     lines = text.splitlines(keepends=True)
     path.write_text(lines[0] + lines[2] + lines[1])
-    assert read_imported(path)[0] == table
+    assert repr(read_imported(path)[0]) == repr(table)  # NaN is equal to nothing
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n")  # as a spreadsheet may
-    assert is_imported(path) and read_imported(path)[0] == table
+    assert is_imported(path) and repr(read_imported(path)[0]) == repr(table)
     path.write_text(text.replace("\t\n", "\t3\n"))
     with pytest.raises(UserError, match=":3: other audio_seconds of u"):
         read_imported(path)
