@@ -211,6 +211,11 @@ class SegmentEncoder(AbsEncoder):
         return (outputs[-1].hs, below), outputs[-1].olens, None
 
 
+def real_frames(olens: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+    """Which frames of a padded batch (B, T, ...) are real (B, T); ``olens`` says how many of each utterance (B,)."""
+    return torch.arange(padded.size(1), device=padded.device) < olens.to(padded.device)[:, None]
+
+
 def check_exit_layers(exit_layers: Sequence[int], num_blocks: int) -> tuple[int, ...]:
     """Returns the exit layers as a tuple when they fit the encoder.
 

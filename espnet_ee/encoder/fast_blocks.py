@@ -6,10 +6,10 @@ rotary positions, RoFormer (arXiv 2104.09864). Pointwise convolutions are linear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
+
+from espnet_ee.errors import UsageError
 
 # Kernel and stride over time and frequency of each stage of the subsampling.
 SUBSAMPLING: dict[int, tuple[tuple[int, int], ...]] = {
@@ -236,15 +236,15 @@ class FastConformerBlock(nn.Module):
         return self.norms[4](xs)
 
 
-def check_sizes(output_size: int, heads: int, kernel: int, factor: int, norm: str) -> Sequence[str]:
-    """What is wrong with these settings, a line each; nothing when they fit together."""
-    wrong = []
+def check_sizes(output_size: int, heads: int, kernel: int, factor: int, norm: str) -> None:
+    """Raises UsageError for settings that do not fit together."""
     if factor not in SUBSAMPLING:
-        wrong.append(f"subsampling {factor}: choose {', '.join(map(str, SUBSAMPLING))}")
+        raise UsageError(f"encoder_conf: subsampling {factor}: choose {', '.join(map(str, SUBSAMPLING))}")
     if output_size % heads or (output_size // heads) % 2:
-        wrong.append(f"output_size {output_size} and attention_heads {heads}: a head's width must be even and whole")
+        raise UsageError(
+            f"encoder_conf: output_size {output_size} and attention_heads {heads}: a head's width must be even and whole"
+        )
     if kernel < 1 or kernel % 2 == 0:
-        wrong.append(f"cnn_module_kernel {kernel}: give an odd number")
+        raise UsageError(f"encoder_conf: cnn_module_kernel {kernel}: give an odd number")
     if norm not in CONVOLUTION_NORMS:
-        wrong.append(f"convolution_norm {norm!r}: choose {' or '.join(CONVOLUTION_NORMS)}")
-    return wrong
+        raise UsageError(f"encoder_conf: convolution_norm {norm!r}: choose {' or '.join(CONVOLUTION_NORMS)}")

@@ -9,9 +9,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames
 from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
-from espnet_ee.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         stochastic_depth_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        for line in check_sizes(output_size, attention_heads, cnn_module_kernel, subsampling, convolution_norm):
-            raise UsageError(f"encoder_conf: {line}")
+        check_sizes(output_size, attention_heads, cnn_module_kernel, subsampling, convolution_norm)
         self.input_size = input_size
         self.exit_layers = check_exit_layers(exit_layers, num_blocks)
         self.interctc_layer_idx = list(self.exit_layers[:-1])
@@ -130,7 +128,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         frames = hidden.size(1)
         real = None
         if int(olens.min()) < frames:
-            real = torch.arange(frames, device=hidden.device)[None, :, None] < olens.to(hidden.device)[:, None, None]
+            real = real_frames(olens, hidden)[..., None]
         return EncoderState(hidden, olens, FastCarry(*rotary(frames, self.head_width, hidden), real))
 
     def block(self, number: int, state: EncoderState) -> EncoderState:

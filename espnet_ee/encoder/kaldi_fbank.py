@@ -12,6 +12,7 @@ import math
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
+from espnet_ee.encoder.base import real_frames
 from espnet_ee.errors import UsageError
 
 _LOW, _BELOW_NYQUIST = 20.0, 400.0
@@ -68,8 +69,7 @@ class KaldiFbank(AbsFrontend):
         spectrum = torch.fft.rfft((strips - _PREEMPHASIS * before) * self.window, n=self.n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
         features = (power @ self.filters).clamp(min=_FLOOR).log()
-        real = torch.arange(longest, device=frames.device) < frames[:, None]
-        return features * real[..., None], frames
+        return features * real_frames(frames, features)[..., None], frames
 
     def reflected(self, samples: torch.Tensor, lengths: torch.Tensor, frames: int) -> torch.Tensor:
         """The stretch (B, .) that so many frames lie in: at both ends of an utterance its own samples come back in reverse."""

@@ -6,6 +6,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.specaug.specaug import SpecAug
 
+from espnet_ee.encoder.base import real_frames
 from espnet_ee.errors import UsageError
 from espnet_ee.model.term import ExitBatch, Term
 
@@ -30,8 +31,7 @@ class ConsistencyTerm(Term):
         """See :class:`Term`; the batch holds the first copies of all utterances, then the second."""
         if not self.training:
             return batch.log_probs.new_zeros(len(batch.layers))
-        frames = torch.arange(batch.log_probs.size(2), device=batch.log_probs.device)
-        real = (frames < batch.olens.to(frames.device)[:, None])[..., None]  # (2B, T, 1)
+        real = real_frames(batch.olens, batch.log_probs[0])[..., None]  # (2B, T, 1)
         first, second = batch.log_probs.masked_fill(~real, 0.0).chunk(COPIES, dim=1)
         apart = (divergence(second, first) + divergence(first, second)) / 2
         # Where a frame is padding both logarithms are 0, and so is their difference.

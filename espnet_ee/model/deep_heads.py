@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from espnet_ee.compute import Parabola
+from espnet_ee.encoder.base import real_frames
 from espnet_ee.encoder.fast_blocks import ConvolutionModule
 from espnet_ee.model.heads import ExitHead
 
@@ -66,8 +67,7 @@ class ConvolutionHead(ExitHead):
 
     def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
         """See :class:`ExitHead`."""
-        real = (torch.arange(hs.size(1), device=hs.device) < olens.to(hs.device)[:, None])[..., None]
-        return self.out(self.dropout(self.norm(hs + self.convolution(hs, real))))
+        return self.out(self.dropout(self.norm(hs + self.convolution(hs, real_frames(olens, hs)[..., None]))))
 
     def stock_state(self) -> None:
         """None; see :class:`ExitHead`."""

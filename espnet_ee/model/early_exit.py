@@ -104,9 +104,11 @@ class EarlyExitASRModel(ESPnetASRModel):
             kwargs: ``utt_id``; not used.
         """
         utterances, copies = speech.size(0), self.exit_terms.copies if self.training else 1
-        speech = speech.repeat(copies, *[1] * (speech.dim() - 1))
-        text = text[:, : text_lengths.max()].repeat(copies, 1)
-        speech_lengths, text_lengths = speech_lengths.repeat(copies), text_lengths.repeat(copies)
+        text = text[:, : text_lengths.max()]
+        if copies > 1:
+            speech, speech_lengths, text, text_lengths = (
+                values.repeat(copies, *[1] * (values.dim() - 1)) for values in (speech, speech_lengths, text, text_lengths)
+            )
         (final, below), olens = self.encode(speech, speech_lengths)
         layers, heads = self.encoder.exit_layers, exit_heads_of(self)
         hidden = [hs for _, hs in below] + [final]
