@@ -45,7 +45,8 @@ class MacTable:
         stride: those that give each further one.
         front: MACs of the subsampling layer at ``min_frames`` and each of the next ``stride - 1`` lengths.
         front_step: what it costs more for every further encoder frame.
-        blocks: by exit layer, MACs of all blocks up to it as a function of the encoder frames.
+        blocks: by exit layer, MACs of all blocks up to it: a parabola for each residue of the encoder frames. Mostly one; two
+            where some blocks see every second frame, the first for 1, 3, 5 ... frames and the second for 2, 4, 6 ...
         heads: by exit layer, MACs of its head and of the evidence read from it; empty in an encoder's own table.
     """
 
@@ -53,7 +54,7 @@ class MacTable:
     stride: int
     front: tuple[int, ...]
     front_step: int
-    blocks: dict[int, Parabola]
+    blocks: dict[int, tuple[Parabola, ...]]
     heads: dict[int, Parabola] = field(default_factory=dict)
 
     def encoder_frames(self, feature_frames: int) -> int:
@@ -70,7 +71,20 @@ class MacTable:
         if feature_frames < self.min_frames:
             return 0
         further, rest = divmod(feature_frames - self.min_frames, self.stride)
-        return self.front[rest] + further * self.front_step + self.blocks[layer](further + 1)
+        return self.front[rest] + further * self.front_step + self.block_macs(layer, further + 1)
+
+    def block_macs(self, layer: int, frames: int) -> int:
+        """MACs of the blocks alone up to the exit after block ``layer``, for one utterance.
+
+        Args:
+            layer: an exit layer.
+            frames: encoder frames.
+        """
+        if frames < 1:
+            return 0
+        parabolas = self.blocks[layer]
+        further, rest = divmod(frames - 1, len(parabolas))
+        return parabolas[rest](further + 1)
 
     def head_macs(self, layer: int, frames: int) -> int:
         """MACs of the head of the exit after block ``layer`` and of its evidence, for one utterance.

@@ -113,10 +113,11 @@ def test_a_parabola_is_exact(counts, frames):
 
 
 def test_a_table_is_plain_numbers():
-    table = MacTable(7, 4, (10, 12, 14, 16), 20, {1: Parabola(1, 2), 4: Parabola(3, 4, 5)})
+    table = MacTable(7, 4, (10, 12, 14, 16), 20, {1: (Parabola(1, 2),), 4: (Parabola(3, 4, 5), Parabola(7, 8))})
     assert [table.encoder_frames(length) for length in (0, 6, 7, 10, 11, 14, 15)] == [0, 0, 1, 1, 2, 2, 3]
     assert [table.encoder_macs(1, length) for length in (6, 7, 8, 10, 11, 16)] == [0, 11, 13, 17, 33, 57]
-    assert table.encoder_macs(4, 16) == 52 + 3 + 2 * 4 + 5
+    assert table.encoder_macs(4, 16) == 52 + 3 + 4
+    assert [table.block_macs(4, frames) for frames in range(7)] == [0, 3, 7, 7, 15, 16, 23]
 
 
 @pytest.mark.parametrize("heads", ["separate", "shared"])

@@ -120,7 +120,7 @@ def print_exits(path: Path, encoder: SegmentEncoder, seconds: list[float], frame
     """One encoder's table; ``seconds`` of the front and of every exit, ``measure`` those of the first encoder's full pass."""
     table, layers = encoder.macs(), encoder.exit_layers
     macs = [table.encoder_macs(layer, frames) for layer in layers]
-    macs = [macs[0] - table.blocks[layers[0]](table.encoder_frames(frames)), *macs]
+    macs = [macs[0] - table.block_macs(layers[0], table.encoder_frames(frames)), *macs]
     count = sum(parameter.numel() for parameter in encoder.parameters())
     print(f"{path}: {count / 1e6:.1f} M parameters")
     print(f"{'exit':>6} {'ms':>9} {'of full':>8} {'of first':>8} {'MACs':>8} {'MMACs':>9}")

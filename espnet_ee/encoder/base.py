@@ -89,9 +89,11 @@ class SegmentEncoder(AbsEncoder):
         takes: ``"features"`` (B, L, input_size) or ``"samples"`` (B, L).
         input_size: feature dimension.
         exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
+        frame_period: 2 where some blocks see every second frame: then odd and even numbers of frames cost differently.
     """
 
     takes: ClassVar[str] = "features"
+    frame_period: int = 1
     input_size: int
     exit_layers: tuple[int, ...]
     _macs: MacTable | None = None

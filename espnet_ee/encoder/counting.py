@@ -1,8 +1,9 @@
-"""MACs of an encoder as torch counts them over one, two and three frames.
+"""MACs of an encoder as torch counts them over a few frames.
 
 An attention's cost grows with the square of the frames, everything else linearly: three counts make the parabola of all
-lengths. A subsampling layer's cost is linear for each residue of the length modulo its stride. (So few frames are computed
-in less time than torch's meta device takes to say what would be.)
+lengths, for each residue of the frames where blocks see every second frame. A subsampling layer's cost is linear for each
+residue of the length modulo its stride. (So few frames are computed in less time than torch's meta device takes to say what
+would be.)
 """
 
 from __future__ import annotations
@@ -33,16 +34,21 @@ def count_encoder(encoder: SegmentEncoder) -> MacTable:
         encoder: stays as it is; on any device.
     """
     twin = copy_on_same(encoder)
-    stride = encoder.stride
-    lengths = [encoder.min_frames + further for further in (*range(stride), stride, 2 * stride)]
-    fronts, states = zip(*(count_front(twin, length) for length in lengths), strict=True)
-    one, two, three = (count_blocks(twin, states[place]) for place in (0, stride, -1))
+    stride, period = encoder.stride, encoder.frame_period
+    first = [count_front(twin, encoder.min_frames + further)[0] for further in range(stride)]
+    fronts, states = zip(
+        *(count_front(twin, encoder.min_frames + further * stride) for further in range(3 * period)), strict=True
+    )
+    counts = [count_blocks(twin, state) for state in states]
     return MacTable(
         min_frames=encoder.min_frames,
         stride=stride,
-        front=fronts[:stride],
-        front_step=fronts[stride] - fronts[0],
-        blocks={layer: parabola(one[layer], two[layer], three[layer]) for layer in encoder.exit_layers},
+        front=tuple(first),
+        front_step=fronts[1] - fronts[0],
+        blocks={
+            layer: tuple(parabola(*(count[layer] for count in counts[rest::period])) for rest in range(period))
+            for layer in encoder.exit_layers
+        },
     )
 
 

@@ -32,7 +32,7 @@ MACS = MacTable(
     stride=2,
     front=(10, 11),
     front_step=7,
-    blocks={2: Parabola(100, 20, 2), 4: Parabola(200, 40, 4), 6: Parabola(300, 60, 6)},
+    blocks={2: (Parabola(100, 20, 2),), 4: (Parabola(200, 40, 4),), 6: (Parabola(300, 60, 6),)},
     heads={2: Parabola(5, 5), 4: Parabola(50, 50), 6: Parabola(500, 500)},
 )
 
