@@ -11,6 +11,7 @@ import yaml
 from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
+from espnet_ee.encoder.fast_blocks import MaskedBatchNorm
 from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
 from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
 
@@ -79,7 +80,7 @@ def stir_batch_norm(module: torch.nn.Module) -> None:
             torch.nn.init.normal_(part.bias, std=0.5)
         if type(part).__name__ == "ConvolutionalSpatialGatingUnit":
             torch.nn.init.normal_(part.conv.weight)  # untrained, it is nearly zero and lets nothing through
-        if isinstance(part, torch.nn.BatchNorm1d):
+        if isinstance(part, (torch.nn.BatchNorm1d, MaskedBatchNorm)):
             torch.nn.init.normal_(part.running_mean)
             torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
             torch.nn.init.normal_(part.bias)

@@ -120,6 +120,10 @@ class SegmentEncoder(AbsEncoder):
     def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
         """The norm between block ``layer`` and the head of its exit, or None where there is none."""
 
+    def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
+        """What the exit after block ``layer`` reads before its norm (B, T, D): a frame for each of ``olens``."""
+        return state.hidden
+
     @property
     @abstractmethod
     def subsampling(self) -> tuple[tuple[int, int], ...]:
@@ -174,8 +178,8 @@ class SegmentEncoder(AbsEncoder):
         layer = next(exit_layer for exit_layer in self.exit_layers if exit_layer > state.layer)
         for number in range(state.layer + 1, layer + 1):
             state = replace(self.block(number, state), layer=number)
-        norm = self.exit_norm_of(layer)
-        return ExitOutput(layer, state.hidden if norm is None else norm(state.hidden), state.olens, state)
+        hidden, norm = self.exit_hidden(layer, state), self.exit_norm_of(layer)
+        return ExitOutput(layer, hidden if norm is None else norm(hidden), state.olens, state)
 
     def iter_exits(self, xs_pad: torch.Tensor, ilens: torch.Tensor) -> Iterator[ExitOutput]:
         """Yields the exits from the first to the final one; each is computed when it is asked for.

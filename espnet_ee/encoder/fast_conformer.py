@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames
 from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
+from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,25 @@ class FastCarry:
         cosines: of the rotary positions (T, D/H).
         sines: likewise.
         real: True on real frames (B, T, 1), or None where every frame is real: then no block needs to mask.
+        half: hidden states at half rate (B, ceil(T/2), D), where the encoder stands between their first and last block.
     """
 
     cosines: torch.Tensor
     sines: torch.Tensor
     real: torch.Tensor | None
+    half: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor, frames: int) -> FastCarry:
         """See :class:`espnet_ee.encoder.base.Carry`."""
         real = None if self.real is None else self.real[rows, :frames]
-        return FastCarry(self.cosines[:frames], self.sines[:frames], None if real is None or bool(real.all()) else real)
+        half = None if self.half is None else self.half[rows, : (frames + 1) // 2]
+        real = None if real is None or bool(real.all()) else real
+        return FastCarry(self.cosines[:frames], self.sines[:frames], real, half)
+
+    @property
+    def at_half_rate(self) -> FastCarry:
+        """What the blocks at half rate need: of every second frame, the first included."""
+        return FastCarry(self.cosines[::2], self.sines[::2], None if self.real is None else self.real[:, ::2])
 
     @property
     def seen(self) -> torch.Tensor | None:
@@ -61,6 +72,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         attention_dropout_rate: of the attention weights.
         stochastic_depth_rate: chance that the last block is skipped in a training step; it grows with depth from 0 before
             the first (arXiv 1603.09382).
+        half_rate: the first and the last block that see every second frame only, such as [5, 10]; none: []. The state
+            before them is added to what comes out (a temporal U-Net). An exit among them reads that sum, too, at the full
+            rate, by a linear layer of its own.
 
     Raises:
         UsageError: the exits do not fit, or the sizes do not fit together.
@@ -89,6 +103,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         positional_dropout_rate: float = 0.1,
         attention_dropout_rate: float = 0.1,
         stochastic_depth_rate: float = 0.0,
+        half_rate: list[int] = [],  # noqa: B006 - likewise
     ) -> None:
         super().__init__()
         check_sizes(output_size, attention_heads, cnn_module_kernel, subsampling, convolution_norm)
@@ -99,18 +114,23 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         self.factor, self.stochastic_depth_rate = subsampling, stochastic_depth_rate
         self.embed = DepthwiseSubsampling(input_size, output_size, subsampling, subsampling_channels)
         self.embed_dropout = nn.Dropout(positional_dropout_rate)
-        self.encoders = nn.ModuleList(
-            FastConformerBlock(
-                output_size,
-                attention_heads,
-                linear_units,
-                cnn_module_kernel,
-                convolution_norm,
-                dropout_rate,
-                attention_dropout_rate,
-            )
-            for _ in range(num_blocks)
+        self.new_block = partial(
+            FastConformerBlock,
+            output_size,
+            attention_heads,
+            linear_units,
+            cnn_module_kernel,
+            convolution_norm,
+            dropout_rate,
+            attention_dropout_rate,
         )
+        self.encoders = nn.ModuleList(self.new_block() for _ in range(num_blocks))
+        self.half_rate = check_half_rate(half_rate, num_blocks)
+        if self.half_rate:
+            first, last = self.half_rate
+            self.frame_period, self.half_rate_input = 2, HalfRateInput(output_size)
+            within = [layer for layer in self.exit_layers if first <= layer < last]
+            self.half_rate_outputs = nn.ModuleDict({str(layer): HalfRateOutput(output_size) for layer in (*within, last)})
 
     def output_size(self) -> int:
         """D."""
@@ -132,15 +152,33 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         return EncoderState(hidden, olens, FastCarry(*rotary(frames, self.head_width, hidden), real))
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
-        """Computes one block, or skips it in training by chance; see :class:`SegmentEncoder`."""
+        """Computes one block; see :class:`SegmentEncoder`."""
+        carry, (first, last) = cast(FastCarry, state.carry), self.half_rate or (0, 0)
+        if number == first:
+            carry = replace(carry, half=self.half_rate_input(state.hidden, carry.real))
+        if carry.half is None:
+            return replace(state, hidden=self.block_output(number, state.hidden, carry))
+        state = replace(state, carry=replace(carry, half=self.block_output(number, carry.half, carry.at_half_rate)))
+        if number < last:
+            return state
+        return replace(state, hidden=self.exit_hidden(last, state), carry=replace(carry, half=None))
+
+    def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
+        """See :class:`SegmentEncoder`."""
+        half = cast(FastCarry, state.carry).half
+        if half is None:
+            return state.hidden
+        return state.hidden + self.half_rate_outputs[str(layer)](half, state.hidden.size(1))
+
+    def block_output(self, number: int, hidden: torch.Tensor, carry: FastCarry) -> torch.Tensor:
+        """What block ``number`` makes of (B, T, D): the same where it is skipped, in training, by chance."""
         share = self.depth_share(number)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not share and not distributed:
-            return state
-        carry = cast(FastCarry, state.carry)
-        hidden = self.encoders[number - 1](state.hidden, carry.cosines, carry.sines, carry.real, carry.seen, share)
+            return hidden
+        output = self.encoders[number - 1](hidden, carry.cosines, carry.sines, carry.real, carry.seen, share)
         # Processes that train together wait for the gradient of every parameter.
-        return replace(state, hidden=hidden if share else state.hidden + 0.0 * hidden)
+        return output if share else hidden + 0.0 * output
 
     def depth_share(self, number: int) -> float:
         """What the modules of a block count for: 0 where the block is skipped, more than 1 where it could have been."""

@@ -17,12 +17,14 @@ from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
 from espnet_ee.encoder.fast_conformer import EarlyExitFastConformerEncoder
 from espnet_ee.encoder.kaldi_fbank import KaldiFbank
 from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
+from espnet_ee.encoder.splitformer import EarlyExitSplitformerEncoder
 from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
 from espnet_ee.host.compat import make_pad_masks_linear
 from espnet_ee.model.early_exit import EarlyExitASRModel
 
 ENCODERS: dict[str, type[AbsEncoder]] = {
     "early_exit_fast_conformer": EarlyExitFastConformerEncoder,
+    "early_exit_splitformer": EarlyExitSplitformerEncoder,
     "early_exit_conformer": EarlyExitConformerEncoder,
     "early_exit_e_branchformer": EarlyExitEBranchformerEncoder,
     "early_exit_branchformer": EarlyExitBranchformerEncoder,
