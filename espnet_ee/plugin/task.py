@@ -22,6 +22,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_ee.errors import UserError, is_mendable
 from espnet_ee.files import read_yaml
 from espnet_ee.host.signature import reject_unknown_keys
+from espnet_ee.plugin.checkpoints import mend_folder, whole_files
 from espnet_ee.plugin.register import ENCODERS, MODELS, register
 
 # At import, so that a spawned child that unpickles the task by name has the tables filled, too.
@@ -71,7 +72,9 @@ class EarlyExitASRTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """As in ESPnet, which leaves its process group to the interpreter's end; here it is left while all is alive.
+        """As in ESPnet, but its files are written whole, and what an earlier run left broken is set aside first.
+
+        ESPnet leaves its process group to the interpreter's end; here it is left while all is alive.
 
         A thread of gloo that lets go of its last tensor during that end takes the interpreter's lock and is torn down with
         it: "terminate called without an active exception", after a training that had succeeded.
@@ -81,7 +84,10 @@ class EarlyExitASRTask(ASRTask):
         if torch.distributed.is_available():
             # Left to DistributedDataParallel, this import would come after the group: a default of its functions for good.
             importlib.import_module("torch.distributed.nn.functional")
-        super().main_worker(args)
+        if getattr(args, "resume", False) and not args.collect_stats:
+            mend_folder(Path(args.output_dir), args.best_model_criterion)
+        with whole_files():
+            super().main_worker(args)
         # Not after an error: then the others may still wait for this process within a collective.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gc.collect()  # the wrapped model, which holds the group, too

@@ -241,10 +241,12 @@ add_speeds() {
     fi
 }
 
-# ESPnet's epoch line is some 2,000 characters long; this keeps the losses of it. (Not by awk: some buffer their input.)
+# ESPnet's epoch line is some 2,000 characters long; this keeps the losses of it, and our own warnings. (Not by awk: some
+# buffer their input.)
 show_epochs() {
     local line loss=' loss=([^,; ]+)'
     while IFS= read -r line; do
+        if [[ ${line} == 'warning: '* ]]; then printf '    %s\n' "${line}"; fi
         [[ ${line} =~ \ ([0-9]+)epoch\ results:\  ]] || continue
         printf '    epoch %s:' "${BASH_REMATCH[1]}"
         if [[ ${line%%'[valid]'*} =~ ${loss} ]]; then printf ' loss %s' "${BASH_REMATCH[1]}"; fi
