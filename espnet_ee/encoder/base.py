@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -21,7 +21,10 @@ from espnet_ee.errors import UsageError, UserError
 
 
 class Carry(Protocol):
-    """What a backbone's blocks need beside the hidden states: masks, positions, caches."""
+    """What a backbone's blocks need beside the hidden states: masks, positions, caches.
+
+    A dataclass; tensors that gradients flow through are fields of its own (:func:`scale_gradients`).
+    """
 
     def select(self, rows: torch.Tensor, frames: int) -> Carry:
         """The same for some utterances only.
@@ -90,10 +93,13 @@ class SegmentEncoder(AbsEncoder):
         input_size: feature dimension.
         exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
         frame_period: 2 where some blocks see every second frame: then odd and even numbers of frames cost differently.
+        mean_gradients: in training each segment's parameters get the mean of the gradients of the exits from it on, not their
+            sum (arXiv 1908.06294); what is after the blocks, norms and heads, gets its own as ever.
     """
 
     takes: ClassVar[str] = "features"
     frame_period: int = 1
+    mean_gradients: bool = False
     input_size: int
     exit_layers: tuple[int, ...]
     _macs: MacTable | None = None
@@ -176,9 +182,15 @@ class SegmentEncoder(AbsEncoder):
             state: from :meth:`start` or from the previous :class:`ExitOutput`.
         """
         layer = next(exit_layer for exit_layer in self.exit_layers if exit_layer > state.layer)
+        exits = sum(exit_layer >= layer for exit_layer in self.exit_layers)  # that the gradient comes from
+        averaging = self.mean_gradients and self.training
+        if averaging and state.layer:
+            # Above it is the mean over these, below it is to be their part of the mean over one more.
+            state = scale_gradients(state, exits / (exits + 1))
         for number in range(state.layer + 1, layer + 1):
             state = replace(self.block(number, state), layer=number)
-        hidden, norm = self.exit_hidden(layer, state), self.exit_norm_of(layer)
+        read = scale_gradients(state, 1 / exits) if averaging else state
+        hidden, norm = self.exit_hidden(layer, read), self.exit_norm_of(layer)
         return ExitOutput(layer, hidden if norm is None else norm(hidden), state.olens, state)
 
     def iter_exits(self, xs_pad: torch.Tensor, ilens: torch.Tensor) -> Iterator[ExitOutput]:
@@ -220,6 +232,23 @@ class SegmentEncoder(AbsEncoder):
 def real_frames(olens: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
     """Which frames of a padded batch (B, T, ...) are real (B, T); ``olens`` says how many of each utterance (B,)."""
     return torch.arange(padded.size(1), device=padded.device) < olens.to(padded.device)[:, None]
+
+
+def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:
+    """The same values, whose gradient is multiplied on its way back."""
+    if not values.requires_grad:
+        return values
+    same = values.view_as(values)
+    same.register_hook(lambda gradient: gradient * factor)
+    return same
+
+
+def scale_gradients(state: EncoderState, factor: float) -> EncoderState:
+    """The same state with :func:`scale_gradient` on all that the blocks above read: a carry may hold hidden states, too."""
+    carry: Any = state.carry
+    held = {field.name: getattr(carry, field.name) for field in fields(carry)}
+    scaled = {name: scale_gradient(value, factor) for name, value in held.items() if isinstance(value, torch.Tensor)}
+    return replace(state, hidden=scale_gradient(state.hidden, factor), carry=replace(carry, **scaled))
 
 
 def check_exit_layers(exit_layers: Sequence[int], num_blocks: int) -> tuple[int, ...]:

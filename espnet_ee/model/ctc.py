@@ -54,14 +54,30 @@ def exits_ctc_loss(
     Returns:
         Loss per exit (M,).
     """
+    labels = torch.cat([row[:length] for row, length in zip(text, text_lengths, strict=True)])
+    return utterance_ctc_losses(log_probs, olens, labels, text_lengths, blank).sum(dim=1) / len(text)
+
+
+def utterance_ctc_losses(
+    log_probs: torch.Tensor, olens: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor, blank: int
+) -> torch.Tensor:
+    """CTC loss of every exit and utterance (M, B); 0 where the labels need more frames than there are.
+
+    Args:
+        log_probs: (M, B, T, V), M exits.
+        olens: frames (B,), the same for every exit.
+        labels: of all utterances, one after the other (sum of ``lengths``,).
+        lengths: labels of each utterance (B,).
+        blank: blank id.
+    """
     exits, batch = log_probs.shape[:2]
     losses = torch.nn.functional.ctc_loss(
         log_probs.flatten(0, 1).transpose(0, 1).float(),
-        torch.cat([row[:length] for row, length in zip(text, text_lengths, strict=True)]).repeat(exits),
+        labels.repeat(exits),
         olens.repeat(exits),
-        text_lengths.repeat(exits),
+        lengths.repeat(exits),
         blank=blank,
         reduction="none",
         zero_infinity=True,
     )
-    return losses.view(exits, batch).sum(dim=1) / batch
+    return losses.view(exits, batch)

@@ -19,7 +19,8 @@ from espnet_ee.model.head_choices import make_heads
 from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.model.term import ExitBatch
 from espnet_ee.model.terms import JointTerms
-from espnet_ee.model.terms import exit_weights as resolve_weights
+from espnet_ee.model.weights import ExitWeights
+from espnet_ee.model.weights import exit_weights as resolve_weights
 from espnet_ee.text import collapse, tokens_to_text
 
 
@@ -36,8 +37,11 @@ class EarlyExitASRModel(ESPnetASRModel):
         exit_heads: ``"separate"`` (a linear head per exit), ``"shared"`` (ESPnet's InterCTC), or what the exits below the
             final one compute before their linear layer: ``"lstm"``, ``"convolution"``.
         exit_weights: ``"sum"``, ``"mean"`` or a list with a weight per exit.
-        exit_terms: what each exit is trained for: by term (``ctc``, ``cr_ctc``) its weight, or a table of ``weight`` and
-            ``warmup``; see :class:`espnet_ee.model.terms.JointTerms`.
+        exit_terms: what each exit is trained for: by term (``ctc``, ``cr_ctc``, ``span_distillation``, ``text_distillation``)
+            its weight, or a table of ``weight`` and ``warmup``; see :class:`espnet_ee.model.terms.JointTerms`.
+        exit_gradients: what of the joint loss reaches the encoder: ``"full"``; ``"scaled"``: a segment gets the mean of the
+            gradients of the exits from it on, not their sum; ``"rotating"``: a training step is for the final exit and one
+            below, which take turns.
         freeze_backbone: trains the exits' norms and heads alone; everything else keeps its parameters, and unlike
             under ``--freeze_param`` also its BatchNorm statistics (and its dropout is off). Add
             ``--freeze_param ctc`` to keep the final exit as it is.
@@ -48,6 +52,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         exit_heads: str = "separate",
         exit_weights: str | list[float] = "sum",
         exit_terms: dict[str, float] = {"ctc": 1.0},  # noqa: B006 - ESPnet shows it in --print_config
+        exit_gradients: str = "full",
         freeze_backbone: bool = False,
         **stock: Any,
     ) -> None:
@@ -73,7 +78,8 @@ class EarlyExitASRModel(ESPnetASRModel):
         self.exit_terms = JointTerms(exit_terms, self)
         if self.exit_terms.copies > 1:
             self.specaug: torch.nn.Module = CopyingSpecAug(stock["specaug"], self.exit_terms.copies)
-        self.exit_weights = resolve_weights(exit_weights, len(encoder.exit_layers))
+        self.exit_weights = ExitWeights(resolve_weights(exit_weights, len(encoder.exit_layers)), exit_gradients)
+        encoder.mean_gradients = exit_gradients == "scaled"
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             for name, parameter in self.named_parameters():
@@ -115,7 +121,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         logits = torch.stack([heads.logits(layer, hs, olens) for layer, hs in zip(layers, hidden, strict=True)])
         shares = self.exit_terms(ExitBatch(layers, hidden, logits, olens, text, text_lengths))
         losses = torch.stack(list(shares.values())).sum(dim=0)
-        loss = (losses * losses.new_tensor(self.exit_weights)).sum()
+        loss = (losses * self.exit_weights()).sum()
         stats = {f"loss_exit{layer:02d}": value.detach() for layer, value in zip(layers, losses, strict=True)}
         if len(shares) > 1:
             stats |= {

@@ -1,4 +1,4 @@
-"""Terms of the joint loss: what each exit is trained for, and the exits' weights.
+"""Terms of the joint loss: what each exit is trained for.
 
 Source: arXiv 2309.09546, eq. (1): L = sum over exits m of w_m * L_m, every w_m = 1 by default. L_m is the sum of the
 terms; a new one is one class in a file of its own and one line in ``TERMS``.
@@ -7,7 +7,7 @@ terms; a new one is one class in a file of its own and one line in ``TERMS``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,16 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_ee.errors import UsageError
 from espnet_ee.model.consistency import ConsistencyTerm
 from espnet_ee.model.ctc import CTCTerm
+from espnet_ee.model.span_distillation import SpanDistillationTerm
 from espnet_ee.model.term import ExitBatch, Term
+from espnet_ee.model.text_distillation import TextDistillationTerm
 
-TERMS: dict[str, type[Term]] = {"ctc": CTCTerm, "cr_ctc": ConsistencyTerm}
+TERMS: dict[str, type[Term]] = {
+    "ctc": CTCTerm,
+    "cr_ctc": ConsistencyTerm,
+    "span_distillation": SpanDistillationTerm,
+    "text_distillation": TextDistillationTerm,
+}
 
 
 class JointTerms(torch.nn.Module):
@@ -91,28 +98,3 @@ def read_schedule(name: str, setting: float | Mapping[str, float]) -> Schedule:
     if type(warmup) is not int or warmup < 0:
         raise UsageError(f"model_conf: exit_terms: {name}: warmup {warmup!r} is no number of steps")
     return Schedule(float(weight), warmup)
-
-
-def exit_weights(weights: str | Sequence[float], exits: int) -> tuple[float, ...]:
-    """Resolves the option ``exit_weights`` to one weight per exit.
-
-    Args:
-        weights: ``"sum"`` (every weight 1, the paper), ``"mean"`` (1/exits) or a list of numbers.
-        exits: number of exits.
-
-    Raises:
-        UsageError: another word, or a list of the wrong length, with something not finite, negative or all zero.
-    """
-    if weights == "sum":
-        return (1.0,) * exits
-    if weights == "mean":
-        return (1.0 / exits,) * exits
-    numbers = isinstance(weights, (list, tuple)) and all(type(weight) in (int, float) for weight in weights)
-    if not numbers:
-        raise UsageError(f"model_conf: exit_weights {weights!r} is not sum, mean or a list of numbers")
-    values = tuple(float(weight) for weight in weights)
-    if len(values) != exits:
-        raise UsageError(f"model_conf: exit_weights has {len(values)} numbers for {exits} exits")
-    if not all(0 <= value < math.inf for value in values) or max(values) == 0:
-        raise UsageError(f"model_conf: exit_weights {list(values)} must be finite, and not negative nor all zero")
-    return values

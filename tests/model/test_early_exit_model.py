@@ -16,7 +16,8 @@ from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.ctc import exits_ctc_loss, frames_needed
 from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.model.term import Term
-from espnet_ee.model.terms import TERMS, exit_weights
+from espnet_ee.model.terms import TERMS
+from espnet_ee.model.weights import exit_weights
 from espnet_ee.text import collapse, tokens_to_text
 from tests import tiny
 
