@@ -82,3 +82,16 @@ def test_models_are_chosen_by_what_the_model_reports(path: Path):
     assert (phase, order) == ("valid", "min")
     assert name in reported
     assert config["batch_type"] == "numel"
+
+
+@pytest.mark.parametrize("seconds", [1, 4, 10])
+def test_the_fast_conformer_of_an4_costs_less_than_three_fifths_at_every_exit(seconds: int):
+    from espnet_ee.plugin.register import ENCODERS
+
+    costs = []
+    for name in ("train_ee_fast_conformer", "train_ee_conformer"):
+        config = yaml.safe_load((ROOT / f"egs/an4/asr1/conf/{name}.yaml").read_text(encoding="utf-8"))
+        encoder = ENCODERS[config["encoder"]](config["frontend_conf"]["n_mels"], **config["encoder_conf"])
+        costs.append([encoder.macs().encoder_macs(layer, 100 * seconds) for layer in encoder.exit_layers])
+    # Less a hundredth, because the heads cost the same in both.
+    assert all(fast < 0.59 * stock for fast, stock in zip(*costs, strict=True)), costs

@@ -220,8 +220,8 @@ def test_statistics_that_nobody_names(bash, root, tmp_path: Path):
 
 def test_help_shows_the_recipes_own_defaults(bash, root):
     shown = bash("run.sh", "--help", cwd=root / "egs" / "librispeech" / "asr1").stdout
-    assert "number of BPE tokens (default: 256)" in shown
-    assert "(default: conf/train_ee_conformer.yaml)" in shown
+    assert "number of BPE tokens (default: 500)" in shown
+    assert "(default: conf/train_ee_fast_conformer.yaml)" in shown
 
 
 OTHER = """# begin options

@@ -13,7 +13,7 @@ exec ./asr_ee.sh \
     --speed_perturb on_the_fly \
     --max_wav_duration 30 \
     --token_type bpe \
-    --nbpe 256 \
-    --asr_config conf/train_ee_conformer.yaml \
+    --nbpe 500 \
+    --asr_config conf/train_ee_fast_conformer.yaml \
     --command "./run.sh ${*@Q}" \
     "$@"
