@@ -28,7 +28,7 @@ class Input:
     Attributes:
         utt_id: its id.
         seconds: its length in seconds of audio.
-        load: gives samples (N,) float32 in [-1, 1], or features (L, F).
+        load: gives samples (N,) float32 in [-1, 1], or features (L, F); a UserError says why it cannot.
     """
 
     utt_id: str
@@ -43,8 +43,10 @@ def read_inputs(data_dir: str | Path, fs: int) -> list[Input]:
         data_dir: Kaldi data directory.
         fs: sampling rate the model was trained at, in Hz.
 
+    One whose sound cannot be read stands in the list, with 0 seconds: loading it says why, and the others can be decoded.
+
     Raises:
-        UserError: neither file is there, a line is broken, a file cannot be read or has another rate.
+        UserError: neither file is there, a line is broken, or a file has another rate.
     """
     folder = Path(data_dir)
     if (folder / "feats.scp").exists():
@@ -64,12 +66,19 @@ def _clips(folder: Path) -> dict[str, Clip]:
 
 
 def _audio(utt_id: str, clip: Clip, fs: int, table: Path) -> Input:
-    samples, rate = clip_samples(clip)
+    try:
+        samples, rate = clip_samples(clip)
+    except UserError as error:
+        return Input(utt_id, 0.0, partial(_refuse, str(error)))
     if rate != fs:
         raise UserError(f"{clip.path}: {rate} Hz, the model takes {fs} Hz; run espnet-ee data format --fs {fs} ({table})")
     if samples == 0:
-        raise UserError(f"{clip.path}: no samples; drop {utt_id} from {table}")
+        return Input(utt_id, 0.0, partial(_refuse, f"{clip.path}: no samples; drop {utt_id} from {table}"))
     return Input(utt_id, samples / rate, partial(_samples, clip))
+
+
+def _refuse(reason: str) -> np.ndarray:
+    raise UserError(reason)
 
 
 def _samples(clip: Clip) -> np.ndarray:

@@ -29,6 +29,10 @@ class UtteranceError(UserError):
         self.place = place
 
 
+class OutOfMemoryError(UserError):
+    """A batch, or one utterance, does not fit into memory."""
+
+
 class SessionState(Protocol):
     """Where an engine stands with a batch, between two segments."""
 
@@ -139,6 +143,7 @@ def recognise(
 
     Raises:
         UtteranceError: an utterance cannot be recognised, or the model's output for it is not finite.
+        OutOfMemoryError: fewer at once may fit.
         UserError: the policy does not fit the model, or needs an N-best and flashlight-text is missing.
     """
     if isinstance(batch, (np.ndarray, str)):

@@ -8,26 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from espnet_ee.data.inputs import Input
-from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, recognise
+from espnet_ee.decode.journal import Journal
+from espnet_ee.decode.loop import ExitSession, OutOfMemoryError, Recognition, UtteranceError, recognise
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_dir, refuse_other_folder
 from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
+from espnet_ee.score.failed import FAILED
 
 SUMMARY = "decode.yaml"
+_HOPELESS = 20  # so many utterances that cannot be decoded, and none that can: it is not the utterances
+
+Results = dict[str, Recognition]
+Reasons = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """All results of one set, by utterance id in sorted order, with the time that recognising took."""
+    """All results of one set, by utterance id in sorted order, with the time that recognising took.
 
-    results: dict[str, Recognition]
+    Attributes:
+        results: what was recognised.
+        audio_seconds: the length of each.
+        decode_seconds: of computing.
+        failed: why the others could not be decoded.
+    """
+
+    results: Results
     audio_seconds: dict[str, float]
     decode_seconds: float
+    failed: Reasons
 
     @property
     def rtf(self) -> float:
@@ -42,8 +57,9 @@ def decode(
     keep_every_exit: bool = False,
     nbest: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    journal: Journal | None = None,
 ) -> Decoding:
-    """Recognises all inputs. Reading files is not counted as decoding time.
+    """Recognises all inputs that can be. Reading files is not counted as decoding time.
 
     Args:
         session: the engine.
@@ -52,28 +68,68 @@ def decode(
         keep_every_exit: see :func:`espnet_ee.decode.loop.recognise`.
         nbest: likewise.
         progress: called after each batch with the number done and the total.
+        journal: of an earlier run; what it has is not done again.
 
     Raises:
-        UserError: there is no utterance, or one cannot be recognised; it is named.
+        UserError: there is no utterance, or none that can be recognised (the first is named).
     """
     if not inputs:
         raise UserError("there is no utterance to recognise; see the data directory")
     session.use_threads(config.num_threads)
-    results: dict[str, Recognition] = {}
-    spent = 0.0
-    for batch in _batches(inputs, config.batch_size):
-        loaded = [item.load() for item in batch]
+    journal = journal or Journal()
+    results, failed, spent = dict(journal.results), dict[str, str](), journal.seconds
+
+    def recognise_some(batch: Sequence[np.ndarray]) -> list[Recognition]:
+        return recognise(session, config, batch, keep_every_exit, nbest)
+
+    for batch in _batches([item for item in inputs if item.utt_id not in results], config.batch_size):
+        loaded, unreadable = _load(batch)
         started = time.perf_counter()
-        try:
-            recognised = recognise(session, config, loaded, keep_every_exit, nbest)
-        except UtteranceError as error:
-            raise UserError(f"{batch[error.place].utt_id}: {error}") from None
-        spent += time.perf_counter() - started
-        results.update((item.utt_id, result) for item, result in zip(batch, recognised, strict=True))
-        progress(len(results), len(inputs))
+        recognised, refused = _recognise(recognise_some, loaded)
+        seconds = time.perf_counter() - started
+        spent += seconds
+        journal.add(recognised, seconds)
+        results |= recognised
+        failed |= {**unreadable, **refused}
+        if failed and not results and len(failed) >= min(_HOPELESS, len(inputs)):
+            raise UserError("{}: {}".format(*next(iter(failed.items()))))
+        progress(len(results) + len(failed), len(inputs))
+    lengths = {item.utt_id: item.seconds for item in inputs}
     order = sorted(results)
-    seconds = {item.utt_id: item.seconds for item in inputs}
-    return Decoding({key: results[key] for key in order}, {key: seconds[key] for key in order}, spent)
+    return Decoding({key: results[key] for key in order}, {key: lengths[key] for key in order}, spent, failed)
+
+
+def _load(batch: Sequence[Input]) -> tuple[dict[str, np.ndarray], Reasons]:
+    loaded, failed = {}, {}
+    for item in batch:
+        try:
+            loaded[item.utt_id] = item.load()
+        except UserError as error:
+            failed[item.utt_id] = str(error)
+    return loaded, failed
+
+
+def _recognise(
+    recognise_some: Callable[[Sequence[np.ndarray]], list[Recognition]], batch: Mapping[str, np.ndarray]
+) -> tuple[Results, Reasons]:
+    """Recognises a batch, without those that cannot be; in halves where it does not fit into memory."""
+    names = list(batch)
+    if not names:
+        return {}, {}
+    try:
+        return dict(zip(names, recognise_some([batch[name] for name in names]), strict=True)), {}
+    except UtteranceError as error:
+        bad, reason = {names[error.place]}, str(error)
+    except OutOfMemoryError as error:
+        if len(names) > 1:
+            halves = names[: len(names) // 2], names[len(names) // 2 :]
+            (first, refused), (second, others) = (
+                _recognise(recognise_some, {name: batch[name] for name in half}) for half in halves
+            )
+            return {**first, **second}, {**refused, **others}
+        bad, reason = set(names), str(error)
+    results, failed = _recognise(recognise_some, {name: batch[name] for name in names if name not in bad})
+    return results, {**failed, **dict.fromkeys(bad, reason)}
 
 
 def _batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[Input]]:
@@ -86,7 +142,7 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any
     """Writes a decode directory as a whole: it replaces what was there, or nothing changes.
 
     ``1best_recog/{text,token,token_int,score}`` as ESPnet's asr_inference; ``utt2exit``, ``utt2macs``, ``utt2dur``;
-    ``decode.yaml``; with every exit also ``evidence.tsv`` and ``timing.tsv``.
+    ``decode.yaml``; with every exit also ``evidence.tsv`` and ``timing.tsv``; ``failed``, if anything could not be decoded.
 
     Args:
         path: the directory.
@@ -111,9 +167,12 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any
         if every_exit:
             write_table(folder / "evidence.tsv", _table(decoding))
             _write_timing(folder / "timing.tsv", results)
+        if decoding.failed:
+            write_scp(folder / FAILED, {key: " ".join(reason.split()) for key, reason in decoding.failed.items()})
         summary = {
             **facts,
             "utterances": len(results),
+            **({"failed": len(decoding.failed)} if decoding.failed else {}),
             "audio_seconds": round(sum(decoding.audio_seconds.values()), 3),
             "decode_seconds": round(decoding.decode_seconds, 3),
             "rtf": round(decoding.rtf, 5),

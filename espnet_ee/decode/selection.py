@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.data.inputs import content_digest, files_digest, read_inputs
+from espnet_ee.decode.journal import Journal, open_journal
 from espnet_ee.decode.loop import ExitSession
-from espnet_ee.decode.results import SUMMARY, check_output_dir, decode, write_decoding
+from espnet_ee.decode.results import SUMMARY, Decoding, check_output_dir, decode, write_decoding
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
 from espnet_ee.score.experiment import EVERY_EXIT, POLICIES
+from espnet_ee.score.failed import FAILED
 from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import read_grid
 from espnet_ee.search.beam import NBestSearch
@@ -97,8 +99,8 @@ def decode_sets(options: DecodeOptions, load: Callable[[], LoadedModel]) -> None
         load: loads the model; called when something is to be decoded, and once.
 
     Raises:
-        UserError: an input is missing or broken, or an output folder is something else. Before anything is decoded,
-            unless it is an utterance.
+        UserError: an input is missing or broken, or an output folder is something else; before anything is decoded. An
+            utterance that cannot be decoded is listed in the decoding's ``failed`` and named in a warning.
     """
     run = _Decodings(options, load)
     run.check()
@@ -172,7 +174,7 @@ class _Decodings:
         numbers: dict[str, Any] = {"batch_size": self.options.batch_size, "num_threads": self.options.num_threads}
         config = replace(config, **{key: value for key, value in numbers.items() if value is not None})
         nbest = self.options.nbest if every_exit else 0
-        for name, data in self.sets.items():
+        for name in self.sets:
             folder = self.options.out / tag / name
             identity = {
                 **config.to_mapping(),
@@ -185,13 +187,23 @@ class _Decodings:
             if _is_done(folder, identity):
                 print(f"{folder}: done before", flush=True)
                 continue
-            inputs = read_inputs(data, self.model.sample_rate)
-            try:
-                decoding = decode(self.model.session, config, inputs, every_exit, nbest, _Progress(f"{tag}/{name}"))
-            except UserError as error:
-                raise UserError(f"{data}: {error}") from None
-            write_decoding(folder, decoding, {**identity, **self.model.facts}, every_exit)
-            print(f"{folder}: {len(inputs)} utterances, RTF {decoding.rtf:.4f}", flush=True)
+            with open_journal(folder, identity) as journal:
+                decoding = self._decode(tag, name, config, every_exit, journal)
+                write_decoding(folder, decoding, {**identity, **self.model.facts}, every_exit)
+            print(f"{folder}: {len(decoding.results)} utterances, RTF {decoding.rtf:.4f}", flush=True)
+            _warn_of_failures(folder, decoding)
+
+    def _decode(self, tag: str, name: str, config: DecodingConfig, every_exit: bool, journal: Journal) -> Decoding:
+        data, nbest = self.sets[name], self.options.nbest if every_exit else 0
+        inputs = read_inputs(data, self.model.sample_rate)
+        if journal.results:
+            print(
+                f"{tag}/{name}: goes on after {len(journal.results)} of {len(inputs)} utterances", file=sys.stderr, flush=True
+            )
+        try:
+            return decode(self.model.session, config, inputs, every_exit, nbest, _Progress(f"{tag}/{name}"), journal)
+        except UserError as error:
+            raise UserError(f"{data}: {error}") from None
 
     def calibrate(self, calibration: Calibration) -> Iterator[tuple[str, DecodingConfig]]:
         """Writes the calibrated configurations; yields those that run online, by tag."""
@@ -220,6 +232,18 @@ def _is_done(folder: Path, identity: Mapping[str, Any]) -> bool:
         return False
     facts = read_yaml(folder / SUMMARY, "delete the folder to decode again")
     return all(key in facts and facts[key] == value for key, value in identity.items())
+
+
+def _warn_of_failures(folder: Path, decoding: Decoding) -> None:
+    if decoding.failed:
+        count, total = len(decoding.failed), len(decoding.failed) + len(decoding.results)
+        first, reason = next(iter(decoding.failed.items()))
+        print(
+            f"warning: {folder}: {count} of {total} utterances could not be decoded, see {folder / FAILED}; {first}: {reason}; "
+            "delete the folder to try again",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @dataclass

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
-from espnet_ee.decode.loop import UtteranceError
+from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.errors import UserError
 from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.frames import Frames
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
 Reduced = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Of every real frame, (T,) each: best token, its probability, the logarithm of that, entropy."""
 
@@ -38,6 +41,23 @@ class TorchState:
     def layer(self) -> int:
         """Blocks computed so far."""
         return self.encoder.layer
+
+
+def _in_memory(method: Callable[P, Result]) -> Callable[P, Result]:
+    """Tells an allocation that failed, which torch has three ways to say, from a bug."""
+
+    @functools.wraps(method)
+    def guarded(*arguments: P.args, **named: P.kwargs) -> Result:
+        try:
+            return method(*arguments, **named)
+        except (MemoryError, torch.OutOfMemoryError):
+            pass
+        except RuntimeError as error:
+            if "DefaultCPUAllocator" not in str(error):
+                raise
+        raise OutOfMemoryError("does not fit into memory; decode fewer at once (--batch_size), or cut the audio")
+
+    return guarded
 
 
 class TorchSession:
@@ -65,6 +85,7 @@ class TorchSession:
         """Sets torch's threads, for the whole process."""
         torch.set_num_threads(count)
 
+    @_in_memory
     @torch.inference_mode()
     def start(self, batch: Sequence[np.ndarray]) -> TorchState:
         """Features, one utterance at a time (the STFT's last frames would otherwise see the batch's padding), then embedded."""
@@ -78,12 +99,14 @@ class TorchSession:
         padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
         return TorchState(self.encoder.start(padded, torch.tensor(lengths, device=padded.device)), lengths)
 
+    @_in_memory
     @torch.inference_mode()
     def advance(self, state: TorchState) -> TorchState:
         """Computes the blocks up to the next exit."""
         output = self.encoder.advance(state.encoder)
         return replace(state, encoder=output.state, output=output)
 
+    @_in_memory
     @torch.inference_mode()
     def read(self, state: TorchState, places: Sequence[int], want: frozenset[str] = frozenset()) -> list[Frames]:
         """The exit's frames for some rows of the batch."""
@@ -100,6 +123,7 @@ class TorchSession:
             for exit_, table, length in zip(frames, tables, lengths, strict=True)
         ]
 
+    @_in_memory
     @torch.inference_mode()
     def select(self, state: TorchState, places: Sequence[int]) -> TorchState:
         """Keeps some rows; what the exit gave is let go."""

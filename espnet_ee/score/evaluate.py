@@ -46,6 +46,7 @@ class SetResult:
     Attributes:
         name: the set's name.
         utterances: how many.
+        failed: utterances that could not be decoded, which are in no number, and why.
         invisible: invisible characters of its references, which are not scored.
         points: its operating points.
         checks: a line for every online run: does it equal its replay?
@@ -56,6 +57,7 @@ class SetResult:
 
     name: str
     utterances: int
+    failed: Mapping[str, str]
     invisible: int
     points: Sequence[Point]
     checks: Sequence[str]
@@ -125,6 +127,7 @@ def evaluate(grid: Grid, policies: Policies, runs: Sequence[OnlineRun], separate
     return SetResult(
         name=grid.name,
         utterances=len(grid.utterances),
+        failed=grid.failed,
         invisible=invisible,
         points=points,
         checks=[str(run) for run in runs],

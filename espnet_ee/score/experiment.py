@@ -18,14 +18,16 @@ import espnet_ee
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
+from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.score.calibrate import PROMISES
 from espnet_ee.score.evaluate import Policies, SetResult, evaluate, make_policies
+from espnet_ee.score.failed import read_failed
 from espnet_ee.score.grid import Grid, read_grid
 from espnet_ee.score.page import Page, write_page
 from espnet_ee.score.picture import draw_curve
 from espnet_ee.score.points import Point, read_exits, write_exits
-from espnet_ee.score.runs import OnlineRun, read_run
+from espnet_ee.score.runs import read_config, read_run
 from espnet_ee.score.wer import invisible_characters
 
 EVERY_EXIT = "decode_every_exit"
@@ -72,9 +74,14 @@ def score_experiment(options: ScoreOptions) -> Page:
     texts = {name: options.data_root / name / "text" for name in options.sets}
     decoded = options.exp / EVERY_EXIT
     grids = {name: read_grid(decoded / name / "evidence.tsv", texts[name], name, keep=True) for name in options.sets}
-    policies = _read_policies(options.exp / POLICIES, grids[options.valid_set])
+    by_name, promises = _read_policies(options.exp / POLICIES, grids[options.valid_set])
+    runs = {name: list(_current_runs(options.exp, grid, by_name)) for name, grid in grids.items()}
+    for name, grid in grids.items():
+        if missed := {utt: reason for folder in runs[name] for utt, reason in read_failed(folder).items()}:
+            grids[name] = grid.without(missed)
+    policies = make_policies(grids[options.valid_set], by_name, promises)
     separate = _separate_points(options)
-    results = [_evaluate(options, grids[name], policies, read_scp(texts[name], allow_empty=True), separate) for name in grids]
+    results = [_evaluate(grids[name], policies, runs[name], texts[name], separate) for name in grids]
     page = Page(
         model=options.exp.resolve().name,
         environment=_environment(options, decoded / options.sets[0] / "decode.yaml"),
@@ -92,38 +99,40 @@ def score_experiment(options: ScoreOptions) -> Page:
     return page
 
 
-def _evaluate(
-    options: ScoreOptions, grid: Grid, policies: Policies, references: Mapping[str, str], separate: Sequence[Point]
-) -> SetResult:
-    runs = list(_read_runs(options.exp, grid, references, policies))
+def _evaluate(grid: Grid, policies: Policies, folders: Sequence[Path], text: Path, separate: Sequence[Point]) -> SetResult:
+    references = read_scp(text, allow_empty=True)
+    runs = [read_run(folder, _name_of(folder), grid, references) for folder in folders]
     others = [point for point in separate if point.set == grid.name]
     return evaluate(grid, policies, runs, others, invisible_characters(references.values()))
 
 
-def _read_policies(folder: Path, dev: Grid) -> Policies:
-    """The calibrated policies in the order of their calibration, then those that somebody put beside them."""
+def _read_policies(folder: Path, dev: Grid) -> tuple[dict[str, ExitPolicy], dict[str, Point]]:
+    """The calibrated policies in the order of their calibration, then those that somebody put beside them; the promises."""
     promises = {point.name: point for point in read_exits(folder / PROMISES)} if (folder / PROMISES).exists() else {}
     paths = {path.stem.removeprefix("decode_"): path for path in sorted(folder.glob("decode_*.yaml"))}
     names = sorted(paths, key=lambda name: list(promises).index(name) if name in promises else len(promises))
     layers = dev.table.exit_layers
-    by_name = {name: DecodingConfig.read(paths[name]).policy_for(layers) for name in names}
-    return make_policies(dev, by_name, promises)
+    return {name: DecodingConfig.read(paths[name]).policy_for(layers) for name in names}, promises
 
 
-def _read_runs(exp: Path, grid: Grid, references: Mapping[str, str], policies: Policies) -> Iterator[OnlineRun]:
+def _current_runs(exp: Path, grid: Grid, policies: Mapping[str, ExitPolicy]) -> Iterator[Path]:
     """The online decodings of the set, but those that an earlier model or calibration left behind; they are named on stderr."""
     evidence = read_yaml(exp / EVERY_EXIT / grid.name / "decode.yaml", "decode again")
     for path in sorted(exp.glob(f"*/{grid.name}/decode.yaml")):
-        tag = path.parent.parent.name
-        if tag == EVERY_EXIT:
+        if path.parent.parent.name == EVERY_EXIT:
             continue
-        run = read_run(path.parent, tag.removeprefix("decode_"), grid, references)
         same_model = read_yaml(path, "decode again").get("model_digest") == evidence.get("model_digest")
-        if same_model and policies.by_name.get(run.name, run.policy) == run.policy:
-            yield run
+        policy = read_config(path.parent).policy_for(grid.table.exit_layers)
+        if same_model and policies.get(_name_of(path.parent), policy) == policy:
+            yield path.parent
         else:
             other = "policy than was calibrated" if same_model else "model than the evidence"
             print(f"warning: {path.parent}: left out, it is of another {other}; decode again or delete it", file=sys.stderr)
+
+
+def _name_of(decoding: Path) -> str:
+    """What the configuration of a decoding (TAG/SET) is called."""
+    return decoding.parent.name.removeprefix("decode_")
 
 
 def _separate_points(options: ScoreOptions) -> list[Point]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy, choose_exit
 from espnet_ee.policy.table import EvidenceTable, read_table
+from espnet_ee.score.failed import FAILED, read_failed
 from espnet_ee.score.imported import is_imported, read_imported
 from espnet_ee.score.kept import Edits, Seconds, mark_of, read_edits, read_timing, write_edits
 from espnet_ee.score.outcome import Outcome
@@ -34,6 +35,7 @@ class Grid:
         macs_alone: compute when only the head of the exit itself is read (N, K).
         macs_passed: compute when the heads below are read, too (N, K).
         clock: measured seconds to the text of every exit (N, K); None when no timing was kept.
+        failed: utterances of the set that are in no row, for they could not be decoded, and why.
     """
 
     name: str
@@ -46,6 +48,23 @@ class Grid:
     macs_alone: np.ndarray
     macs_passed: np.ndarray
     clock: np.ndarray | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, failed: Mapping[str, str]) -> Grid:
+        """The same set with fewer utterances, whatever of it these ids belong to."""
+        stay = np.array([utt not in failed for utt in self.utterances], dtype=bool)
+        if not stay.any():
+            raise UserError(f"set {self.name}: no utterance was decoded by every run; see the files {FAILED} of its decodings")
+        names = tuple(utt for utt in self.utterances if utt not in failed)
+        arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed")
+        return replace(
+            self,
+            table=EvidenceTable(self.table.exit_layers, {utt: self.table.utterances[utt] for utt in names}),
+            utterances=names,
+            clock=None if self.clock is None else self.clock[stay],
+            failed={**self.failed, **failed},
+            **{name: getattr(self, name)[stay] for name in arrays},
+        )
 
     @cached_property
     def errors(self) -> np.ndarray:
@@ -124,14 +143,20 @@ def read_grid(evidence: Path, text: Path | None, name: str = "", keep: bool = Fa
     if text is None:
         raise UserError(f"{evidence}: the table holds no references; give the set's text file, too")
     table, clock, counts = read_table(evidence), evidence.with_name("timing.tsv"), evidence.with_name("errors.tsv")
-    references = read_scp(text, allow_empty=True)
+    failed = read_failed(evidence.parent)
+    references = without(read_scp(text, allow_empty=True), failed)
     timing = read_timing(clock, table.exit_layers) if clock.exists() else None
     mark = mark_of(evidence, text)
     edits = read_edits(counts, mark, table)
     grid = make_grid(name or evidence.parent.name, table, references, timing, edits)
     if keep and edits is None:
         write_edits(counts, mark, table, (grid.words, grid.characters))
-    return grid
+    return replace(grid, failed=failed)
+
+
+def without(table: Mapping[str, str], failed: Collection[str]) -> dict[str, str]:
+    """A table without the utterances that could not be decoded."""
+    return {utt: value for utt, value in table.items() if utt not in failed}
 
 
 def levels(grid: Grid, policy: ThresholdPolicy) -> np.ndarray:

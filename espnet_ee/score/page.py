@@ -50,6 +50,7 @@ def write_page(path: Path, page: Page) -> None:
     lines += ["", "## How to read", "", *_how_to_read(page.valid_set), *_promises(page), *_stops(page)]
     for result in page.sets:
         lines += _hurt(result) if result.name != page.valid_set else []
+    lines += _failed(page.sets)
     for unit, title in (("words", "WER"), ("characters", "CER")):
         lines += ["", f"## {title}", "", *_espnet_table(page.sets, unit)]
     lines += ["", "## Environments", "", *(f"- {name}: `{value}`" for name, value in page.environment.items())]
@@ -61,6 +62,7 @@ def write_page(path: Path, page: Page) -> None:
 def set_table(result: SetResult, valid_set: str) -> list[str]:
     """Lines with all exits and policies of one set."""
     said = f"{result.utterances} utterances"
+    said += f"; **{len(result.failed)} more could not be decoded and are in no number**" if result.failed else ""
     said += f", {result.invisible} invisible characters of the references not scored" if result.invisible else ""
     said += "; the policies are calibrated on it" if result.name == valid_set else ""
     checks = ["", *(f"- {check}" for check in result.checks)] if result.checks else []
@@ -165,6 +167,11 @@ def _hurt(result: SetResult) -> Iterator[str]:
     if result.hurt:
         yield from ("", f"## Hurt most by stopping early: {result.hurt_by}/{result.name}", "")
         yield from markdown(_HURT_COLUMNS, [[str(cell).replace("|", "/") for cell in utterance] for utterance in result.hurt])
+
+
+def _failed(sets: Sequence[SetResult]) -> list[str]:
+    lines = [f"- {result.name}/{utt}: {reason}" for result in sets for utt, reason in sorted(result.failed.items())]
+    return ["", "## Could not be decoded", "", *lines] if lines else []
 
 
 def _espnet_table(sets: Sequence[SetResult], unit: str) -> list[str]:

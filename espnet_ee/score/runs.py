@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import KEYS, DecodingConfig
-from espnet_ee.score.grid import Grid, exits_of, outcome
+from espnet_ee.score.grid import Grid, exits_of, outcome, without
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.wer import check_same_utterances, count_edits
 
@@ -70,14 +71,12 @@ def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str])
     Raises:
         UserError: a file is missing or broken, or the utterances are not those of the reference.
     """
-    facts = read_yaml(folder / "decode.yaml", "decode again")
-    settings = {key: facts[key] for key in KEYS if key in facts}
-    config = DecodingConfig.from_mapping(settings, str(folder / "decode.yaml"))
+    config = read_config(folder)
     policy = config.policy_for(grid.table.exit_layers)
-    texts = read_scp(folder / "1best_recog" / "text", allow_empty=True)
-    layers, macs = (_read_integers(folder / file) for file in ("utt2exit", "utt2macs"))
+    texts = without(read_scp(folder / "1best_recog" / "text", allow_empty=True), grid.failed)
+    layers, macs = (_read_integers(folder / file, grid.failed) for file in ("utt2exit", "utt2macs"))
     for file, table in (("1best_recog/text", texts), ("utt2exit", layers), ("utt2macs", macs)):
-        check_same_utterances(references, table, str(folder / file))
+        check_same_utterances(grid.utterances, table, str(folder / file))
     exits = exits_of(grid, policy)
     replay = outcome(grid, exits, policy.needs_every_exit)
     said = [grid.table.utterances[utt].rows[index].hypothesis for utt, index in zip(grid.utterances, exits, strict=True)]
@@ -91,15 +90,29 @@ def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str])
         policy=policy,
         batch_size=config.batch_size,
         outcome=Outcome(words, characters, own_macs, own_layers, grid.seconds),
-        rtf=float(facts.get("rtf", "nan")),
+        rtf=_read_rtf(folder),
         other_exits=int((own_layers != replay.layers).sum()),
         other_texts=len(others),
         other_macs=int((own_macs != replay.macs).sum()),
     )
 
 
-def _read_integers(path: Path) -> dict[str, int]:
-    table = read_scp(path)
+def read_config(folder: Path) -> DecodingConfig:
+    """How a decoding was made, from its own ``decode.yaml``."""
+    path = folder / "decode.yaml"
+    facts = read_yaml(path, "decode again")
+    return DecodingConfig.from_mapping({key: facts[key] for key in KEYS if key in facts}, str(path))
+
+
+def _read_rtf(folder: Path) -> float:
+    rtf = read_yaml(folder / "decode.yaml", "decode again").get("rtf", math.nan)
+    if isinstance(rtf, bool) or not isinstance(rtf, (int, float)):
+        raise UserError(f"{folder / 'decode.yaml'}: its rtf {rtf!r} is no number; decode again")
+    return float(rtf)
+
+
+def _read_integers(path: Path, failed: Collection[str]) -> dict[str, int]:
+    table = without(read_scp(path), failed)
     for utt, value in table.items():
         if not value.isdecimal():
             raise UserError(f"{path}: {utt} has {value!r}, not a whole number; decode again")

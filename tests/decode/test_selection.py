@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -223,12 +224,160 @@ def test_a_missing_sound_and_a_set_without_text_are_named(options, load, tmp_pat
     assert load.count == 0
 
 
-def test_an_utterance_that_cannot_be_recognised_is_named(options, load, tmp_path) -> None:
-    soundfile.write(tmp_path / "loud.wav", np.full(4000, np.nan), 16000, subtype="FLOAT")
+class Torn(Exception):
+    """The machine goes away."""
+
+
+def tear_after(count: int, session: TorchSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a session compute so many batches."""
+    start, left = session.start, [count]
+
+    def limited(batch: list[np.ndarray]) -> object:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Torn
+        return start(batch)
+
+    monkeypatch.setattr(session, "start", limited)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a decoding holds but for the clock's."""
+    skipped = ("decode.yaml", "timing.tsv")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in skipped
+    }
+
+
+@pytest.mark.parametrize(("every_exit", "nbest", "batch_size"), [(True, 2, 1), (False, 0, 1), (True, 0, 3)])
+def test_a_decoding_that_was_cut_off_goes_on_inside_its_set(
+    options, load, session, monkeypatch, capsys, every_exit: bool, nbest: int, batch_size: int
+) -> None:
+    if nbest:
+        pytest.importorskip("flashlight.lib.text")
+    one = {} if every_exit else {"a": DecodingConfig(EntropyPolicy(0.25))}
+    options = replace(
+        options, calibration=None, every_exit=every_exit, nbest=nbest, batch_size=batch_size, configs=one, data=options.data[:1]
+    )
+    decode_sets(replace(options, out=options.out.with_name("undisturbed")), load)
+    for torn in range(3):  # more than once
+        with monkeypatch.context() as patch, pytest.raises(Torn):
+            tear_after(1, session, patch)
+            decode_sets(options, load)
+        (journal,) = options.out.rglob(".dev.journal")
+        if torn == 1:  # cut off while it wrote
+            journal.write_bytes(journal.read_bytes()[:-9])
+    capsys.readouterr()
+    started = []
+    with monkeypatch.context() as patch:
+        start = session.start
+        patch.setattr(session, "start", lambda batch: started.extend(batch) or start(batch))
+        decode_sets(options, load)
+    done = 2 * batch_size
+    assert len(started) == 12 - done and f"goes on after {done} of 12" in capsys.readouterr().err
+    assert contents(options.out) == contents(options.out.with_name("undisturbed"))
+    (folder,) = options.out.glob("*/dev")
+    facts = yaml.safe_load((folder / "decode.yaml").read_text())
+    assert facts["utterances"] == 12 and facts["decode_seconds"] > 0
+
+
+def test_the_journal_of_other_settings_is_begun_anew_and_one_in_use_is_refused(
+    options, load, session, monkeypatch, capsys
+) -> None:
+    options = replace(options, calibration=None, every_exit=True, data=options.data[:1])
+    with monkeypatch.context() as patch, pytest.raises(Torn):
+        tear_after(2, session, patch)
+        decode_sets(options, load)
+    with open(options.out / "decode_every_exit/.dev.journal", "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="decode_every_exit/dev: another process"):
+            decode_sets(options, load)
+    decode_sets(replace(options, batch_size=5), load)
+    assert "goes on after" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_utterances_that_cannot_be_decoded_are_listed_and_cost_no_other_its_text(
+    options, load, session, monkeypatch, tmp_path, capsys, batch_size: int
+) -> None:
+    """No number in the sound, a damaged file, more than the memory takes: the others are decoded as ever."""
+    options = replace(options, calibration=None, every_exit=True, batch_size=batch_size, data=options.data[:1])
+    decode_sets(replace(options, out=tmp_path / "good"), load)
     good = read_scp(options.data[0] / "wav.scp")
-    write_scp(tmp_path / "set/wav.scp", {**good, "dev-03x": str(tmp_path / "loud.wav")})
-    with pytest.raises(UserError, match=r"loud\.wav|dev-03x"):
-        decode_sets(replace(options, data=(tmp_path / "set",), calibration=None, every_exit=True, batch_size=4), load)
+    soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "long.wav", np.zeros(50000), 16000)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    (tmp_path / "garbage.wav").write_bytes(b"RIFF....")
+    bad = {f"bad-{kind}": str(tmp_path / f"{kind}.wav") for kind in ("nan", "garbage", "long", "empty")}
+    write_scp(tmp_path / "dev/wav.scp", {**good, **bad})
+    advance = session.encoder.advance
+
+    def small(state: object) -> object:
+        if state.hidden.size(0) * state.hidden.size(1) > 100 or state.hidden.size(1) > 60:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory")
+        return advance(state)
+
+    monkeypatch.setattr(session.encoder, "advance", small)
+    decode_sets(replace(options, data=(tmp_path / "dev",)), load)
+    folder = options.out / "decode_every_exit/dev"
+    failed = read_scp(folder / "failed")
+    assert sorted(failed) == sorted(bad)
+    for utt, words in (("nan", "not finite"), ("garbage", "garbage.wav"), ("long", "memory"), ("empty", "no samples")):
+        assert words in failed[f"bad-{utt}"]
+    said = capsys.readouterr().err
+    assert f"warning: {folder}: 4 of 16 utterances could not be decoded, see {folder / 'failed'}" in said
+    assert yaml.safe_load((folder / "decode.yaml").read_text())["failed"] == 4
+    found = read_table(folder / "evidence.tsv")
+    kept = read_table(tmp_path / "good/decode_every_exit/dev/evidence.tsv")
+    assert {utt: [row.hypothesis for row in found.utterances[utt].rows] for utt in found.utterances} == {
+        utt: [row.hypothesis for row in kept.utterances[utt].rows] for utt in kept.utterances
+    }
+
+
+def test_where_no_utterance_can_be_decoded_it_is_not_the_utterances(options, load, session, monkeypatch, tmp_path) -> None:
+    soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), 16000, subtype="FLOAT")
+    write_scp(tmp_path / "set/wav.scp", {f"u{number:02d}": str(tmp_path / "nan.wav") for number in range(30)})
+    options = replace(options, data=(tmp_path / "set",), calibration=None, every_exit=True)
+    with pytest.raises(UserError, match=r"set: u00: .*not finite"):
+        decode_sets(options, load)
+    assert not (options.out / "decode_every_exit/set").exists()
+
+
+def test_a_page_says_which_utterances_it_lacks(options, load, corpus, tmp_path, capsys) -> None:
+    """Also those that only an online run lacks, so that all rows of the table are of the same utterances."""
+    data = tmp_path / "data"
+    for name in ("dev", "test"):
+        shutil.copytree(corpus / name, data / name)
+    soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), 16000, subtype="FLOAT")
+    for file, value in (("wav.scp", tmp_path / "nan.wav"), ("text", "A")):
+        for name in ("dev", "test"):
+            with open(data / name / file, "a") as stream:
+                stream.write(f"zz-{name} {value}\n")
+    options = replace(options, data=(data / "dev", data / "test"))
+    decode_sets(options, load)
+    said = capsys.readouterr().err
+    assert said.count("1 of 13 utterances could not be decoded") == 3  # dev: every exit, and two policies online
+    online = options.out / "decode_entropy_mean_layer2/test"
+    lost = "test-00"
+    for file in (
+        "utt2exit",
+        "utt2macs",
+        "utt2dur",
+        *(f"1best_recog/{file}" for file in ("text", "token", "token_int", "score")),
+    ):
+        table = read_scp(online / file, allow_empty=True)
+        write_scp(online / file, {key: value for key, value in table.items() if key != lost})
+    write_scp(online / "failed", {**read_scp(online / "failed"), lost: "does not fit into memory"})
+    page = score_experiment(ScoreOptions(options.out, data, "dev", ["test"]))
+    test, dev = page.sets
+    assert (test.utterances, sorted(test.failed)) == (3, [lost, "zz-test"])
+    assert (dev.utterances, sorted(dev.failed)) == (12, ["zz-dev"])
+    assert {point.words.sentences for point in test.points} == {3}
+    text = (options.out / "RESULTS.md").read_text()
+    assert "## test (3 utterances; **2 more could not be decoded and are in no number**" in text
+    assert f"- test/{lost}: does not fit into memory" in text
 
 
 def test_what_stage_12_leaves_is_what_scoring_reads(

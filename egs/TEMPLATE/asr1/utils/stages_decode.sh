@@ -23,6 +23,7 @@ decode_sets() {
     run_once "stage 12: decoding" "${mark}" "${wanted}" "${asr_exp}/log/decode.log" \
         "${decode_run[@]}" --model "${asr_exp}" --model_file "${model_file}" --data "${dirs[@]}" --out "${asr_exp}" \
         --device "${inference_device}" --calibrate_on "${valid_set}" "${words[@]}" ${args[@]+"${args[@]}"}
+    show_log "${asr_exp}/log/decode.log" | grep '^warning: ' || true
     log "stage 12: ${asr_exp}/policies: decoding configurations calibrated on ${valid_set}"
 }
 
