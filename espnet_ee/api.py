@@ -18,9 +18,9 @@ from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES
 from espnet_ee.search.beam import NBestSearch
-from espnet_ee.store.checkpoint import load_model
+from espnet_ee.store.checkpoint import load_trained
 from espnet_ee.store.package import open_model
-from espnet_ee.store.train_config import read_train_config, sampling_rate
+from espnet_ee.store.train_config import sampling_rate
 
 Policy = ExitPolicy | DecodingConfig | str | Path | None
 """When to stop: a policy, a decoding configuration, the name of one that came with the model, a YAML file; None: its default."""
@@ -70,8 +70,8 @@ class EarlyExitASR:
             UserError: a file is missing or does not fit, or the policy does not.
         """
         config = _resolve(policy, {})
-        model = load_model(train_config, model_file, device)
-        return cls(TorchSession(model), sampling_rate(read_train_config(train_config)), config)
+        model, trained = load_trained(train_config, model_file, device)
+        return cls(TorchSession(model), sampling_rate(trained), config)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, policy: Policy = None, device: str = "cpu") -> EarlyExitASR:

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from espnet_ee import files
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_dir, atomic_write
 from espnet_ee.kaldi import read_scp, write_scp
@@ -170,3 +172,27 @@ def test_a_folder_in_the_place_of_a_file_is_named_itself(tmp_path):
     with pytest.raises(IsADirectoryError) as caught, atomic_write(tmp_path / "out") as stream:
         stream.write("x")
     assert caught.value.filename == str(tmp_path / "out") and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100000, "a: 9999-99-99", "a: [", "!!python/name:os.system", "a: \x07", "a: 1" + "0" * 5000], ids=len
+)
+def test_yaml_that_is_not_plain_is_refused_by_either_loader(monkeypatch, loader, text):
+    monkeypatch.setattr(files, "_Loader", getattr(yaml, loader))
+    with pytest.raises(yaml.YAMLError):
+        files.parse_yaml(text)
+
+
+def test_both_loaders_read_the_same(monkeypatch):
+    text = yaml.safe_dump(
+        {"token_list": ["<blank>", "▁É", "yes", "1e-3", "~", "'", "#", " x", "😀", "\x85"], "lr": 1.0e-3, "a": [{"b": None}]},
+        allow_unicode=True,
+    )
+    monkeypatch.setattr(files, "_Loader", yaml.SafeLoader)
+    assert files.parse_yaml(text) == yaml.safe_load(text)
+    monkeypatch.setattr(files, "_Loader", yaml.CSafeLoader)
+    assert files.parse_yaml(text) == yaml.safe_load(text)
+    assert files.parse_yaml("a: &a [1]\nb: *a") == {"a": [1], "b": [1]}
+    with pytest.raises(yaml.YAMLError, match="aliases"):
+        files.parse_yaml("a: &a [1]\nb: *a", aliases=False)

@@ -26,7 +26,7 @@ from espnet_ee.encoder.base import SegmentEncoder
 from espnet_ee.errors import UsageError, run
 from espnet_ee.files import read_yaml
 from espnet_ee.model.ctc import exits_ctc_loss
-from espnet_ee.plugin.register import ENCODERS
+from espnet_ee.plugin.classes import ENCODERS
 from espnet_ee.policy.frames import evidence_of
 from espnet_ee.policy.learned import LearnedPolicy
 from espnet_ee.score.fit import DEFAULT_FEATURES

@@ -7,9 +7,7 @@ import gc
 import importlib
 import inspect
 import logging
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,17 +17,16 @@ from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_ee.errors import UserError, is_mendable
+from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.host.signature import reject_unknown_keys
 from espnet_ee.plugin.checkpoints import mend_folder, whole_files
-from espnet_ee.plugin.register import ENCODERS, MODELS, register
+from espnet_ee.plugin.classes import ENCODERS
+from espnet_ee.plugin.mistakes import one_line, refuse_ignored
+from espnet_ee.plugin.register import register
 
 # At import, so that a spawned child that unpickles the task by name has the tables filled, too.
 register()
-
-# Decoders that change what a model is. The others ESPnet itself leaves out under ctc_weight 1.0.
-_OTHER_DECODERS = ("transducer", "mlm", "linear_decoder")
 
 
 class EarlyExitASRTask(ASRTask):
@@ -92,52 +89,6 @@ class EarlyExitASRTask(ASRTask):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gc.collect()  # the wrapped model, which holds the group, too
             torch.distributed.destroy_process_group()
-
-
-@contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Turns what ESPnet, or torch under it, says of a configuration into a UserError.
-
-    Args:
-        what: that is built from the configuration, for the message.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error)) from error  # a configuration is at fault, not a command line
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"configuration: {error.filename}: no such file; run from the recipe's folder") from error
-    except Exception as error:
-        if is_ours(error) or (isinstance(error, OSError) and is_mendable(error)):
-            raise
-        reason = str(error).strip() or type(error).__name__
-        raise UserError(f"configuration: no {what} can be built from it: {reason}") from error
-
-
-def is_ours(error: BaseException) -> bool:
-    """Whether an error is a bug of ours: raised by our code, or by a library that our code called.
-
-    The innermost frame that is ours or ESPnet's decides: what ESPnet was given is the configuration's.
-    """
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        package = str(frame.f_globals.get("__name__")).split(".")[0]
-        if package in ("espnet", "espnet2", "espnet_ee"):
-            return package == "espnet_ee"
-    return True
-
-
-def refuse_ignored(args: argparse.Namespace) -> None:
-    """Refuses what ``model: early_exit`` would pass over without a word.
-
-    Raises:
-        UserError: names the key.
-    """
-    if getattr(args, "model", None) not in MODELS:
-        return
-    if getattr(args, "decoder", None) in _OTHER_DECODERS:
-        raise UserError(f"decoder: {args.decoder}: model early_exit has CTC heads only; set decoder: null")
-    if (args.model_conf or {}).get("aux_ctc"):
-        raise UserError("model_conf: aux_ctc: model early_exit trains no auxiliary CTC; remove it")
 
 
 def refuse_legacy_positions(init_param: Sequence[str]) -> None:

@@ -12,7 +12,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UserError
 from espnet_ee.host.compat import rename_keys
-from espnet_ee.plugin.task import EarlyExitASRTask
+from espnet_ee.plugin.mistakes import refuse_ignored
+from espnet_ee.store.parts import are_known, assemble
 
 # The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
 # become a model on audio (or the other way round) by a change of its configuration.
@@ -26,8 +27,14 @@ def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:
         config: a training's configuration.
         path: where it was read from.
     """
+    args = argparse.Namespace(**config)
     try:
-        return EarlyExitASRTask.build_model(argparse.Namespace(**config))
+        if are_known(config):
+            refuse_ignored(args)
+            return assemble(config)
+        from espnet_ee.plugin.task import EarlyExitASRTask  # seconds of import: for the parts that only ESPnet's tables know
+
+        return EarlyExitASRTask.build_model(args)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

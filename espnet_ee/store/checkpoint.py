@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.plugin.register import MODELS
+from espnet_ee.plugin.classes import MODELS
 from espnet_ee.store.build import build_model, fit_state
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.tensors import read_tensors
-from espnet_ee.store.train_config import check_encoder, read_train_config
+from espnet_ee.store.train_config import check_encoder, complete, read_train_config
 from espnet_ee.store.untrusted import DESCRIPTION, check_package
 
 MODEL_FILE = "model.safetensors"  # of a package
@@ -51,6 +52,13 @@ def experiment_files(folder: str | Path, model_file: str | Path | None = None) -
 
 
 def load_model(train_config: str | Path, model_file: str | Path, device: str = "cpu") -> ESPnetASRModel:
+    """The model alone, of :func:`load_trained`."""
+    return load_trained(train_config, model_file, device)[0]
+
+
+def load_trained(
+    train_config: str | Path, model_file: str | Path, device: str = "cpu"
+) -> tuple[ESPnetASRModel, dict[str, Any]]:
     """Builds the model that a training's or a package's ``config.yaml`` describes and loads its parameters.
 
     Unlike ``AbsTask.build_model_from_file`` nothing is unpickled but tensors, and no parameter may be
@@ -62,7 +70,7 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
         device: torch device.
 
     Returns:
-        The model in evaluation mode; its encoder is an :class:`SegmentEncoder`.
+        The model in evaluation mode, whose encoder is a :class:`SegmentEncoder`, and the configuration it was built from.
 
     Raises:
         UserError: a file is missing or no such file, the configuration names no early-exit encoder,
@@ -70,15 +78,15 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
     """
     check_device(device)
     train_config, model_file = Path(train_config), Path(model_file)
-    if (train_config.parent / DESCRIPTION).exists():
-        check_package(train_config, model_file)
-    config = from_interctc(read_train_config(train_config), train_config)
+    packaged = (train_config.parent / DESCRIPTION).exists()
+    trained = complete(check_package(train_config, model_file), train_config) if packaged else read_train_config(train_config)
+    config = from_interctc(trained, train_config)
     check_encoder(config, train_config)
     model = build_model(config, train_config)
     if getattr(model, "decoder", None) is not None and config["model"] not in MODELS:
         logging.warning(f"{train_config}: its decoder ({config['decoder']}) is not used: exits are read by CTC alone")
     model.load_state_dict(fit_state(model, read_tensors(model_file), model_file))
-    return move(model, device).eval()
+    return move(model, device).eval(), config
 
 
 def check_device(device: str) -> None:

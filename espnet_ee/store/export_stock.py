@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,16 @@ from typing import Any
 import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.tasks.asr import ASRTask, encoder_choices
 
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
+from espnet_ee.host.signature import parameters_of
 from espnet_ee.model.heads import exit_heads_of
-from espnet_ee.plugin.register import FRONTENDS
+from espnet_ee.plugin.classes import FRONTENDS, PREFIX, STOCK_ENCODERS
 from espnet_ee.store.build import check_keys
 from espnet_ee.store.checkpoint import load_model
-from espnet_ee.store.interctc import PREFIX, from_interctc
-from espnet_ee.store.train_config import map_files, read_train_config
+from espnet_ee.store.interctc import from_interctc
+from espnet_ee.store.train_config import copy_needed_files, read_train_config
 
 
 def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: int, output_dir: str | Path) -> Path:
@@ -42,6 +40,8 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
     Raises:
         UserError: the model has no such exit, or it or the exit no stock form; or ``output_dir`` is something else than an export.
     """
+    from espnet2.tasks.asr import ASRTask  # seconds, which nobody waits for to read a model
+
     output_dir = Path(output_dir)
     refuse_other_folder(output_dir, ("model.pth",), (train_config, model_file))
     config = from_interctc(read_train_config(train_config), train_config)
@@ -68,7 +68,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
 
 def stock_lacks(config: Mapping[str, Any]) -> str | None:
     """What a training's configuration names that ESPnet has not without us, beside exits; None: nothing."""
-    if config["encoder"].removeprefix(PREFIX) not in encoder_choices.classes:
+    if config["encoder"].removeprefix(PREFIX) not in STOCK_ENCODERS:
         return f"encoder {config['encoder']}"
     return f"frontend {config['frontend']}" if config.get("frontend") in FRONTENDS else None
 
@@ -76,7 +76,7 @@ def stock_lacks(config: Mapping[str, Any]) -> str | None:
 def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
     """The configuration of the exit after block ``exit_layer`` as a stock CTC model."""
     encoder = config["encoder"].removeprefix(PREFIX)
-    known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
+    known = parameters_of(STOCK_ENCODERS[encoder])
     blocks = config["encoder_conf"]["exit_layers"][-1]
     conf = {
         # A setting per block (Branchformer's) is cut to the blocks that stay.
@@ -87,7 +87,7 @@ def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
     conf["num_blocks"] = exit_layer
     if "rel_pos_type" in known:
         conf["rel_pos_type"] = "latest"  # the stock conformer's default is another
-    model_known = inspect.signature(ESPnetASRModel.__init__).parameters
+    model_known = parameters_of(ESPnetASRModel)
     model_conf = {name: value for name, value in (config.get("model_conf") or {}).items() if name in model_known}
     model_conf.update(ctc_weight=1.0, interctc_weight=0.0)
     return {
@@ -133,22 +133,3 @@ def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor
 def _block_of(name: str) -> int:
     """0-based number of the block that a parameter belongs to; -1 for what lies before the blocks."""
     return int(name.split(".")[2]) if name.startswith("encoder.encoders.") else -1
-
-
-def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> dict[str, Any]:
-    """Copies the files that a configuration names into a folder and names them there.
-
-    Args:
-        config: of a training.
-        folder: where to copy to.
-        shown: the folder's name in the returned configuration.
-    """
-
-    def copy(key: str, name: str) -> str:
-        source = Path(name)
-        if not source.is_file():
-            raise UserError(f"{key}: {source}: no such file; run from the recipe's folder")
-        shutil.copyfile(source, folder / source.name)
-        return str(shown / source.name)
-
-    return map_files(config, copy)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet2.tasks.asr import encoder_choices
-
 from espnet_ee.encoder.espnet_blocks import REPLACED
 from espnet_ee.errors import UserError
-
-PREFIX = "early_exit_"
+from espnet_ee.host.signature import parameters_of
+from espnet_ee.plugin.classes import PREFIX, STOCK_ENCODERS
 
 
 def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
@@ -30,13 +27,13 @@ def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]
     """
     conf = dict(config.get("encoder_conf") or {})
     layers = conf.get("interctc_layer_idx") or []
-    if not layers or PREFIX + str(config["encoder"]) not in encoder_choices.classes:
+    if not layers or str(config["encoder"]) not in STOCK_ENCODERS:
         return dict(config)
     if conf.get("interctc_use_conditioning"):
         raise UserError(
             f"{path}: interctc_use_conditioning: its blocks read the heads below; self-conditioned CTC has no early exit"
         )
-    stock = inspect.signature(encoder_choices.get_class(config["encoder"]).__init__).parameters
+    stock = parameters_of(STOCK_ENCODERS[config["encoder"]])
     # ESPnet writes into config.yaml what was given, and its own default is the older kind of positions.
     positions = conf.get("pos_enc_layer_type", stock["pos_enc_layer_type"].default)
     if "rel_pos_type" in stock and positions == "rel_pos":

@@ -22,12 +22,11 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model
-from espnet_ee.store.export_stock import copy_needed_files
+from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model, load_trained
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
 from espnet_ee.store.tensors import write_safetensors
-from espnet_ee.store.train_config import read_train_config, sampling_rate
+from espnet_ee.store.train_config import copy_needed_files, read_train_config, sampling_rate
 from espnet_ee.store.untrusted import DESCRIPTION, read_untrusted_yaml
 
 FORMAT = 1
@@ -141,7 +140,7 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
     description = read_untrusted_yaml(folder / DESCRIPTION)
     if description.get("format") != FORMAT:
         raise UserError(f"{folder / DESCRIPTION}: format {description.get('format')!r}, not {FORMAT}; update espnet_ee")
-    model = load_model(folder / "config.yaml", folder / MODEL_FILE, device)
+    model, config = load_trained(folder / "config.yaml", folder / MODEL_FILE, device)
     configs = {}
     for file in sorted(folder.glob(f"{PREFIX}*.yaml")):
         decoding = DecodingConfig.from_mapping(read_untrusted_yaml(file), str(file))
@@ -149,7 +148,7 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
     default = description.get("default")
     if default is not None and (not isinstance(default, str) or default not in configs):
         raise UserError(f"{folder / DESCRIPTION}: default {default!r} is none of its decoding configurations")
-    return Package(model, sampling_rate(read_train_config(folder / "config.yaml")), configs, default)
+    return Package(model, sampling_rate(config), configs, default)
 
 
 def open_model(source: str | Path, device: str = "cpu", model_file: str | Path | None = None) -> Package:
@@ -168,9 +167,8 @@ def open_model(source: str | Path, device: str = "cpu", model_file: str | Path |
         return load_package(_download(os.fspath(source)), device)
     if model_file is None and (folder / DESCRIPTION).exists():
         return load_package(folder, device)
-    files = experiment_files(folder, model_file)
-    model, rate = load_model(*files, device), sampling_rate(read_train_config(files[0]))
-    return Package(model, rate, _read_configs(calibrated_configs(folder), model.encoder.exit_layers))
+    model, config = load_trained(*experiment_files(folder, model_file), device)
+    return Package(model, sampling_rate(config), _read_configs(calibrated_configs(folder), model.encoder.exit_layers))
 
 
 def calibrated_configs(experiment: str | Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write, read_lines, read_yaml
-from espnet_ee.plugin.register import ENCODERS
+from espnet_ee.plugin.classes import ENCODERS, PREFIX
 
 # Files that a config.yaml names and a model cannot do without: (section, key).
 _NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
@@ -26,7 +27,7 @@ def check_encoder(config: dict[str, Any], path: str | Path) -> None:
     encoder = config["encoder"]
     if encoder in ENCODERS:
         return
-    own = f"early_exit_{encoder}"
+    own = f"{PREFIX}{encoder}"
     if own in ENCODERS:
         raise UserError(f"{path}: encoder {encoder!r} has no exits: neither interctc_layer_idx nor {own}")
     raise UserError(
@@ -41,7 +42,20 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
         UserError: missing, not plain YAML, or without a key that every ESPnet training writes.
     """
     path = Path(path)
-    config = read_yaml(path, "give the config.yaml that training wrote, or that of a package")
+    return complete(read_yaml(path, "give the config.yaml that training wrote, or that of a package"), path)
+
+
+def complete(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A configuration with its tokens, and with the files it names where they are found.
+
+    Args:
+        config: as it was read.
+        path: where from.
+
+    Raises:
+        UserError: it lacks a key that every ESPnet training writes.
+    """
+    config = dict(config)
     for key in ("token_list", "encoder", "encoder_conf", "model"):
         if key not in config:
             raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
@@ -70,6 +84,25 @@ def map_files(config: Mapping[str, Any], change: Callable[[str, str], str]) -> d
             if section is not None:
                 changed[section] = holder
     return changed
+
+
+def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> dict[str, Any]:
+    """Copies the files that a configuration names into a folder and names them there.
+
+    Args:
+        config: of a training.
+        folder: where to copy to.
+        shown: the folder's name in the returned configuration.
+    """
+
+    def copy(key: str, name: str) -> str:
+        source = Path(name)
+        if not source.is_file():
+            raise UserError(f"{key}: {source}: no such file; run from the recipe's folder")
+        shutil.copyfile(source, folder / source.name)
+        return str(shown / source.name)
+
+    return map_files(config, copy)
 
 
 def locate(name: str, path: Path) -> Path:

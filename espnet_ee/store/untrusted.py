@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import is_file
-from espnet_ee.plugin.register import ENCODERS, FRONTENDS, MODELS
+from espnet_ee.files import is_file, parse_yaml
+from espnet_ee.plugin.classes import ENCODERS, FRONTENDS, MODELS
 from espnet_ee.store.build import build_model, fit_state
 from espnet_ee.store.tensors import SAFETENSORS, read_header, read_tensors
 from espnet_ee.store.train_config import check_encoder, map_files
@@ -27,7 +27,6 @@ from espnet_ee.store.train_config import check_encoder, map_files
 DESCRIPTION = "package.yaml"  # the file that makes a folder a package
 MAX_YAML_BYTES = 4 << 20
 MAX_STATISTICS_BYTES = 1 << 20  # two sums a feature
-MAX_DEPTH = 20
 # Positions, filters, kernels: sizes that leave no trace in the parameters. Sampling rates are the largest in use.
 MAX_NUMBER = 200_000
 MAX_WORD = 100  # kernel sizes come in words, too
@@ -49,39 +48,29 @@ _SECTIONS = ("encoder_conf", "model_conf", "frontend_conf", "specaug_conf", "nor
 
 
 def read_untrusted_yaml(path: Path) -> dict[str, Any]:
-    """Reads a small table of plain YAML, without aliases: nested ones grow without end when they are walked through."""
+    """Reads a small table of plain YAML, without aliases."""
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise UserError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, refused")
-        text = path.read_text(encoding="utf-8")
-        _check_events(text, path)
-        content = yaml.safe_load(text)
+        content = parse_yaml(path.read_text(encoding="utf-8"), aliases=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not plain YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a table")
     return content
 
 
-def _check_events(text: str, path: Path) -> None:
-    """Looks through YAML as it is parsed, and stops at the first thing that reading it as a whole would suffer from."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{path}: has YAML aliases, refused")
-        if depth > MAX_DEPTH:  # PyYAML's time grows with the square of it
-            raise UserError(f"{path}: is nested deeper than {MAX_DEPTH}, refused")
-
-
-def check_package(config: Path, model_file: Path) -> None:
+def check_package(config: Path, model_file: Path) -> dict[str, Any]:
     """Checks what a model is to be made of, before it is.
 
     Args:
         config: a package's ``config.yaml``.
         model_file: its parameters, of which no more than names, sizes and types are read.
+
+    Returns:
+        The configuration.
 
     Raises:
         UserError: names the file, and the key or tensor, that is damaged, does not fit the others or asks for too much.
@@ -90,6 +79,7 @@ def check_package(config: Path, model_file: Path) -> None:
     check_config(content, config)
     state = read_header(model_file) if model_file.suffix == SAFETENSORS else read_tensors(model_file)
     check_sizes(content, state, model_file)
+    return content
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:

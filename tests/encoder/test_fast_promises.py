@@ -17,7 +17,7 @@ from espnet_ee.encoder.fast_blocks import FastConformerBlock
 from espnet_ee.encoder.fast_conformer import EarlyExitFastConformerEncoder
 from espnet_ee.encoder.splitformer import EarlyExitSplitformerEncoder
 from espnet_ee.errors import UsageError
-from espnet_ee.plugin.register import ENCODERS
+from espnet_ee.plugin.classes import ENCODERS
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from tests import tiny

@@ -86,7 +86,7 @@ def test_models_are_chosen_by_what_the_model_reports(path: Path):
 
 @pytest.mark.parametrize("seconds", [1, 4, 10])
 def test_the_fast_conformer_of_an4_costs_less_than_three_fifths_at_every_exit(seconds: int):
-    from espnet_ee.plugin.register import ENCODERS
+    from espnet_ee.plugin.classes import ENCODERS
 
     costs = []
     for name in ("train_ee_fast_conformer", "train_ee_conformer"):
