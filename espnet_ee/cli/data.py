@@ -24,6 +24,9 @@ def add_data(parser: Parser) -> None:
 
     _add_prepare(add("prepare", _prepare, "make the data directories of a corpus"))
     _add_validate(add("validate", _validate, "check a data directory; tell the file and line of the first thing wrong"))
+    _add_sets(
+        add("sets", _sets, "lay sets beside the training set: sound it has heard, characters it never saw, doubled blanks")
+    )
     _add_speed(add("speed", _speed, "add faster and slower copies of every utterance"))
     _add_format(add("format", _format, "write the audio as 16-bit FLAC at one sampling rate"))
     _add_features(add("features", _features, "store the log-mel features of ESPnet's default frontend in Kaldi archives"))
@@ -79,6 +82,18 @@ def _validate(options: argparse.Namespace) -> None:
 
     data = validate_data_dir(options.data, options.feats_type)
     print(f"{options.data}: {len(data.utt_ids)} utterances, {len(set(data.tables['utt2spk'].values()))} speakers")
+
+
+def _add_sets(parser: Parser) -> None:
+    parser.path("--train", "data directory of the training set", required=True)
+    parser.path("--data", "data directories that are developed on or scored", required=True, nargs="+")
+
+
+def _sets(options: argparse.Namespace) -> None:
+    from espnet_ee.data.sets import compare_sets
+
+    for line in compare_sets(options.train, options.data):
+        print(line)
 
 
 def _add_speed(parser: Parser) -> None:

@@ -83,6 +83,8 @@ def add_score(parser: Parser) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
+    if len(set(options.test_sets)) < len(options.test_sets):
+        raise UsageError("--test_sets: name each set once")
     from espnet_ee.score.experiment import ScoreOptions, score_experiment
     from espnet_ee.score.page import print_summary
 

@@ -38,6 +38,9 @@ class Corpus(ABC):
         self.root = root
         self.options = dict(options or {})
         self._check_options()
+        for number, part in enumerate(parts):
+            if part in parts[:number]:
+                raise UsageError(f"--sets: {part!r} is named twice; name each set once")
         self.sets = self.choose(parts)
 
     def choose(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:

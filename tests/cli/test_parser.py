@@ -24,6 +24,7 @@ OPTIONS = {
     "data": "",
     "data prepare": "--corpus --root --out --sets --corpus_options --max_skipped --skip_in --lm_text",
     "data validate": "--data --feats_type",
+    "data sets": "--train --data",
     "data speed": "--data --out --audio_dir --factors --nj --max_skipped",
     "data format": "--data --out --fs --nj --max_skipped",
     "data features": "--data --out --frontend_conf --compress --nj --max_skipped",

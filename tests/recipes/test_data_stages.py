@@ -141,3 +141,16 @@ def test_the_training_gets_no_empty_transcript_of_the_development_set(run_stages
     assert bash(text=script).stdout.strip() == str(raw / "with_text" / "dev")
     assert read_scp(raw / "with_text" / "dev" / "text") == {"dev-0": "GO"}
     assert list(read_scp(raw / "with_text" / "dev" / "wav.scp")) == ["dev-0"]
+
+
+def test_what_the_sets_share_is_said_every_time_and_a_set_named_twice_is_refused(
+    run_stages, bash, root: Path, tmp_path: Path
+) -> None:
+    write_scp(tmp_path / "data/dev/wav.scp", {"dev": str(tmp_path / "train.wav")})
+    run_stages()
+    for _ in range(2):
+        said = run_stages("--stop_stage", "5")
+        assert "warning: dev: 1 of its 1 utterances ARE IN train, TOO (1 by sound; the first: dev-0)" in said
+    result = bash(str(root / "egs" / "mini" / "asr1" / "run.sh"), "--test_sets", "dev test dev")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "option '--test_sets': 'dev' is named twice" in result.stderr

@@ -164,6 +164,8 @@ asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${suffix}}
 model_file=${asr_exp}/${inference_asr_model}
 raw_sets=("${train_set}" "${valid_set}") # what stage 3 formats
 eval_sets=("${valid_set}")                # what stages 12 and 13 take
+twice=$(printf '%s\n' "${test_list[@]}" | sort | uniq -d)
+[ -z "${twice}" ] || usage_error "option '--test_sets': '${twice%%[[:space:]]*}' is named twice"
 for name in "${test_list[@]}"; do
     [[ " ${eval_sets[*]} " != *" ${name} "* ]] || continue
     raw_sets+=("${name}")
@@ -234,7 +236,10 @@ need_model() {
         filter_train
         filter_valid
     fi
-    if in_stage 5; then make_tokens; fi
+    if in_stage 5; then
+        compare_sets
+        make_tokens
+    fi
     unlock_folders
     if in_stage 10; then
         lock_folder "${asr_stats_dir}" asr_stats_dir

@@ -171,6 +171,20 @@ make_filtered() {
     if [ -f "${in}/.content" ]; then cp "${in}/.content" "${out}/.content"; fi
 }
 
+# Stage 5, too: what only shows when sets are laid side by side. (Who starts later, with sets of stage 3 alone, has none to lay.)
+compare_sets() {
+    local name dirs=() files wanted
+    for name in "${raw_train}" "${eval_sets[@]}"; do
+        if [ ! -f "${datadir}/${name}/text" ]; then return 0; fi
+        dirs+=("${datadir}/${name}")
+    done
+    readarray -t files < <(data_files "${dirs[@]}")
+    wanted=$(identity "${dirs[*]##*/}" "${files[@]}")
+    run_once "stage 5: sets side by side" "${datadir}/.compared.done" "${wanted}" "${datadir}/log/sets.log" \
+        "${data_run[@]}" sets --train "${dirs[0]}" --data "${dirs[@]:1}"
+    show_log "${datadir}/log/sets.log"
+}
+
 # Stage 5. The token list, from the training text only.
 make_tokens() {
     local text=${data_feats}/${train_set}/text words=${token_type} wanted
