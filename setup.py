@@ -38,9 +38,11 @@ BASE = [
     "tensorboard>=2.14",
 ]
 NBEST = ['flashlight-text>=0.0.7; python_version < "3.13"']  # beam search; no wheels for newer interpreters
+ONNX = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"]  # espnet-ee export; --int8 computes with the last
 # espnetez imports every task of ESPnet 202511, and one of them six, which ESPnet does not ask for.
 DEV = [
     *NBEST,
+    *ONNX,
     f"six; {OLD}",
     "hypothesis>=6.0",
     "kaldi-native-fbank>=1.22",  # the reference of frontend: kaldi_fbank
@@ -66,6 +68,7 @@ setup(
     extras_require={
         "nbest": NBEST,
         "hub": ["huggingface_hub>=0.30"],
+        "onnx": ONNX,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["espnet-ee = espnet_ee.cli.main:entry"]},

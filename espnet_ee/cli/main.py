@@ -19,7 +19,7 @@ COMMANDS = {
     "score": ("score", "score an experiment: RESULTS.md, exits.csv, curve.png"),
     "replay": ("score", "replay exit policies at any thresholds on an evidence table"),
     "compare": ("score", "compare two decodings exit by exit"),
-    "export": ("share", "write one exit as a plain ESPnet model"),
+    "export": ("share", "write a model as ONNX for devices, or one exit as a plain ESPnet model"),
     "raw-audio": ("share", "make a model of stored features take audio"),
     "pack": ("share", "pack a model with its policies and a model card"),
 }

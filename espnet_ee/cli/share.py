@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
 
 from espnet_ee.cli.parser import Parser
 from espnet_ee.errors import UsageError
+from espnet_ee.files import is_file
+from espnet_ee.policy.decoding import DecodingConfig
 
 MODEL = "folder of an experiment (exp/asr_...)"
 
@@ -18,23 +22,67 @@ def _add_model(parser: Parser, text: str = MODEL) -> None:
 def add_export(parser: Parser) -> None:
     """Options of ``espnet-ee export``."""
     parser.description = (
-        "Writes one exit as a plain ESPnet model (config.yaml, model.pth), which anybody can use without this package."
+        "Writes a model for others. onnx: OUT/onnx, for devices without torch: a graph for every segment between two exits,\n"
+        "one file that stops by itself, tokens.txt, model.yaml. stock: one exit as a plain ESPnet model (config.yaml,\n"
+        "model.pth), which anybody can use without this package."
     )
-    parser.epilog = "espnet2.bin.asr_inference.Speech2Text('OUT/config.yaml', 'OUT/model.pth', ctc_weight=1.0) loads it."
+    parser.epilog = (
+        "sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model='OUT/onnx/self_stopping.onnx', tokens='OUT/onnx/tokens.txt')\n"
+        "espnet2.bin.asr_inference.Speech2Text('OUT/config.yaml', 'OUT/model.pth', ctc_weight=1.0)"
+    )
     _add_model(parser, f"{MODEL} or package")
-    parser.option("--exit_layer", "the exit: blocks of the exported model", type=int, required=True, metavar="K")
-    parser.path("--out", "new, or an earlier export, which is replaced", required=True)
+    parser.option("--format", "for whom", choices=("onnx", "stock"), default="onnx")
+    parser.option("--policy", "onnx: the calibrated configuration of the model, or a decoding configuration's file, that the "
+                  "self-stopping file holds (default: the package's default, else the first calibrated one)",
+                  metavar="NAME|FILE")  # fmt: skip
+    parser.option("--int8", "onnx: files of 8 bits, too", action="store_true")
+    parser.option("--exit_layer", "stock: the exit; onnx: exits that also become a file each", type=int, nargs="+", metavar="K",
+                  default=[])  # fmt: skip
+    parser.path("--out", "stock: new, or an earlier export, which is replaced; onnx: only its folder onnx is", required=True)
     parser.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> None:
+    if options.format == "onnx":
+        return _export_onnx(options)
+    if options.policy or options.int8 or len(options.exit_layer) != 1:
+        raise UsageError("--format stock: give one --exit_layer, and neither --policy nor --int8")
     # Here and below only when it is needed: ESPnet takes seconds to import.
     from espnet_ee.store.checkpoint import experiment_files
     from espnet_ee.store.export_stock import export_stock
 
     train_config, model_file = experiment_files(options.model, options.model_file)
-    folder = export_stock(train_config, model_file, options.exit_layer, options.out)
-    print(f"{folder}: config.yaml and model.pth, a stock model of {options.exit_layer} blocks")
+    folder = export_stock(train_config, model_file, options.exit_layer[0], options.out)
+    print(f"{folder}: config.yaml and model.pth, a stock model of {options.exit_layer[0]} blocks")
+
+
+def _export_onnx(options: argparse.Namespace) -> None:
+    from espnet_ee.store.onnx_folder import OnnxExport, export_onnx
+    from espnet_ee.store.package import open_model
+
+    package = open_model(options.model, model_file=options.model_file)
+    configs, default = _with_policy(options.policy, package.configs, package.default)
+    exits_csv = options.model / "exits.csv"
+    export = OnnxExport(configs, default, options.exit_layer, options.int8, exits_csv if exits_csv.is_file() else None)
+    folder = export_onnx(package.model, package.sample_rate, options.out, export, lambda line: print(line, flush=True))
+    if default is None:
+        print("no calibrated policy and no --policy: no file that stops by itself")
+    print(f"{folder}: exported; on a device: espnet-ee transcribe AUDIO --model {options.out}")
+
+
+def _with_policy(
+    policy: str | None, configs: Mapping[str, DecodingConfig], default: str | None
+) -> tuple[dict[str, DecodingConfig], str | None]:
+    """The decoding configurations with that of ``--policy``, and the name of the default one."""
+    if policy is None:
+        return dict(configs), default or next(iter(configs), None)
+    name = policy.removeprefix("decode_")
+    if name in configs:
+        return dict(configs), name
+    if not is_file(policy):
+        raise UsageError(f"--policy {policy}: no such file, and the model has {', '.join(configs) or 'none'}")
+    name = Path(policy).stem.removeprefix("decode_")
+    return {**configs, name: DecodingConfig.read(policy)}, name
 
 
 def add_raw_audio(parser: Parser) -> None:

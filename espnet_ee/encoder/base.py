@@ -122,6 +122,26 @@ class SegmentEncoder(AbsEncoder):
             state: (its ``layer`` is kept by the loop).
         """
 
+    def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
+        """What :meth:`embed_frames` makes of the hidden states (B, T, D), for ONNX: no number is read from a tensor.
+
+        Args:
+            xs: as :meth:`embed_frames` takes it.
+
+        Raises:
+            UserError: the backbone has no ONNX form.
+        """
+        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> Carry:
+        """What the blocks need beside the hidden states, from shapes and lengths alone, at any exit, for ONNX: always masked.
+
+        Args:
+            hidden: (B, T, D).
+            olens: real frames (B,), one or more each.
+        """
+        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
+
     @abstractmethod
     def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
         """The norm between block ``layer`` and the head of its exit, or None where there is none."""

@@ -143,13 +143,18 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
 
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
         """Subsamples; see :class:`SegmentEncoder`."""
-        hidden = self.embed_dropout(self.embed(xs) * math.sqrt(self.size))
+        hidden = self.traced_embed(xs)
         olens = self.frames_of(ilens).clamp(max=hidden.size(1))
-        frames = hidden.size(1)
-        real = None
-        if int(olens.min()) < frames:
-            real = real_frames(olens, hidden)[..., None]
-        return EncoderState(hidden, olens, FastCarry(*rotary(frames, self.head_width, hidden), real))
+        carry = self.traced_carry(hidden, olens)
+        return EncoderState(hidden, olens, carry if int(olens.min()) < hidden.size(1) else replace(carry, real=None))
+
+    def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
+        """See :class:`SegmentEncoder`."""
+        return self.embed_dropout(self.embed(xs) * math.sqrt(self.size))
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> FastCarry:
+        """See :class:`SegmentEncoder`."""
+        return FastCarry(*rotary(hidden.size(1), self.head_width, hidden), real_frames(olens, hidden)[..., None])
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
         """Computes one block; see :class:`SegmentEncoder`."""

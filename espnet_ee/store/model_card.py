@@ -22,8 +22,8 @@ from espnet_ee.store.train_config import sampling_rate
 
 _RAN = ("calibrated", "online")
 _EXPORT = (
-    "For people without espnet_ee: `espnet-ee export --model FOLDER --exit_layer K --out DIR` writes one exit of this model,",
-    "downloaded to FOLDER, as a plain ESPnet model.",
+    "For people without espnet_ee: `espnet-ee export --model FOLDER --format stock --exit_layer K --out DIR` writes one exit",
+    "of this model, downloaded to FOLDER, as a plain ESPnet model.",
 )
 _SECONDS = 10  # attention's cost grows with length: MACs per second are those of an utterance this long
 

@@ -38,7 +38,7 @@ OPTIONS = {
     "score": "--exp --data_root --valid_set --test_sets --separate --command --note --date",
     "replay": "--evidence --text --policy --config --thresholds --out",
     "compare": "--evidence --other --text --names --title --note --out",
-    "export": "--model --model_file --exit_layer --out",
+    "export": "--model --model_file --format --policy --int8 --exit_layer --out",
     "raw-audio": "--train_config --frontend --out",
     "pack": "--model --model_file --out --name --licence --training_data --language --command --config",
 }

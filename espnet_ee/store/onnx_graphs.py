@@ -1,0 +1,109 @@
+"""Modules made into ONNX models, and those into smaller ones: one file each, no traces of where they were made."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from espnet_ee.files import atomic_write
+from espnet_ee.store.onnx_modules import Segment
+
+OPSET = 18  # of 2022: what phones' runtimes have
+
+
+def trace(module: torch.nn.Module, arguments: Sequence[Any], inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+    """An ONNX model of a module, for any batch and length: the first two dimensions of every argument are free.
+
+    Args:
+        module: in evaluation mode.
+        arguments: examples, of other sizes than 0 and 1.
+        inputs: their names.
+        outputs: names of what the module returns.
+    """
+    free = tuple(dict.fromkeys(range(min(2, argument.dim())), torch.export.Dim.DYNAMIC) for argument in arguments)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            tuple(arguments),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=free,
+            verbose=False,
+        )
+    assert program is not None
+    return without_traces(program.model_proto)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own insides, and the quantiser (on the root logger) of a step that the exporter has done."""
+    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without lines and paths of the code that it was made of, and with names for its free dimensions."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")
+    graph.name = "espnet_ee"
+    model.producer_name, model.producer_version = "espnet_ee", ""
+    for value in (*graph.input, *graph.output):
+        for name, dim in zip(("N", "T"), value.type.tensor_type.shape.dim, strict=False):
+            if not dim.HasField("dim_value"):
+                dim.dim_param = name if name == "N" or value in graph.input else "T_out"
+    return model
+
+
+def trace_segment(segment: Segment) -> onnx.ModelProto:
+    """The graph of a segment; see :class:`Segment` for its outputs."""
+    example = (torch.zeros(2, segment.least + 40, segment.width), torch.tensor([segment.least + 40, segment.least + 9]))
+    with torch.no_grad():
+        segment(*example)  # what cannot be computed at all is said here; the exporter would wrap it
+    return trace(segment, example, segment.inputs, segment.outputs)
+
+
+def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the weights of its matrix products in 8 bits: a scale for each output, activations scaled as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
+        )
+        return without_traces(onnx.load(target))
+
+
+def write_model(path: Path, model: onnx.ModelProto) -> None:
+    """Writes a model atomically, checked, with all its weights inside."""
+    onnx.checker.check_model(model)
+    with atomic_write(path, "wb") as stream:
+        stream.write(model.SerializeToString(deterministic=True))

@@ -1,0 +1,94 @@
+"""The graphs of a model's segments compute what torch computes, for every length and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from espnet_ee.decode.torch_session import TorchSession
+from espnet_ee.errors import UserError
+from espnet_ee.store.onnx_graphs import quantised, trace_segment
+from espnet_ee.store.onnx_modules import Normalisation, segments_of
+from tests import tiny
+from tests.store import onnx_models
+
+BATCHES = ((16000,), (16000, 9000, 24000), (300, 40000), (24000, 100, 5000, 5001))
+WANT = frozenset({"log_probs"})
+
+
+def assert_equal_to_torch(model: torch.nn.Module, graphs: Sequence[onnx.ModelProto], lengths: tuple[int, ...]) -> None:
+    """Every exit, row and frame; what stands behind an utterance's frames is nobody's concern."""
+    batch, session = onnx_models.speech(lengths), TorchSession(model)
+    state, rows = session.start(batch), list(range(len(batch)))
+    for output in onnx_models.run_segments(graphs, onnx_models.features(model, batch)):
+        state = session.advance(state)
+        for row, frames in enumerate(session.read(state, rows, WANT)):
+            count = len(frames.labels)
+            assert output["lens_out"][row] == count
+            assert output["label"].dtype == np.int64 and output["lens_out"].dtype == np.int64
+            np.testing.assert_array_equal(output["label"][row, :count], frames.labels)
+            for name in ("log_confidence", "entropy", "log_probs"):
+                np.testing.assert_allclose(output[name][row, :count], getattr(frames, name), atol=1e-4)
+
+
+def test_graphs_equal_torch() -> None:
+    model, graphs = onnx_models.traced()
+    for lengths in BATCHES:
+        assert_equal_to_torch(model, graphs, lengths)
+    outputs = onnx_models.run_segments(graphs, onnx_models.features(model, onnx_models.speech((40000,))))
+    assert any(len(set(output["label"][0])) > 1 for output in outputs)  # or little was compared
+    assert not any(tensor.external_data for graph in graphs for tensor in graph.graph.initializer)
+    assert not any(b"/espnet_ee" in graph.SerializeToString() for graph in graphs), "a path of this machine"
+
+
+def test_other_sizes_and_heads_are_equal_too() -> None:
+    conf = {"subsampling": 6, "convolution_norm": "layer", "num_blocks": 1, "exit_layers": [1]}
+    heads = {"ctc_weight": 1.0, "exit_heads": "convolution"}
+    model = onnx_models.model(**onnx_models.settings(encoder_conf=conf, normalize=None, model_conf=heads))
+    for lengths in BATCHES[1:3]:
+        assert_equal_to_torch(model, [trace_segment(segments_of(model)[1])], lengths)
+
+
+@pytest.mark.parametrize("means", [True, False])
+@pytest.mark.parametrize("variances", [True, False])
+@pytest.mark.parametrize("kind", ["global_mvn", "utterance_mvn"])
+def test_normalisation_is_that_of_the_training(tmp_path, kind: str, means: bool, variances: bool) -> None:
+    np.savez(tmp_path / "stats.npz", count=9, sum=np.arange(80.0), sum_square=np.arange(80.0) ** 2 + 9)
+    conf = {"norm_means": means, "norm_vars": variances}
+    conf |= {"stats_file": str(tmp_path / "stats.npz")} if kind == "global_mvn" else {}
+    stock = tiny.model(normalize=kind, normalize_conf=conf).normalize
+    xs, ilens = torch.randn(3, 20, 80), torch.tensor([20, 11, 1])
+    normalised = Normalisation(stock)(xs, ilens)
+    for row, length in enumerate(ilens.tolist()):
+        alone, _ = stock(xs[row : row + 1, :length].clone(), ilens[row : row + 1])
+        torch.testing.assert_close(normalised[row, :length], alone[0])
+        assert not normalised[row, length:].any()
+
+
+def test_int8_is_near_and_quantises_products_alone() -> None:
+    model, (graph, _) = onnx_models.traced()
+    small = quantised(graph)
+    feed = onnx_models.features(model, onnx_models.speech((16000,)))
+    whole, near = (onnx_models.run(each, feed) for each in (graph, small))
+    assert 0 < np.abs(whole["hidden_out"] - near["hidden_out"]).mean() < 0.2 * np.abs(whole["hidden_out"]).mean()
+    kinds = {node.op_type for node in small.graph.node}
+    assert {"MatMulInteger", "Conv"} <= kinds and "ConvInteger" not in kinds
+    signs = {tensor.data_type for tensor in small.graph.initializer if tensor.name.endswith("_quantized")}
+    assert signs == {onnx.TensorProto.INT8}
+
+
+def test_what_has_no_form_is_said_in_one_line() -> None:
+    lstm = onnx_models.settings(model_conf={"ctc_weight": 1.0, "exit_heads": "lstm"})
+    for changes in ({"encoder": "early_exit_branchformer", "encoder_conf": tiny_branchformer()}, lstm):
+        with pytest.raises(UserError, match="has no ONNX form"):
+            for segment in segments_of(tiny.model(**changes)).values():
+                trace_segment(segment)
+
+
+def tiny_branchformer() -> dict[str, Any]:
+    return {**tiny.BACKBONES["branchformer"][1], "exit_layers": [2, 4]}
