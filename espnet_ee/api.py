@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from espnet_ee.data.audio import read_any
-from espnet_ee.data.inputs import float_samples
+from espnet_ee.data.audio import float_samples, read_any
 from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, recognise
-from espnet_ee.decode.torch_session import TorchSession
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError, missing_packages_named
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.policy.registry import POLICIES
+from espnet_ee.policy.registry import POLICIES, required_settings
 from espnet_ee.search.beam import NBestSearch
-from espnet_ee.store.checkpoint import load_trained
-from espnet_ee.store.package import open_model
-from espnet_ee.store.train_config import sampling_rate
+
+Engine = Literal["torch", "onnx"]
+"""What computes a model: torch and ESPnet, or ONNX Runtime (where the model was exported)."""
 
 Policy = ExitPolicy | DecodingConfig | str | Path | None
 """When to stop: a policy, a decoding configuration, the name of one that came with the model, a YAML file; None: its default."""
@@ -34,6 +33,9 @@ class EarlyExitASR:
         sample_rate: of the audio the model takes, in Hz.
         policy: when to stop; None: the final exit.
         configs: decoding configurations that came with the model, by name.
+
+    Attributes:
+        policy_name: the name of the decoding configuration in use, or of its policy where it has none.
 
     Raises:
         UserError: the policy does not fit the model.
@@ -69,25 +71,45 @@ class EarlyExitASR:
         Raises:
             UserError: a file is missing or does not fit, or the policy does not.
         """
-        config = _resolve(policy, {})
+        _resolve(policy, {})  # a mistake is said before a model is loaded
+        with missing_packages_named():
+            from espnet_ee.decode.torch_session import TorchSession
+            from espnet_ee.store.checkpoint import load_trained
+            from espnet_ee.store.train_config import sampling_rate
         model, trained = load_trained(train_config, model_file, device)
-        return cls(TorchSession(model), sampling_rate(trained), config)
+        return cls(TorchSession(model), sampling_rate(trained), policy)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, policy: Policy = None, device: str = "cpu") -> EarlyExitASR:
-        """Loads a package (nothing in it is trusted), an experiment, or a model of the Hugging Face hub.
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        policy: Policy = None,
+        device: str = "cpu",
+        engine: Engine | None = None,
+        int8: bool | None = None,
+    ) -> EarlyExitASR:
+        """Loads a package (nothing in it is trusted), an experiment, an export, or a model of the Hugging Face hub.
 
         Args:
             source: its folder, or ``owner/model``.
             policy: when to stop; None: a package's default, else the final exit.
-            device: torch device.
+            device: torch device; ONNX Runtime computes on the CPU.
+            engine: what computes it; None: torch where it and the model's tensors are there, else ONNX Runtime.
+            int8: of an export, whether the graphs of 8-bit weights are taken; None: only where there are no others.
 
         Raises:
-            UserError: there is no such model, it is damaged, or the policy does not fit it.
+            UserError: there is no such model, it is damaged, the policy does not fit it, or a package is not installed.
         """
-        package = open_model(source, device)
-        chosen = package.config() if policy is None else policy
-        return cls(TorchSession(package.model), package.sample_rate, chosen, package.configs)
+        onnx = (engine or _engine_for(source, int8, device)) == "onnx"
+        if onnx and device != "cpu":
+            raise UsageError(
+                f"device {device}: ONNX Runtime computes on the CPU here; for another device take the engine torch"
+            )
+        if not onnx and int8 is not None:
+            raise UsageError("int8: is for the engine onnx; torch computes with the parameters as they are stored")
+        with missing_packages_named():
+            session, rate, configs, default = _open_onnx(source, int8) if onnx else _open_torch(source, device)
+        return cls(session, rate, default if policy is None else policy, configs)
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
@@ -96,11 +118,11 @@ class EarlyExitASR:
 
     def use(self, policy: Policy) -> None:
         """Changes the policy for what is recognised from now on; None: the final exit."""
-        config = _resolve(policy, self.configs)
+        name, config = _resolve(policy, self.configs)
         checked = config.policy_for(self.exit_layers)
         if checked.nbest:  # said now, not at the first utterance
             NBestSearch(checked.nbest, len(self.session.tokens), self.session.blank)
-        self.config = replace(config, policy=checked)
+        self.config, self.policy_name = replace(config, policy=checked), name or checked.name
 
     def transcribe(self, audio: str | Path | np.ndarray, rate: int | None = None) -> Recognition:
         """Recognises one file or array of any rate, resampled to the model's; channels are averaged.
@@ -143,19 +165,58 @@ def _features(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: not an array of features: {error}") from None
 
 
-def _resolve(policy: Policy, configs: Mapping[str, DecodingConfig]) -> DecodingConfig:
+_Opened = tuple[ExitSession[Any], int, Mapping[str, DecodingConfig], str | None]
+"""A model: its session, sampling rate in Hz, decoding configurations by name, and the default's name."""
+
+
+def _engine_for(source: str | Path, int8: bool | None, device: str) -> Engine:
+    """The engine where nobody names one."""
+    folder, with_torch = Path(source), all(find_spec(name) for name in ("torch", "espnet2"))
+    if int8 is not None or device != "cpu":
+        return "torch" if int8 is None else "onnx"
+    if not folder.is_dir():  # of the hub
+        return "torch" if with_torch else "onnx"
+    exported = any((folder / name).is_file() for name in ("onnx/model.yaml", "model.yaml"))
+    return "onnx" if exported and not (with_torch and (folder / "config.yaml").is_file()) else "torch"
+
+
+def _open_torch(source: str | Path, device: str) -> _Opened:
+    from espnet_ee.decode.torch_session import TorchSession
+    from espnet_ee.store.package import open_model
+
+    package = open_model(source, device)
+    return TorchSession(package.model), package.sample_rate, package.configs, package.default
+
+
+def _open_onnx(source: str | Path, int8: bool | None) -> _Opened:
+    from espnet_ee.runtime.model import open_export
+    from espnet_ee.runtime.onnx_session import OnnxSession
+
+    export = open_export(source)
+    return OnnxSession(export, int8), export.sample_rate, export.configs, export.default
+
+
+def _resolve(policy: Policy, configs: Mapping[str, DecodingConfig]) -> tuple[str | None, DecodingConfig]:
+    """The decoding configuration and, where it has one, its name."""
     if policy is None:
-        return DecodingConfig()
+        return None, DecodingConfig()
     if isinstance(policy, DecodingConfig):
-        return policy
+        return None, policy
     if isinstance(policy, ExitPolicy):
-        return DecodingConfig(policy)
+        return None, DecodingConfig(policy)
     name = str(policy).removeprefix("decode_")  # as its file is called
     if name in configs:
-        return configs[name]
+        return name, configs[name]
     if Path(policy).is_file():
-        return DecodingConfig.read(policy)
-    if str(policy) in POLICIES:  # one that needs no settings; of others the line says what they need
-        return DecodingConfig.from_mapping({"policy": str(policy)}, "policy")
+        return Path(policy).stem.removeprefix("decode_"), DecodingConfig.read(policy)
     known = ", ".join(configs) or "none"
-    raise UserError(f"policy {str(policy)!r}: no such file, and the model came with {known}")
+    if str(policy) not in POLICIES:
+        raise UsageError(f"policy {str(policy)!r}: no such file, and the model came with {known}")
+    try:
+        return None, DecodingConfig.from_mapping({"policy": str(policy)}, "policy")
+    except UserError:
+        needed = ", ".join(required_settings(str(policy)))
+        raise UsageError(
+            f"policy {policy}: its name alone does not tell its {needed}; give the file of a decoding configuration, or the name of "
+            f"one that came with the model: {known}"
+        ) from None

@@ -7,7 +7,11 @@ per model (``SegmentEncoder.macs``, ``model.heads.mac_table``); this table is al
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+MOST_MACS = 10**15  # of a stranger's table: a hundred times what the largest model spends on an hour
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,29 @@ class MacTable:
     blocks: dict[int, tuple[Parabola, ...]]
     heads: dict[int, Parabola] = field(default_factory=dict)
 
+    @classmethod
+    def from_mapping(cls, mapping: Any, exit_layers: Iterable[int]) -> MacTable:
+        """Reads what :func:`dataclasses.asdict` makes of a table, lists for tuples, as a stranger's file may hold it.
+
+        Args:
+            mapping: the file's.
+            exit_layers: the model's.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        layers = list(exit_layers)
+        try:
+            blocks = {layer: tuple(_parabola(part) for part in mapping["blocks"][layer]) for layer in layers}
+            heads = {layer: _parabola(mapping["heads"][layer]) for layer in layers}
+            front = tuple(_count(macs) for macs in mapping["front"])
+            least, stride, step = _count(mapping["min_frames"], 1), _count(mapping["stride"], 1), _count(mapping["front_step"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no table of multiply-accumulates of the exits {layers}: {error!r}") from None
+        if len(front) != stride or not all(blocks.values()):
+            raise ValueError(f"{len(front)} lengths of the front for a stride of {stride}, or no blocks")
+        return cls(least, stride, front, step, blocks, heads)
+
     def encoder_frames(self, feature_frames: int) -> int:
         """Frames after subsampling."""
         return max(0, (feature_frames - self.min_frames) // self.stride + 1)
@@ -94,3 +121,13 @@ class MacTable:
             frames: encoder frames.
         """
         return self.heads[layer](frames)
+
+
+def _parabola(mapping: Mapping[str, Any]) -> Parabola:
+    return Parabola(*(_count(mapping[key]) for key in ("at_one", "step", "growth")))
+
+
+def _count(value: Any, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_MACS:
+        raise ValueError(f"{value!r} is no whole number from {least} on, in reason")
+    return value

@@ -13,7 +13,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TRACEBACK = "ESPNET_EE_TRACEBACK"  # the environment variable: 1 shows where a one-line error comes from
@@ -44,13 +45,47 @@ def is_mendable(error: OSError) -> bool:
     return error.errno in _MENDABLE
 
 
+_EXTRAS = {
+    **dict.fromkeys(
+        ("torch", "torchaudio", "espnet", "espnet2", "espnet3", "humanfriendly", "librosa", "safetensors"), "espnet"
+    ),
+    **dict.fromkeys(("jiwer", "kaldiio", "omniio", "matplotlib", "scipy", "sentencepiece"), "recipe"),
+    **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
+    "onnxruntime": "runtime",
+    "flashlight": "nbest",
+    "huggingface_hub": "hub",
+}
+"""What can be imported, and the extra of setup.py that brings it: the base is light."""
+
+
+def missing_package(error: ImportError) -> str | None:
+    """What to install when an import failed; None for a package that no extra brings."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        return None
+    return f"{package} is not installed; install it with: pip install 'espnet_ee[{_EXTRAS[package]}]'"
+
+
+@contextmanager
+def missing_packages_named() -> Iterator[None]:
+    """Turns a package that is not installed into a :class:`UserError` that names the extra which brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        line = missing_package(error)
+        if line is None:
+            raise
+        raise UserError(line) from error
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a command's ``main``; turns a :class:`UserError` into one line on stderr and an exit status.
 
-    So does a disk that is full or forbidden. Any other exception is a bug and keeps its traceback.
+    So do a package that is not installed, and a disk that is full or forbidden. Any other exception is a bug and keeps its traceback.
     """
     try:
-        main()
+        with missing_packages_named():
+            main()
     except UserError as error:
         _stop(error, str(error), error.exit_status)
     except BrokenPipeError:

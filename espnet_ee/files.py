@@ -20,6 +20,7 @@ from espnet_ee.errors import UsageError, UserError
 # libyaml reads a long list of tokens in a tenth of the time, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_YAML_DEPTH = 20
+MAX_YAML_BYTES = 4 << 20  # of what a stranger made
 
 
 @contextmanager
@@ -225,3 +226,18 @@ def parse_yaml(text: str, aliases: bool = True) -> Any:
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
+
+
+def read_untrusted_yaml(path: Path) -> dict[str, Any]:
+    """Reads a small table of plain YAML, without aliases."""
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise UserError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, refused")
+        content = parse_yaml(path.read_text(encoding="utf-8"), aliases=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not plain YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a table")
+    return content

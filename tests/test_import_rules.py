@@ -19,7 +19,7 @@ PACKAGE = ROOT / "espnet_ee"
 # The rooms of the house, from the ground up: a file imports its own room and lower floors, never upwards or sideways.
 FLOORS = {
     **dict.fromkeys(("errors", "text", "compute"), 0),  # the standard library only
-    "files": 1,
+    **dict.fromkeys(("files", "hub"), 1),
     **dict.fromkeys(("kaldi", "host", "policy"), 2),
     **dict.fromkeys(("search", "data", "encoder"), 3),
     **dict.fromkeys(("score", "model"), 4),

@@ -19,6 +19,7 @@ from espnet_ee.files import is_file
 from espnet_ee.policy.budget import Budget, BudgetController, read_curve, schedule
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES
+from espnet_ee.policy.table import escape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +32,13 @@ def add_transcribe(parser: Parser) -> None:
     """Options of ``espnet-ee transcribe``."""
     parser.description = (
         "Transcribes audio files of any format that libsndfile reads, any sampling rate and channels. Prints the text; of\n"
-        "several files, file and text with a tab between them. A file that cannot be read is named, the others are done, and\n"
-        "the exit status is 1."
+        "several files, file and text with a tab between them (in a file's name tab, line ends and backslash are written \\t, \\n,\n"
+        "\\r and \\\\). A file that cannot be read is named, the others are done, and the exit status is 1."
     )
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio file")
-    parser.option("--model", "folder of a package or an experiment (exp/asr_...), or a name on the hub", required=True)
+    parser.option(
+        "--model", "folder of a package, an experiment (exp/asr_...) or an export, or a name on the hub", required=True
+    )
     names = ", ".join(POLICIES)
     parser.option(
         "--policy",
@@ -51,6 +54,15 @@ def add_transcribe(parser: Parser) -> None:
         metavar="MMACS",
     )
     parser.option("--json", "one JSON object a line: file, text, exit_layer, seconds, macs, policy", action="store_true")
+    parser.option(
+        "--engine",
+        "what computes: torch, or onnx (ONNX Runtime: the model's onnx folder, which espnet-ee export makes); default: torch\n"
+        "where it is installed and the model has its tensors",
+        choices=("torch", "onnx"),
+    )
+    parser.option(
+        "--int8", "the exported graphs with 8-bit weights (default: only where there are no others)", action="store_true"
+    )
     parser.option("--batch_size", "files recognised together", type=int, metavar="N")
     parser.option("--num_threads", "CPU threads", type=int, metavar="N")
     parser.option("--device", "torch device", default="cpu")
@@ -89,18 +101,22 @@ def _transcribe(options: argparse.Namespace) -> None:
     with _quiet():
         from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
 
-        recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device)
+        int8 = options.int8 or None
+        recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device, options.engine, int8)
+    name = recogniser.policy_name
     recogniser.use(recogniser.config.changed(**numbers))
+    if options.num_threads is not None:
+        recogniser.session.use_threads(options.num_threads)
     controller = None
     if budget is not None:
         controller = BudgetController(read_curve(Path(options.model) / "exits.csv", recogniser.configs), budget)
     for batch in _batches(options.audio, recogniser, problems):
         if controller:
-            recogniser.use(replace(recogniser.config, policy=controller.next_policy()))
-        stopping = recogniser.config.policy
-        policy = "fixed" if stopping is None else stopping.name
+            point = controller.next_point()
+            name = point.name
+            recogniser.use(replace(recogniser.config, policy=point.policy))
         for path, seconds, recognition in _recognise(batch, recogniser, problems):
-            print(_line(options, path, seconds, recognition, policy), flush=True)
+            print(_line(options, path, seconds, recognition, name), flush=True)
             if controller:
                 controller.spend(seconds, recognition.macs)
     if problems.count:
@@ -121,11 +137,11 @@ def _budget(options: argparse.Namespace) -> Budget | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what ESPnet prints and warns of while it is imported and builds a model: stdout is for texts."""
+    """Without what ESPnet and its libraries print and warn of while they are imported: stdout is for texts, stderr for problems."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.disable(before)
@@ -173,4 +189,4 @@ def _line(options: argparse.Namespace, path: str, seconds: float, recognition: R
     if options.json:
         fields = {"file": path, "text": recognition.text, "exit_layer": recognition.exit_layer, "seconds": round(seconds, 3)}
         return json.dumps({**fields, "macs": recognition.macs, "policy": policy}, ensure_ascii=False)
-    return f"{path}\t{recognition.text}" if len(options.audio) > 1 else recognition.text
+    return f"{escape(path)}\t{recognition.text}" if len(options.audio) > 1 else recognition.text

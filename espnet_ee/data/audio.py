@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from espnet_ee.data.clip import Clip, Span
+from espnet_ee.data.polyphase import change_length
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
 
@@ -20,6 +21,8 @@ FULL_SCALE = 32768.0
 """16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
 
 _UNKNOWN = 1 << 62
+_LOUDEST = 16.0  # what was summed or amplified may pass 1, but not by so much
+_CANCELLED = 0.01  # a mean of less than this share of its channels' power: channels that have nothing in common leave a half
 
 
 def read_audio(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, int]:
@@ -56,14 +59,67 @@ def read_any(path: str | Path, rate: int) -> tuple[np.ndarray, str]:
         UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity.
     """
     channels, file_rate, _ = _read(path, "float32", mono=False)
-    samples = _finite(channels, path).mean(axis=1, dtype=np.float64)
-    notes = []
-    if channels.shape[1] > 1:
-        notes.append(f"{channels.shape[1]} channels, mixed down")
+    samples, note = mix_down(_finite(channels, path))
+    notes = [note] if note else []
     if file_rate != rate:
         notes.append(f"{file_rate} Hz, resampled to {rate} Hz")
         samples = resample(to_int16(samples * FULL_SCALE), file_rate, rate) / FULL_SCALE
     return samples.astype(np.float32), "; ".join(notes)
+
+
+def mix_down(channels: np.ndarray) -> tuple[np.ndarray, str]:
+    """Makes one channel (T,) float64 of (T, channels), and says how; nothing where there is one.
+
+    Their mean; but the first alone where they cancel each other out: a cable or a converter turned one upside down.
+    """
+    mean = channels.mean(axis=1, dtype=np.float64)
+    count = channels.shape[1]
+    if count == 1:
+        return mean, ""
+    if np.square(mean).mean() < _CANCELLED * np.square(channels, dtype=np.float64).mean():
+        return channels[:, 0].astype(np.float64), f"{count} channels of opposite phase, which cancel out: channel 1 is taken"
+    return mean, f"{count} channels, mixed down"
+
+
+def float_samples(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Samples of any rate and kind as a model takes them: (T,) float32 in [-1, 1] at its rate.
+
+    Args:
+        samples: (T,) or (T, channels), floats in [-1, 1] or whole numbers on the scale of their type (as
+            ``scipy.io.wavfile.read`` gives them); channels are mixed as :func:`mix_down` does it.
+        rate: theirs, in Hz.
+        new_rate: the model's, in Hz.
+
+    Raises:
+        UserError: the array is something else.
+    """
+    if samples.ndim not in (1, 2) or not samples.size:
+        raise UserError(f"an array of {samples.shape} is no audio; give samples (T,) or (T, channels)")
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        raise UserError(f"an array of {samples.shape}: more channels than samples; give (T, channels), not (channels, T)")
+    if rate < 1:
+        raise UserError(f"a rate of {rate} Hz is none; give the samples' rate")
+    floats = _on_unit_scale(samples)
+    if floats.ndim == 2:
+        floats, _ = mix_down(floats)
+    if rate != new_rate:
+        floats = resample(to_int16(floats * FULL_SCALE), rate, new_rate) / FULL_SCALE
+    return floats.astype(np.float32)
+
+
+def _on_unit_scale(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype == np.uint8:  # 8-bit WAV: the middle is silence
+        return (samples.astype(np.float64) - 128) / 128
+    if samples.dtype in (np.int16, np.int32):
+        return samples / -float(np.iinfo(samples.dtype).min)
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise UserError(f"samples of type {samples.dtype} have no known scale; give floats in [-1, 1], int16, int32 or uint8")
+    if not np.isfinite(samples).all():
+        raise UserError("the audio holds values that are not finite; repair or drop it")
+    loudest = float(np.abs(samples).max())
+    if loudest > _LOUDEST:
+        raise UserError(f"floats up to {loudest:g} are not in [-1, 1]; divide them by their full scale (32768 for 16 bits)")
+    return samples.astype(np.float64)
 
 
 def read_int16(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, int]:
@@ -87,11 +143,7 @@ def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 def stretch(samples: np.ndarray, ratio: Fraction) -> np.ndarray:
     """Makes (T,) int16 ``ratio`` times as long by polyphase filtering: ceil(T * ratio) int16 samples, clipped."""
-    if ratio == 1:
-        return samples
-    from scipy.signal import resample_poly  # a second to import, and rarely needed
-
-    return to_int16(resample_poly(samples.astype(np.float64), ratio.numerator, ratio.denominator))
+    return samples if ratio == 1 else to_int16(change_length(samples, ratio))
 
 
 def write_flac(path: str | Path, samples: np.ndarray, rate: int) -> None:

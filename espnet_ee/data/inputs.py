@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_ee.data.audio import FULL_SCALE, clip_samples, read_audio, resample, to_int16
+from espnet_ee.data.audio import clip_samples, read_audio
 from espnet_ee.data.clip import Clip, clips_of
 from espnet_ee.data.datadir import refuse_command
 from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
 from espnet_ee.kaldi import read_scp, split_place
-
-_LOUDEST = 16.0  # what was summed or amplified may pass 1, but not by so much
 
 
 @dataclass(frozen=True)
@@ -97,47 +95,6 @@ def _features(folder: Path) -> list[Input]:
             raise UserError(f"{folder}/utt2num_frames: {utt_id} has {frames[utt_id]!r} frames; extract the features again")
         inputs.append(Input(utt_id, int(frames[utt_id]) * shift, partial(features.__getitem__, utt_id)))
     return inputs
-
-
-def float_samples(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """Samples of any rate and kind as a model takes them: (T,) float32 in [-1, 1] at its rate.
-
-    Args:
-        samples: (T,) or (T, channels), floats in [-1, 1] or whole numbers on the scale of their type (as
-            ``scipy.io.wavfile.read`` gives them); channels are averaged.
-        rate: theirs, in Hz.
-        new_rate: the model's, in Hz.
-
-    Raises:
-        UserError: the array is something else.
-    """
-    if samples.ndim not in (1, 2) or not samples.size:
-        raise UserError(f"an array of {samples.shape} is no audio; give samples (T,) or (T, channels)")
-    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
-        raise UserError(f"an array of {samples.shape}: more channels than samples; give (T, channels), not (channels, T)")
-    if rate < 1:
-        raise UserError(f"a rate of {rate} Hz is none; give the samples' rate")
-    floats = _on_unit_scale(samples)
-    if floats.ndim == 2:
-        floats = floats.mean(axis=1)
-    if rate != new_rate:
-        floats = resample(to_int16(floats * FULL_SCALE), rate, new_rate) / FULL_SCALE
-    return floats.astype(np.float32)
-
-
-def _on_unit_scale(samples: np.ndarray) -> np.ndarray:
-    if samples.dtype == np.uint8:  # 8-bit WAV: the middle is silence
-        return (samples.astype(np.float64) - 128) / 128
-    if samples.dtype in (np.int16, np.int32):
-        return samples / -float(np.iinfo(samples.dtype).min)
-    if not np.issubdtype(samples.dtype, np.floating):
-        raise UserError(f"samples of type {samples.dtype} have no known scale; give floats in [-1, 1], int16, int32 or uint8")
-    if not np.isfinite(samples).all():
-        raise UserError("the audio holds values that are not finite; repair or drop it")
-    loudest = float(np.abs(samples).max())
-    if loudest > _LOUDEST:
-        raise UserError(f"floats up to {loudest:g} are not in [-1, 1]; divide them by their full scale (32768 for 16 bits)")
-    return samples.astype(np.float64)
 
 
 def content_digest(data_dir: str | Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError
+from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_utterance
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.errors import UserError
 from espnet_ee.model.heads import exit_heads_of, mac_table
@@ -131,7 +131,8 @@ class TorchSession:
 
     def features(self, speech: np.ndarray) -> torch.Tensor:
         """Normalised features (L, F) of one utterance, zero-padded to the least length the encoder takes."""
-        self._check(speech)
+        takes_audio = self.model.frontend is not None or self.encoder.takes == "samples"
+        check_utterance(speech, None if takes_audio else self.encoder.input_size)
         samples = torch.tensor(speech, dtype=torch.float32, device=self.device)[None]
         if samples.dim() == 2:
             # The STFT reflects half a window at both ends: shorter audio cannot be reflected.
@@ -144,24 +145,6 @@ class TorchSession:
             features, lengths = self.model.normalize(features, lengths)
         missing = max(0, self.encoder.min_frames - features.size(1))
         return torch.nn.functional.pad(features[0], (0, 0) * (features.dim() - 2) + (0, missing))
-
-    def _check(self, speech: np.ndarray) -> None:
-        if not isinstance(speech, np.ndarray):
-            raise UserError(f"an utterance is an array of samples, not {type(speech).__name__}; transcribe() takes files")
-        takes_audio = self.model.frontend is not None or self.encoder.takes == "samples"
-        if takes_audio and speech.ndim != 1:
-            raise UserError("the model takes audio, not features; give a data directory with wav.scp and no feats.scp")
-        if not takes_audio and (speech.ndim != 2 or speech.shape[1] != self.encoder.input_size):
-            raise UserError(
-                f"the model takes extracted features of {self.encoder.input_size} dimensions, not an array of {speech.shape}; "
-                "give a data directory of stage 3 with the training's feats_type and frontend"
-            )
-        if len(speech) == 0:
-            raise UserError("an utterance without samples cannot be recognised; drop it from the data")
-        if not np.issubdtype(speech.dtype, np.floating):
-            raise UserError(f"samples must be floats in [-1, 1], not {speech.dtype}; transcribe(samples, rate) scales integers")
-        if not np.isfinite(speech).all():
-            raise UserError("the audio holds values that are not finite; repair or drop it")
 
 
 def _check_readable(model: Any) -> None:

@@ -29,10 +29,12 @@ class CurvePoint:
     Attributes:
         macs_per_second: what it cost on the development set, per second of audio.
         policy: what reaches it.
+        name: of its decoding configuration, or of the fixed exit.
     """
 
     macs_per_second: float
     policy: ExitPolicy
+    name: str = ""
 
 
 def schedule(steps: Sequence[tuple[float, float]]) -> Budget:
@@ -75,11 +77,11 @@ def read_curve(exits_csv: str | Path, configs: Mapping[str, DecodingConfig]) -> 
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{exits_csv}: not the exits.csv of stage 13 ({error}); score the model first") from None
     mean = {name: sum(values) / len(values) for name, values in macs.items()}
-    scored = [(mean[name], config.policy) for name, config in configs.items() if config.policy and name in mean]
-    family = [CurvePoint(cost, policy) for cost, policy in scored if policy.name == scored[0][1].name]
+    scored = [(mean[name], config.policy, name) for name, config in configs.items() if config.policy and name in mean]
+    family = [CurvePoint(*point) for point in scored if point[1].name == scored[0][1].name]
     costs = [point.macs_per_second for point in family]
     ends = [name for name in exits if not family or not min(costs) <= mean[name] <= max(costs)]
-    return family + [CurvePoint(mean[name], exits[name]) for name in ends]
+    return family + [CurvePoint(mean[name], exits[name], name) for name in ends]
 
 
 class BudgetController:
@@ -122,8 +124,12 @@ class BudgetController:
         return self.budget(self.seconds) + (self.allowed - self.spent) / self.horizon
 
     def next_policy(self) -> ExitPolicy:
-        """The policy for the next utterance: of the point nearest to what it may cost."""
-        return min(self.curve, key=lambda point: abs(point.macs_per_second - self.wanted)).policy
+        """The policy for the next utterance."""
+        return self.next_point().policy
+
+    def next_point(self) -> CurvePoint:
+        """The point for the next utterance: the one nearest to what it may cost."""
+        return min(self.curve, key=lambda point: abs(point.macs_per_second - self.wanted))
 
     def spend(self, audio_seconds: float, macs: float) -> None:
         """Enters an utterance into the account.

@@ -45,7 +45,7 @@ def build_policy(name: str, conf: Mapping[str, Any]) -> ExitPolicy:
         raise UserError(f"policy {name}: policy_conf must be 'key: value' lines, not {conf!r}")
     policy_class = POLICIES[name]
     known = [field.name for field in fields(policy_class)]  # type: ignore[arg-type]
-    required = [field.name for field in fields(policy_class) if field.default is MISSING]  # type: ignore[arg-type]
+    required = required_settings(name)
     allowed = f"allowed keys of policy_conf: {', '.join(known) or 'none'}"
     for key in conf:
         if key not in known:
@@ -55,6 +55,11 @@ def build_policy(name: str, conf: Mapping[str, Any]) -> ExitPolicy:
             raise UserError(f"policy {name}: the key {key!r} is missing; {allowed}")
     types = get_type_hints(policy_class)
     return policy_class(**{key: _convert(name, key, value, types[key]) for key, value in conf.items()})
+
+
+def required_settings(name: str) -> list[str]:
+    """The settings that a policy cannot do without."""
+    return [field.name for field in fields(POLICIES[name]) if field.default is MISSING]  # type: ignore[arg-type]
 
 
 def _convert(name: str, key: str, value: Any, wanted: type) -> Any:

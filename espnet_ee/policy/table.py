@@ -102,7 +102,7 @@ def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
         str(row.head_macs),
         " ".join(repr(float(score)) for score in evidence.nbest_scores),
         " ".join(map(str, evidence.tokens)),
-        "".join(_ESCAPES.get(char, char) for char in row.hypothesis),
+        escape(row.hypothesis),
     ]
 
 
@@ -208,6 +208,15 @@ def read_seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise ValueError(f"an utterance of {text} seconds; its length must be above 0")
     return seconds
+
+
+def escape(text: str) -> str:
+    """A text as a cell of a table of lines and tabs.
+
+    >>> escape("a\\tb")
+    'a\\\\tb'
+    """
+    return "".join(_ESCAPES.get(char, char) for char in text)
 
 
 def _unescape(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_ee.errors import UserError
+from espnet_ee.errors import missing_packages_named
 from espnet_ee.files import atomic_write
 from espnet_ee.score.points import Point
 
@@ -44,12 +44,10 @@ def draw_curve(path: Path, points: Sequence[Point], sets: Sequence[str], model: 
 
 def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any:
     """The picture as matplotlib's figure; see :func:`draw_curve`."""
-    try:
+    with missing_packages_named():
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the curve needs matplotlib; install it with: pip install matplotlib") from None
     shown = list(sets)[:MAX_PANELS]
     font = 11 + 4 * len(shown)  # a wider picture is shown smaller
     with matplotlib.rc_context({"font.size": font, "axes.spines.top": False, "axes.spines.right": False}):

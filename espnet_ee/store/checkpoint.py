@@ -11,11 +11,12 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.plugin.classes import MODELS
+from espnet_ee.policy.packaged import DESCRIPTION
 from espnet_ee.store.build import build_model, fit_state
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.tensors import read_tensors
 from espnet_ee.store.train_config import check_encoder, complete, read_train_config
-from espnet_ee.store.untrusted import DESCRIPTION, check_package
+from espnet_ee.store.untrusted import check_package
 
 MODEL_FILE = "model.safetensors"  # of a package
 # Of an experiment: the first pattern that fits exactly one file. ESPnet averages, and keeps the best epoch, by a criterion.

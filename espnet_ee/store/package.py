@@ -7,8 +7,6 @@ normalisation's statistics and ``exits.csv``.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +19,19 @@ from espnet_ee import __version__
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.host.compat import espnet_version
+from espnet_ee.hub import model_folder
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.packaged import DESCRIPTION, FORMAT, PREFIX, fitting, read_description, read_packaged
 from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model, load_trained
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
 from espnet_ee.store.tensors import write_safetensors
 from espnet_ee.store.train_config import copy_needed_files, read_train_config, sampling_rate
-from espnet_ee.store.untrusted import DESCRIPTION, read_untrusted_yaml
 
-FORMAT = 1
-PREFIX = "decode_"
 # Of a training's configuration: where its data were and where it wrote. Nobody else needs to know.
 _PRIVATE = ("config", "output_dir", "init_param", "train_data_path_and_name_and_type", "valid_data_path_and_name_and_type",
             "train_shape_file", "valid_shape_file", "non_linguistic_symbols")  # fmt: skip
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_DOWNLOADED = ("config.yaml", MODEL_FILE, DESCRIPTION, f"{PREFIX}*.yaml", "*.npz", "*.model")
+DOWNLOADED = ("config.yaml", MODEL_FILE, DESCRIPTION, f"{PREFIX}*.yaml", "*.npz", "*.model")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Package:
 
     model: ESPnetASRModel
     sample_rate: int
-    configs: dict[str, DecodingConfig]
+    configs: Mapping[str, DecodingConfig]
     default: str | None = None
 
     def config(self, name: str | None = None) -> DecodingConfig:
@@ -116,18 +112,10 @@ def _read_configs(paths: Sequence[str | Path], exit_layers: Sequence[int]) -> di
     """Decoding configurations by name, checked against the model."""
     configs: dict[str, DecodingConfig] = {}
     for path in paths:
-        name, config = Path(path).stem.removeprefix(PREFIX), _checked(DecodingConfig.read(path), path, exit_layers)
+        name, config = Path(path).stem.removeprefix(PREFIX), fitting(DecodingConfig.read(path), path, exit_layers)
         if configs.setdefault(name, config) != config:
             raise UsageError(f"{path}: another decoding configuration has the name {name}, too; rename one")
     return configs
-
-
-def _checked(config: DecodingConfig, path: str | Path, exit_layers: Sequence[int]) -> DecodingConfig:
-    try:
-        config.policy_for(exit_layers)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return config
 
 
 def load_package(folder: str | Path, device: str = "cpu") -> Package:
@@ -137,18 +125,10 @@ def load_package(folder: str | Path, device: str = "cpu") -> Package:
         UserError: a file is missing, damaged, does not fit the others, or asks for what a package may not ask for.
     """
     folder = Path(folder)
-    description = read_untrusted_yaml(folder / DESCRIPTION)
-    if description.get("format") != FORMAT:
-        raise UserError(f"{folder / DESCRIPTION}: format {description.get('format')!r}, not {FORMAT}; update espnet_ee")
+    read_description(folder)
     model, config = load_trained(folder / "config.yaml", folder / MODEL_FILE, device)
-    configs = {}
-    for file in sorted(folder.glob(f"{PREFIX}*.yaml")):
-        decoding = DecodingConfig.from_mapping(read_untrusted_yaml(file), str(file))
-        configs[file.stem.removeprefix(PREFIX)] = _checked(decoding, file, model.encoder.exit_layers)
-    default = description.get("default")
-    if default is not None and (not isinstance(default, str) or default not in configs):
-        raise UserError(f"{folder / DESCRIPTION}: default {default!r} is none of its decoding configurations")
-    return Package(model, sampling_rate(config), configs, default)
+    packaged = read_packaged(folder, model.encoder.exit_layers)
+    return Package(model, sampling_rate(config), packaged.configs, packaged.default)
 
 
 def open_model(source: str | Path, device: str = "cpu", model_file: str | Path | None = None) -> Package:
@@ -160,12 +140,9 @@ def open_model(source: str | Path, device: str = "cpu", model_file: str | Path |
         model_file: of an experiment, see :func:`experiment_files`.
     """
     check_device(device)
-    folder = Path(source)
-    if not folder.is_dir():
-        if not _HUB_NAME.fullmatch(os.fspath(source)) or folder.parent.exists():
-            raise UserError(f"{source}: no such folder (and no name like owner/model of the hub)")
-        return load_package(_download(os.fspath(source)), device)
-    if model_file is None and (folder / DESCRIPTION).exists():
+    folder = model_folder(source, DOWNLOADED)
+    # What was downloaded is a package or nothing: an experiment's files are trusted.
+    if not Path(source).is_dir() or (model_file is None and (folder / DESCRIPTION).exists()):
         return load_package(folder, device)
     model, config = load_trained(*experiment_files(folder, model_file), device)
     return Package(model, sampling_rate(config), _read_configs(calibrated_configs(folder), model.encoder.exit_layers))
@@ -175,15 +152,3 @@ def calibrated_configs(experiment: str | Path) -> list[Path]:
     """The decoding configurations that stage 12 calibrated; ``learned`` first, the one that it runs online."""
     paths = (Path(experiment) / "policies").glob(f"{PREFIX}*.yaml")
     return sorted(paths, key=lambda path: (not path.name.startswith(f"{PREFIX}learned"), path.name))
-
-
-def _download(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(f"{name}: no such folder; to download models install huggingface_hub (extra: hub)") from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_DOWNLOADED)))
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{name}: no such folder, and the hub says: {first}") from None

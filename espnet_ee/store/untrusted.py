@@ -15,17 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import is_file, parse_yaml
+from espnet_ee.files import is_file, read_untrusted_yaml
 from espnet_ee.plugin.classes import ENCODERS, FRONTENDS, MODELS
 from espnet_ee.store.build import build_model, fit_state
 from espnet_ee.store.tensors import SAFETENSORS, read_header, read_tensors
 from espnet_ee.store.train_config import check_encoder, map_files
 
-DESCRIPTION = "package.yaml"  # the file that makes a folder a package
-MAX_YAML_BYTES = 4 << 20
 MAX_STATISTICS_BYTES = 1 << 20  # two sums a feature
 # Positions, filters, kernels: sizes that leave no trace in the parameters. Sampling rates are the largest in use.
 MAX_NUMBER = 200_000
@@ -45,21 +42,6 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "use_adapter": (None, False),
 }
 _SECTIONS = ("encoder_conf", "model_conf", "frontend_conf", "specaug_conf", "normalize_conf", "decoder_conf", "ctc_conf")
-
-
-def read_untrusted_yaml(path: Path) -> dict[str, Any]:
-    """Reads a small table of plain YAML, without aliases."""
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise UserError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, refused")
-        content = parse_yaml(path.read_text(encoding="utf-8"), aliases=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not plain YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a table")
-    return content
 
 
 def check_package(config: Path, model_file: Path) -> dict[str, Any]:

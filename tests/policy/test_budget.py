@@ -150,8 +150,8 @@ def test_a_scored_model_gives_the_curve(tmp_path: Path) -> None:
     fast, good, other = EntropyPolicy(0.2), EntropyPolicy(0.1), PatiencePolicy(2)
     configs = {"fast": DecodingConfig(fast), "good": DecodingConfig(good), "other": DecodingConfig(other)}
     points = read_curve(path, configs)
-    ends = {CurvePoint(1100, FixedExitPolicy(2)), CurvePoint(3100, FixedExitPolicy(6))}
-    assert set(points) == {CurvePoint(1500, fast), CurvePoint(2300, good), *ends}
+    ends = {CurvePoint(1100, FixedExitPolicy(2), "exit 2"), CurvePoint(3100, FixedExitPolicy(6), "exit 6")}
+    assert set(points) == {CurvePoint(1500, fast, "fast"), CurvePoint(2300, good, "good"), *ends}
     assert BudgetController(points, schedule([(0.0, 2250.0)])).next_policy() == good
     assert [point.policy for point in read_curve(path, {})] == [FixedExitPolicy(2), FixedExitPolicy(4), FixedExitPolicy(6)]
     for broken in ("set,kind\ndev,fixed\n", CSV.replace("2200", "much")):

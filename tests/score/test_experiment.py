@@ -228,7 +228,7 @@ def test_without_matplotlib_the_curve_says_what_to_install(
 
     def refuse(name: str, *arguments: Any, **keywords: Any) -> Any:
         if name.startswith("matplotlib"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name=name)
         return original(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", refuse)

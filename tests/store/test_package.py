@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from espnet_ee import hub
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.cli.main import main
 from espnet_ee.errors import UsageError, UserError
@@ -146,9 +147,18 @@ def test_the_command(trained, tmp_path, capsys):
 
 def test_a_hub_name_is_downloaded(packed, monkeypatch):
     asked = []
-    monkeypatch.setattr(package, "_download", lambda name: asked.append(name) or packed("cache"))
+    monkeypatch.setattr(hub, "_download", lambda name, _: asked.append(name) or packed("cache"))
     EarlyExitASR.from_pretrained("someone/tiny")
     assert asked == ["someone/tiny"]
+
+
+def test_what_was_downloaded_is_a_package_or_nothing(packed, monkeypatch):
+    """An experiment's files are trusted, a stranger's are not: a download without a description must not pass for one."""
+    folder = packed("cache")
+    (folder / "package.yaml").unlink()
+    monkeypatch.setattr(hub, "_download", lambda name, _: folder)
+    with pytest.raises(UserError, match=r"package\.yaml: no such file"):
+        EarlyExitASR.from_pretrained("someone/tiny")
 
 
 def test_the_hub_is_asked_for_all_that_loading_reads(packed, monkeypatch, tmp_path):
@@ -169,7 +179,7 @@ def test_the_hub_is_asked_for_all_that_loading_reads(packed, monkeypatch, tmp_pa
 def test_a_path_that_is_not_there_never_touches_the_network(no_network, monkeypatch, tmp_path, source):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exp").mkdir()
-    monkeypatch.setattr(package, "_download", lambda name: pytest.fail(f"{name} was taken for a hub name"))
+    monkeypatch.setattr(hub, "_download", lambda name, _: pytest.fail(f"{name} was taken for a hub name"))
     with pytest.raises(UserError, match=f"{source}: no such folder"):
         EarlyExitASR.from_pretrained(source)
 
@@ -229,7 +239,7 @@ def test_two_names_of_one_parameter_are_written(tmp_path):
 
 def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match="install huggingface_hub .extra: hub."):
+    with pytest.raises(UserError, match=r"someone/tiny.*pip install 'espnet_ee\[hub\]'"):
         EarlyExitASR.from_pretrained("someone/tiny")
 
 

@@ -1,0 +1,259 @@
+"""The features of an exported model in NumPy: Kaldi's filter banks, and the log mel of ESPnet's DefaultFrontend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from espnet_ee.errors import UserError
+
+_KALDI_LOW, _KALDI_BELOW_NYQUIST, _KALDI_PREEMPHASIS = 20.0, 400.0, 0.97
+_KALDI_FLOOR = float(np.finfo(np.float32).eps)
+_ESPNET_FLOOR = 1e-10
+_AT_A_TIME = 128
+MAX_RATE, MAX_FFT, MAX_MELS = 200_000, 16384, 1024
+
+
+class Features(Protocol):
+    """What an exported model takes.
+
+    Attributes:
+        size: features of a frame.
+        takes_audio: whether they are made of samples; otherwise an utterance is an array of them.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def takes_audio(self) -> bool: ...
+
+    def __call__(self, utterance: np.ndarray) -> np.ndarray:
+        """Features (L, size) float32 of samples (N,) in [-1, 1], or of features as they are."""
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """For a model trained on extracted features: they come in as they are."""
+
+    size: int
+    takes_audio = False
+
+    def __call__(self, utterance: np.ndarray) -> np.ndarray:
+        return utterance.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class KaldiFbank:
+    """Log mel filter banks as Kaldi computes them; see ``espnet_ee.encoder.kaldi_fbank``, which a training uses.
+
+    Args:
+        fs: sampling rate in Hz.
+        size: filters.
+
+    >>> KaldiFbank(16000, 80)(np.zeros(16000, np.float32)).shape
+    (100, 80)
+    """
+
+    fs: int
+    size: int = 80
+    takes_audio = True
+
+    def __call__(self, utterance: np.ndarray) -> np.ndarray:
+        width, hop = self.fs * 25 // 1000, self.fs // 100
+        count = (len(utterance) + hop // 2) // hop
+        if count == 0:
+            return np.zeros((0, self.size), np.float32)
+        before, length = width // 2 - hop // 2, (count - 1) * hop + width
+        # At both ends the utterance's own samples come back in reverse, as often as it takes.
+        after = max(0, length - before - len(utterance))
+        samples = np.pad(utterance.astype(np.float64), (before, after), mode="symmetric")[:length]
+        return _log_banks(_strips(samples, width, hop), self._emphasised, self._n_fft, self._filters, _KALDI_FLOOR)
+
+    def _emphasised(self, strips: np.ndarray) -> np.ndarray:
+        strips = strips - strips.mean(axis=1, keepdims=True)
+        result = np.empty_like(strips)
+        np.subtract(strips[:, :1], _KALDI_PREEMPHASIS * strips[:, :1], out=result[:, :1])
+        np.subtract(strips[:, 1:], _KALDI_PREEMPHASIS * strips[:, :-1], out=result[:, 1:])
+        result *= self._window
+        return result
+
+    @property
+    def _n_fft(self) -> int:
+        return 1 << (self.fs * 25 // 1000 - 1).bit_length()
+
+    @cached_property
+    def _window(self) -> np.ndarray:
+        return np.hanning(self.fs * 25 // 1000) ** 0.85
+
+    @cached_property
+    def _filters(self) -> np.ndarray:
+        def mel(frequency: np.ndarray) -> np.ndarray:
+            return 1127.0 * np.log(1.0 + frequency / 700.0)
+
+        low, high = mel(np.array([_KALDI_LOW, self.fs / 2 - _KALDI_BELOW_NYQUIST]))
+        step = (high - low) / (self.size + 1)
+        bins = mel(np.arange(self._n_fft // 2) * (self.fs / self._n_fft))[:, None]
+        left = low + step * np.arange(self.size)
+        filters = np.minimum((bins - left) / step, (left + 2 * step - bins) / step).clip(min=0)
+        return np.pad(filters, ((0, 1), (0, 0))).astype(np.float32)  # Kaldi leaves the Nyquist bin out
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """The log mel filter banks of ESPnet's DefaultFrontend; the attributes are its options.
+
+    >>> LogMel(16000, n_fft=512, hop_length=128)(np.zeros(16000, np.float32)).shape
+    (126, 80)
+    """
+
+    fs: int
+    n_fft: int = 512
+    win_length: int | None = None
+    hop_length: int = 128
+    window: str | None = "hann"
+    center: bool = True
+    size: int = 80
+    fmin: float | None = None
+    fmax: float | None = None
+    htk: bool = False
+    log_base: float | None = None
+    takes_audio = True
+
+    def __call__(self, utterance: np.ndarray) -> np.ndarray:
+        half = self.n_fft // 2
+        samples = utterance.astype(np.float64)
+        # Half a window is reflected at both ends: shorter audio cannot be, and is padded as torch's session pads it.
+        samples = np.pad(samples, (0, max(0, half + 1 - len(samples))))
+        if self.center:
+            samples = np.pad(samples, half, mode="reflect")
+        samples = np.pad(samples, (0, max(0, self.n_fft - len(samples))))
+        strips = _strips(samples, self.n_fft, self.hop_length)
+        features = _log_banks(strips, lambda part: part * self._window, self.n_fft, self._filters, _ESPNET_FLOOR)
+        return features if self.log_base is None else features / np.float32(math.log(self.log_base))
+
+    @cached_property
+    def _window(self) -> np.ndarray:
+        width = self.win_length or self.n_fft
+        window = _WINDOWS[self.window or "ones"](width + 1)[:width]  # periodic, as torch's
+        left = (self.n_fft - width) // 2
+        return np.pad(window, (left, self.n_fft - width - left))
+
+    @cached_property
+    def _filters(self) -> np.ndarray:
+        """Triangles of equal area (n_fft/2 + 1, size) on Slaney's or HTK's mel scale: ``librosa.filters.mel``."""
+        to_mel, to_hertz = (_htk_mel, _htk_hertz) if self.htk else (_slaney_mel, _slaney_hertz)
+        low, high = to_mel(np.array([self.fmin or 0.0, self.fs / 2 if self.fmax is None else self.fmax], float))
+        edges = to_hertz(np.linspace(low, high, self.size + 2))
+        bins = np.fft.rfftfreq(self.n_fft, 1 / self.fs)[:, None]
+        widths = np.diff(edges)
+        rising, falling = (bins - edges[:-2]) / widths[:-1], (edges[2:] - bins) / widths[1:]
+        filters = np.minimum(rising, falling).clip(min=0)
+        return (filters * (2.0 / (edges[2:] - edges[:-2]))).astype(np.float32)
+
+
+_WINDOWS: dict[str, Callable[[int], np.ndarray]] = {
+    "hann": np.hanning,
+    "hamming": np.hamming,
+    "blackman": np.blackman,
+    "bartlett": np.bartlett,
+    "ones": np.ones,
+}
+
+
+def _strips(samples: np.ndarray, width: int, hop: int) -> np.ndarray:
+    return np.lib.stride_tricks.sliding_window_view(samples, width)[::hop]
+
+
+def _log_banks(
+    strips: np.ndarray, windowed: Callable[[np.ndarray], np.ndarray], n_fft: int, filters: np.ndarray, floor: float
+) -> np.ndarray:
+    """Log filter banks (T, size) of strips (T, width), so many at a time as stay in the cache: several times as fast.
+
+    In float64 up to the spectrum: NumPy transforms it faster than float32.
+    """
+    banks = np.empty((len(strips), filters.shape[1]), np.float32)
+    for first in range(0, len(strips), _AT_A_TIME):
+        spectrum = np.fft.rfft(windowed(strips[first : first + _AT_A_TIME]), n=n_fft)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        np.matmul(power.astype(np.float32), filters, out=banks[first : first + _AT_A_TIME])
+    return np.log(np.maximum(banks, np.float32(floor)))
+
+
+def _htk_mel(hertz: np.ndarray) -> np.ndarray:
+    return 2595.0 * np.log10(1.0 + hertz / 700.0)
+
+
+def _htk_hertz(mels: np.ndarray) -> np.ndarray:
+    return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+
+
+# Slaney's scale: linear up to 1000 Hz (15 mels), logarithmic above, 27 mels for a factor of 6.4.
+_LINEAR, _KNEE, _STEP = 200.0 / 3, 15.0, math.log(6.4) / 27.0
+
+
+def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
+    return np.where(hertz < 1000.0, hertz / _LINEAR, _KNEE + np.log(np.maximum(hertz, 1000.0) / 1000.0) / _STEP)
+
+
+def _slaney_hertz(mels: np.ndarray) -> np.ndarray:
+    return np.where(mels < _KNEE, mels * _LINEAR, 1000.0 * np.exp(_STEP * (mels - _KNEE)))
+
+
+def build_features(conf: Any, rate: int) -> Features:
+    """What a ``model.yaml`` describes.
+
+    Args:
+        conf: its ``features``: ``kind``, and that kind's numbers.
+        rate: sampling rate in Hz.
+
+    Raises:
+        UserError: the kind is unknown, or a number is missing, unknown or beyond reason.
+    """
+    if not isinstance(conf, Mapping):
+        raise UserError("features: no table; export again")
+    kind = conf.get("kind")
+    options = {("size" if key == "n_mels" else key): value for key, value in conf.items() if key != "kind"}
+    try:
+        if kind == "extracted":
+            return StoredFeatures(**_checked(options, {"size": MAX_MELS}))
+        if options.setdefault("fs", rate) != rate:
+            raise ValueError(f"fs is {options['fs']}, not the model's {rate}")
+        if kind == "kaldi_fbank":
+            return KaldiFbank(**_checked(options, {"fs": MAX_RATE, "size": MAX_MELS}))
+        if kind == "default":
+            return _log_mel(options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"features: {error}; update espnet_ee, or export again") from None
+    raise UserError(f"features: kind {kind!r} is unknown here; update espnet_ee, or export again")
+
+
+def _log_mel(options: dict[str, Any]) -> LogMel:
+    if options.pop("normalized", False) or not options.pop("onesided", True):
+        raise ValueError("normalized and two-sided spectra have no form here")
+    made = LogMel(**_checked(options, {"fs": MAX_RATE, "n_fft": MAX_FFT, "hop_length": MAX_FFT, "size": MAX_MELS}))
+    if made.window is not None and (not isinstance(made.window, str) or made.window not in _WINDOWS):
+        raise ValueError(f"window {made.window!r} is none of {', '.join(_WINDOWS)}")
+    if made.win_length is not None:
+        _checked({"win_length": made.win_length}, {"win_length": made.n_fft})
+    for name in ("fmin", "fmax", "log_base"):
+        value = getattr(made, name)
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= MAX_RATE):
+            raise ValueError(f"{name} is {value!r}")
+    if made.log_base is not None and not made.log_base > 1:
+        raise ValueError(f"log_base is {made.log_base!r}")
+    return made
+
+
+def _checked(options: dict[str, Any], limits: Mapping[str, int]) -> dict[str, Any]:
+    """The options, of which those with a limit are whole numbers from 1 to it."""
+    for name, most in limits.items():
+        value = options.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(f"{name} is {value!r}; a whole number from 1 to {most} was due")
+    return options

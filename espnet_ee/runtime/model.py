@@ -1,0 +1,170 @@
+"""An exported model's folder: ``model.yaml``, ``tokens.txt`` and a graph for each segment. Nothing in it is trusted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from espnet_ee.compute import MacTable
+from espnet_ee.errors import UserError
+from espnet_ee.files import is_file, read_lines, read_untrusted_yaml
+from espnet_ee.hub import model_folder
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.packaged import DESCRIPTION, PREFIX, read_configs, read_packaged
+from espnet_ee.runtime.features import Features, build_features
+
+FOLDER, MODEL = "onnx", "model.yaml"
+FORMAT = 1
+PRECISIONS = ("fp32", "int8")
+DOWNLOADED = (f"{FOLDER}/*", MODEL, DESCRIPTION, f"{PREFIX}*.yaml", "tokens.txt", "*.onnx")
+MAX_EXITS, MAX_TOKENS, MAX_MIN_FRAMES = 256, 1_000_000, 100_000
+MAX_RATE = 200_000
+
+
+@dataclass(frozen=True)
+class SegmentFiles:
+    """The graphs of one segment.
+
+    Attributes:
+        layer: exit layer at its end.
+        paths: by precision, ``fp32`` or ``int8``; a file need not be there.
+    """
+
+    layer: int
+    paths: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a folder says of its model; no graph is loaded yet.
+
+    Attributes:
+        path: its ``model.yaml``, for messages.
+        sample_rate: of the audio it takes, in Hz.
+        blank: blank id.
+        tokens: the vocabulary, in the order of its numbers.
+        features: makes what the first graph takes.
+        min_frames: the shortest input of the first graph.
+        segments: from the bottom up.
+        macs: what the model costs.
+        configs: decoding configurations by name.
+        default: the name of the one that is used where none is asked for; None: the final exit.
+    """
+
+    path: Path
+    sample_rate: int
+    blank: int
+    tokens: tuple[str, ...]
+    features: Features
+    min_frames: int
+    segments: tuple[SegmentFiles, ...]
+    macs: MacTable
+    configs: Mapping[str, DecodingConfig] = field(default_factory=dict)
+    default: str | None = None
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """The model's exits, rising."""
+        return tuple(segment.layer for segment in self.segments)
+
+
+def open_export(source: str | Path) -> Export:
+    """Reads an exported model, but its graphs.
+
+    Args:
+        source: a package with an ``onnx`` folder, such a folder itself, or ``owner/model`` of the hub.
+
+    Raises:
+        UserError: there is none, or it is damaged; names file and key.
+    """
+    given = model_folder(source, DOWNLOADED)
+    folder = given / FOLDER if (given / FOLDER).is_dir() else given
+    path = folder / MODEL
+    if not is_file(path):
+        raise UserError(f"{given}: holds no exported model ({FOLDER}/{MODEL}); make one with espnet-ee export")
+    content = read_untrusted_yaml(path)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path}: format {content.get('format')!r}, not {FORMAT}; update espnet_ee")
+    try:
+        segments = _segments(content.get("segments"), folder)
+        layers = [segment.layer for segment in segments]
+        rate = _whole(content, "sample_rate", MAX_RATE)
+        if content.get("normalize", "none") != "none":
+            raise UserError(f"normalize {content['normalize']!r} is unknown here; update espnet_ee")
+        tokens = _tokens(_file(folder, content.get("tokens"), "tokens"))
+        blank = _whole(content, "blank", len(tokens) - 1, 0)
+        features = build_features(content.get("features"), rate)
+        least = _whole(content, "min_frames", MAX_MIN_FRAMES)
+        macs = _macs(content.get("macs"), layers)
+        in_package = given != folder and is_file(given / DESCRIPTION)
+        packaged = read_packaged(given, layers) if in_package else read_configs(folder, content.get("default"), path, layers)
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith(str(given)) else f"{path}: {message}") from None
+    return Export(path, rate, blank, tokens, features, least, segments, macs, packaged.configs, packaged.default)
+
+
+def _segments(listed: Any, folder: Path) -> tuple[SegmentFiles, ...]:
+    if (
+        not isinstance(listed, list)
+        or not 1 <= len(listed) <= MAX_EXITS
+        or not all(isinstance(entry, dict) for entry in listed)
+    ):
+        raise UserError("segments: no list of graphs; export again")
+    segments = []
+    for entry in listed:
+        names = {precision: entry[precision] for precision in PRECISIONS if entry.get(precision) is not None}
+        paths = {precision: _place(folder, name, f"segments: {precision}") for precision, name in names.items()}
+        if not all(path.suffix == ".onnx" for path in paths.values()):  # ONNX Runtime would read .ort as another format
+            raise UserError(f"segments: {', '.join(names.values())}: a graph's name ends in .onnx; refused")
+        segments.append(SegmentFiles(_whole(entry, "layer", MAX_EXITS), paths))
+    layers = [segment.layer for segment in segments]
+    if layers != sorted(set(layers)):
+        raise UserError(f"segments: the layers {layers} do not rise; export again")
+    return tuple(segments)
+
+
+def _macs(mapping: Any, layers: list[int]) -> MacTable:
+    try:
+        return MacTable.from_mapping(mapping, layers)
+    except ValueError as error:
+        raise UserError(f"macs: {error}; export again") from None
+
+
+def _whole(table: Mapping[str, Any], key: str, most: int, least: int = 1) -> int:
+    value = table.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UserError(f"{key} is {value!r}; a whole number from {least} to {most} was due; export again")
+    return value
+
+
+def _place(folder: Path, name: Any, key: str) -> Path:
+    """A file of the folder, which need not be there; nothing outside of it is ever read."""
+    if not isinstance(name, str) or name != os.path.basename(name) or name.startswith(".") or not name:
+        raise UserError(f"{key} {name!r} is not a file beside it, refused")
+    return folder / name
+
+
+def _file(folder: Path, name: Any, key: str) -> Path:
+    path = _place(folder, name, key)
+    if not is_file(path):
+        raise UserError(f"{path}: no such file; export the model again")
+    return path
+
+
+def _tokens(path: Path) -> tuple[str, ...]:
+    """Reads ``symbol id`` lines, in any order."""
+    tokens: dict[int, str] = {}
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        symbol, _, place = line.rpartition(" ")
+        if not symbol or not (place.isascii() and place.isdigit()) or int(place) >= min(len(lines), MAX_TOKENS):
+            raise UserError(f"{path}:{number}: {line[:100]!r} is not 'symbol number' of {len(lines)} tokens; export again")
+        if tokens.setdefault(int(place), symbol) != symbol:
+            raise UserError(f"{path}:{number}: the number {place} is given twice; export again")
+    if not tokens or len(tokens) != len(lines):
+        raise UserError(f"{path}: {len(tokens)} tokens in {len(lines)} lines; export again")
+    return tuple(tokens[place] for place in range(len(tokens)))

@@ -1,0 +1,220 @@
+"""An exported model as the engine of the loop that stops, computed by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_utterance
+from espnet_ee.errors import UserError
+from espnet_ee.files import is_file
+from espnet_ee.policy.frames import Frames
+from espnet_ee.runtime.model import Export
+from espnet_ee.runtime.onnx_file import FLOAT, INT64, Signature, Value, read_signature
+
+FIRST, LATER = ("x", "x_lens"), ("hidden", "lens")
+READ = ("lens_out", "label", "log_confidence", "entropy")
+OUTPUTS = {"hidden_out": (FLOAT, 3), "lens_out": (INT64, 1), "label": (INT64, 2), "log_confidence": (FLOAT, 2),
+           "entropy": (FLOAT, 2), "log_probs": (FLOAT, 3)}  # fmt: skip
+"""What a segment gives: type of the elements and number of dimensions."""
+MAX_WIDTH = 1 << 16
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+
+Values = dict[str, Any]  # OrtValue: lies where ONNX Runtime put it, and is copied if it is looked at
+
+
+@dataclass(frozen=True)
+class OnnxState:
+    """Where a batch stands.
+
+    Attributes:
+        layer: blocks computed so far.
+        feature_frames: length of each utterance's features.
+        rows: of each utterance, what the next segment takes (before the first) or what the last one gave.
+    """
+
+    layer: int
+    feature_frames: tuple[int, ...]
+    rows: tuple[Values, ...]
+
+
+class OnnxSession:
+    """Computes an exported model segment by segment; see :class:`espnet_ee.decode.loop.ExitSession`.
+
+    A graph is read when an utterance first goes that deep: the first exit works before the upper files are there. Each
+    utterance of a batch is computed alone: int8 graphs scale a layer's input by its largest number, and a neighbour's would
+    change the result. A graph computes its exit's head whether that is read or not.
+
+    Args:
+        export: the model.
+        int8: whether to take the graphs with 8-bit weights; None: only where there are no others.
+
+    Raises:
+        UserError: the export has no such graphs.
+    """
+
+    def __init__(self, export: Export, int8: bool | None = None) -> None:
+        self.export, self.precision = export, _precision(export, int8)
+        self.exit_layers, self.macs, self.blank = export.exit_layers, export.macs, export.blank
+        self.tokens: Sequence[str] = export.tokens
+        self._threads = 1
+        self._signatures: dict[int, Signature] = {}
+        self._loaded: dict[int, Any] = {}
+
+    def use_threads(self, count: int) -> None:
+        """Computes with so many CPU threads from now on; graphs are loaded again when their number changes."""
+        if count != self._threads:
+            self._threads, self._loaded = count, {}
+
+    def start(self, batch: Sequence[np.ndarray]) -> OnnxState:
+        """Makes the features of each utterance."""
+        rows = []
+        for place, speech in enumerate(batch):
+            try:
+                rows.append(self.features(speech))
+            except UserError as error:
+                raise UtteranceError(str(error), place) from None
+        lengths = tuple(row["x"].shape()[1] for row in rows)
+        return OnnxState(0, lengths, tuple(rows))
+
+    def features(self, speech: np.ndarray) -> Values:
+        """What the first graph takes of one utterance: features, padded with zeros to the least length, and their real number."""
+        extract = self.export.features
+        check_utterance(speech, None if extract.takes_audio else extract.size)
+        features = extract(speech)
+        padded = np.pad(features, ((0, max(0, self.export.min_frames - len(features))), (0, 0)))
+        return {"x": _value_of(padded[None]), "x_lens": _value_of(np.array([len(features)]))}
+
+    def advance(self, state: OnnxState) -> OnnxState:
+        """Computes the blocks up to the next exit, and its head."""
+        number = sum(layer <= state.layer for layer in self.exit_layers)
+        last = number == len(self.exit_layers) - 1
+        graph = self._graph(number)
+        wanted = [*READ, "log_probs", *(() if last else ("hidden_out",))]
+        rows = tuple(self._run(graph, number, wanted, row) for row in state.rows)
+        return OnnxState(self.exit_layers[number], state.feature_frames, rows)
+
+    def read(self, state: OnnxState, places: Sequence[int], want: frozenset[str] = frozenset()) -> list[Frames]:
+        """The exit's frames of some utterances."""
+        return [self._frames(state.rows[place], "log_probs" in want) for place in places]
+
+    def select(self, state: OnnxState, places: Sequence[int]) -> OnnxState:
+        """Keeps some utterances."""
+        lengths = tuple(state.feature_frames[place] for place in places)
+        return OnnxState(state.layer, lengths, tuple(state.rows[place] for place in places))
+
+    def _frames(self, row: Values, with_table: bool) -> Frames:
+        count = int(row["lens_out"].numpy()[0])
+        labels, log_confidence, entropy = (row[name].numpy()[0, :count] for name in ("label", "log_confidence", "entropy"))
+        if count and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.tokens):
+            raise UserError(
+                f"{self.export.path}: a graph gives a token beyond the {len(self.tokens)} of tokens.txt; export again"
+            )
+        table = row["log_probs"].numpy()[0, :count] if with_table else None
+        return Frames(labels, np.exp(log_confidence), log_confidence, entropy, len(self.tokens), table)
+
+    def _run(self, graph: Any, number: int, wanted: Sequence[str], row: Values) -> Values:
+        first = number == 0
+        inputs = {name: row[name] for name in FIRST} if first else {"hidden": row["hidden_out"], "lens": row["lens_out"]}
+        try:
+            outputs = dict(zip(wanted, graph.run_with_ort_values(wanted, inputs), strict=True))
+        except Exception as error:  # ONNX Runtime's classes have no common base but this one
+            if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+                raise OutOfMemoryError("does not fit into memory; cut the audio") from None
+            raise self._refusal(number, error) from None
+        self._check_outputs(number, outputs)
+        return outputs
+
+    def _check_outputs(self, number: int, outputs: Values) -> None:
+        """What a graph gives belongs together."""
+        shapes = {name: value.shape() for name, value in outputs.items()}
+        count = int(outputs["lens_out"].numpy()[0]) if shapes.pop("lens_out") == [1] else -1
+        frames = shapes["label"][1]
+        if not 0 <= count <= frames or any(shape[:2] != [1, frames] for shape in shapes.values()):
+            raise UserError(f"{self._path(number)}: gives outputs of {shapes} for {count} frames; export the model again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": {}}  # another process loads the graphs itself
+
+    def _graph(self, number: int) -> Any:
+        if number not in self._loaded:
+            path = self._path(number)
+            if not is_file(path):
+                layer = self.exit_layers[number]
+                raise UserError(
+                    f"{path}: no such file, so exit {layer} cannot be computed; copy it, or choose a policy below it"
+                )
+            self._check_signature(number)
+            try:
+                self._loaded[number] = onnxruntime.InferenceSession(path, self._options(), providers=["CPUExecutionProvider"])
+            except Exception as error:  # as above
+                raise self._refusal(number, error) from None
+        return self._loaded[number]
+
+    def _options(self) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        options.log_severity_level = 4  # what goes wrong is raised, too
+        return options
+
+    def _path(self, number: int) -> Path:
+        return self.export.segments[number].paths[self.precision]
+
+    def _refusal(self, number: int, error: Exception) -> UserError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return UserError(f"{self._path(number)}: ONNX Runtime cannot compute it ({reason}); export the model again")
+
+    def _check_signature(self, number: int) -> None:
+        """Compares what a graph declares with ``model.yaml`` and its neighbours, before it is loaded."""
+        path = self._path(number)
+        signature = self._signatures[number] = read_signature(path)
+        first = number == 0
+        x, lens = FIRST if first else LATER
+        # Other inputs could only be initializers that may be overridden, which no export of ours has.
+        _check_values(path, "takes", signature.inputs, {x: (FLOAT, 3), lens: (INT64, 1)})
+        _check_values(path, "gives", signature.outputs, OUTPUTS)
+        width = self.export.features.size if first else self._width(number - 1)
+        _check_size(path, x, signature.inputs[x].dims[2], width, "features" if first else "dimensions")
+        _check_size(path, "log_probs", signature.outputs["log_probs"].dims[2], len(self.tokens), "tokens")
+
+    def _width(self, number: int) -> int | None:
+        """Dimension of the hidden states after a segment, where it was loaded before."""
+        known = self._signatures.get(number)
+        return known.outputs["hidden_out"].dims[2] if known else None
+
+
+def _value_of(array: np.ndarray) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _precision(export: Export, int8: bool | None) -> str:
+    """The kind of graphs that is asked for and that every segment names."""
+    named = [kind for kind in ("fp32", "int8") if all(kind in segment.paths for segment in export.segments)]
+    if int8 is not None:
+        named = [kind for kind in named if kind == ("int8" if int8 else "fp32")]
+    there = [kind for kind in named if is_file(export.segments[0].paths[kind])]
+    if not there:
+        wanted = "graphs" if int8 is None else "int8 graphs" if int8 else "fp32 graphs"
+        raise UserError(f"{export.path}: no {wanted} of every segment, or the first file is missing; export again, or copy it")
+    return there[0]
+
+
+def _check_values(path: Path, verb: str, values: Mapping[str, Value], expected: Mapping[str, tuple[int, int]]) -> None:
+    if set(values) != set(expected):
+        raise UserError(f"{path}: {verb} {', '.join(sorted(values)) or 'nothing'}, not {', '.join(expected)}, refused")
+    for name, (element, rank) in expected.items():
+        if values[name].element != element or len(values[name].dims) != rank:
+            raise UserError(f"{path}: {verb} {name} of another type or number of dimensions than an export has, refused")
+        for size in values[name].dims:
+            if size is not None and not 1 <= size <= MAX_WIDTH:
+                raise UserError(f"{path}: {verb} {name} of size {size}, beyond {MAX_WIDTH}, refused")
+
+
+def _check_size(path: Path, name: str, declared: int | None, wanted: int | None, unit: str) -> None:
+    if wanted is not None and declared not in (wanted, None):
+        raise UserError(f"{path}: {name} has {declared} {unit}, the model {wanted}; the files are of two models, refused")
