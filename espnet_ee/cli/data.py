@@ -29,7 +29,7 @@ def add_data(parser: Parser) -> None:
     )
     _add_speed(add("speed", _speed, "add faster and slower copies of every utterance"))
     _add_format(add("format", _format, "write the audio as 16-bit FLAC at one sampling rate"))
-    _add_features(add("features", _features, "store the log-mel features of ESPnet's default frontend in Kaldi archives"))
+    _add_features(add("features", _features, "store the features that a model's frontend computes in Kaldi archives"))
     _add_filter(add("filter", _filter, "drop utterances too short, too long or without text (never of a set to be scored)"))
     _add_tokens(add("tokens", _tokens, "make the token list of a training, and for bpe the sentencepiece model"))
     _add_download(add("download", _download, "download parts of LibriSpeech; what is there is left alone"))
@@ -128,7 +128,9 @@ def _format(options: argparse.Namespace) -> None:
 
 def _add_features(parser: Parser) -> None:
     _add_copy(parser)
-    parser.path("--frontend_conf", "options of DefaultFrontend (default: its own)", "YAML")
+    parser.path(
+        "--frontend_conf", "frontend: default or kaldi_fbank, and its options (default: ESPnet's default frontend)", "YAML"
+    )
     parser.option("--compress", "8 bits a value as Kaldi does; not exact any more", action="store_true")
     _add_jobs(parser)
     _add_skipped(parser)

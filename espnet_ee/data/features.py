@@ -1,4 +1,8 @@
-"""Features as ESPnet's DefaultFrontend computes them in evaluation, stored in Kaldi archives."""
+"""Features as a model's frontend computes them from audio, stored in Kaldi archives.
+
+The frontend that computes them is the very module which a model on audio has (``default`` or ``kaldi_fbank``), so that a model
+trained on stored features takes audio without any difference.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,10 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
 
 if TYPE_CHECKING:
-    from espnet2.asr.frontend.default import DefaultFrontend
+    from espnet2.asr.frontend.abs_frontend import AbsFrontend
+
+STORED = ("default", "kaldi_fbank")
+"""Frontends whose features can be stored."""
 
 MAX_ARKS = 64
 UTTERANCES_PER_ARK = 64
@@ -57,8 +64,8 @@ def extract_features(
     Args:
         source: a data directory with wav.scp; its audio must have the frontend's sampling rate.
         out: the directory to make or replace.
-        conf_file: options of DefaultFrontend as YAML, plain or as a training configuration has them (``frontend:
-            default`` and ``frontend_conf:``). None means its defaults.
+        conf_file: the frontend as YAML, as a training configuration has it (``frontend:`` and ``frontend_conf:``), or plain
+            options of DefaultFrontend. None means DefaultFrontend with its defaults.
         nj: number of processes; does not change the result.
         compress: store 8 bits a value (Kaldi's method 2) instead of 32.
         max_skipped: percentage of the utterances that may be left out because their audio is broken.
@@ -69,15 +76,15 @@ def extract_features(
     Raises:
         UserError: the options or the directory are broken, or more files than may be skipped.
     """
-    conf = read_frontend_conf(conf_file)
-    feats_dim = build_frontend(yaml.safe_dump(conf)).output_size()
+    stored = yaml.safe_dump(read_frontend(conf_file), sort_keys=False)
+    feats_dim = build_frontend(stored).output_size()
     with derived_dir(source, out, "raw", max_skipped) as new:
         folder, tables = new.draft.folder, new.draft.tables
         if "," in str(folder) or "|" in str(folder):
             raise UsageError(f"--out {out}: Kaldi's tools read ',' and '|' as more than a path; give another folder")
         (folder / "data").mkdir()
         jobs = [
-            _Job(shard, folder / "data" / f"feats.{number}.ark", yaml.safe_dump(conf), compress)
+            _Job(shard, folder / "data" / f"feats.{number}.ark", stored, compress)
             for number, shard in enumerate(_shards(tuple(new.source.clips().items())), 1)
         ]
         results = ordered_map(_extract_shard, jobs, nj, f"features of {out.name} (archives)", chunk=1)
@@ -85,25 +92,23 @@ def extract_features(
         places = {utt_id: place for shard in results for utt_id, place in shard.scp.items()}
         tables["feats.scp"] = {utt_id: place.replace(str(folder), str(out), 1) for utt_id, place in places.items()}
         tables["utt2num_frames"] = {utt_id: str(count) for shard in results for utt_id, count in shard.frames.items()}
-        stored = yaml.safe_dump({"frontend": "default", "frontend_conf": conf}, sort_keys=False)
         new.draft.notes.update({"feats_type": "extracted\n", "feats_dim": f"{feats_dim}\n", "frontend.yaml": stored})
         return new.carry(places, skips)
 
 
-def read_frontend_conf(path: Path | None) -> dict[str, Any]:
-    """Every option of DefaultFrontend, with those in a YAML file replaced; ``fs`` as a number of Hz.
+def read_frontend(path: Path | None) -> dict[str, Any]:
+    """The frontend that a YAML file describes, as ``frontend:`` and ``frontend_conf:`` with every option; ``fs`` in Hz.
 
     Raises:
-        UserError: the file is not YAML, or has an option that DefaultFrontend has not.
+        UserError: the file is not YAML, or names another frontend, or has an option that the frontend has not.
     """
-    from espnet2.asr.frontend.default import DefaultFrontend
-
-    parameters = inspect.signature(DefaultFrontend.__init__).parameters
-    defaults = {name: value.default for name, value in parameters.items() if name not in ("self", "apply_stft")}
-    options = _read_options(path) if path else {}
+    name, options = _read_options(path) if path else ("default", {})
+    cls = frontend_class(name)
+    parameters = inspect.signature(cls.__init__).parameters
+    defaults = {key: value.default for key, value in parameters.items() if key not in ("self", "apply_stft")}
     for key in options:
         if key not in defaults:
-            raise UserError(f"{path}: DefaultFrontend has no option {key!r}; it has {' '.join(defaults)}")
+            raise UserError(f"{path}: {cls.__name__} has no option {key!r}; it has {' '.join(defaults)}")
     conf = {**defaults, **options}
     if isinstance(conf["fs"], str):
         import humanfriendly
@@ -112,19 +117,29 @@ def read_frontend_conf(path: Path | None) -> dict[str, Any]:
             conf["fs"] = humanfriendly.parse_size(conf["fs"])  # ESPnet's "16k"
         except humanfriendly.InvalidSize:
             raise UserError(f"{path}: fs {conf['fs']!r} is no sampling rate; write 16000 or 16k") from None
-    return conf
+    return {"frontend": name, "frontend_conf": conf}
 
 
-def _read_options(path: Path) -> Mapping[str, Any]:
-    remedy = "give options of DefaultFrontend"
-    options = read_yaml(path, remedy, allow_empty=True)
+def frontend_class(name: str) -> type[AbsFrontend]:
+    """The class behind one of ``STORED``."""
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+    from espnet_ee.frontend.kaldi_fbank import KaldiFbank
+
+    return {"default": DefaultFrontend, "kaldi_fbank": KaldiFbank}[name]
+
+
+def _read_options(path: Path) -> tuple[str, Mapping[str, Any]]:
+    remedy = "give the frontend's options"
+    options: Any = read_yaml(path, remedy, allow_empty=True)
+    name = "default"
     if "frontend" in options:
-        if options["frontend"] != "default":
-            raise UserError(f"{path}: frontend: {options['frontend']!r} cannot be extracted; only 'default' can")
-        options = options.get("frontend_conf") or {}
+        name, options = options["frontend"], options.get("frontend_conf") or {}
+        if name not in STORED:
+            raise UserError(f"{path}: frontend: {name!r} cannot be extracted; only {' and '.join(STORED)} can")
     if not isinstance(options, dict):
         raise UserError(f"{path}: frontend_conf must be 'key: value' lines; {remedy}")
-    return options
+    return name, options
 
 
 def frame_shift(data_dir: str | Path) -> float:
@@ -135,34 +150,36 @@ def frame_shift(data_dir: str | Path) -> float:
     """
     where = Path(data_dir) / "frontend.yaml"
     remedy = "extract the features again"
-    conf: Any = read_yaml(where, remedy).get("frontend_conf")
+    stored: Any = read_yaml(where, remedy)
     try:
-        return conf["hop_length"] / conf["fs"]
+        rate = stored["frontend_conf"]["fs"]
+        hop = rate // 100 if stored.get("frontend") == "kaldi_fbank" else stored["frontend_conf"]["hop_length"]
+        return hop / rate
     except (KeyError, TypeError, ZeroDivisionError):
         raise UserError(f"{where}: does not tell fs and hop_length; {remedy}") from None
 
 
 @lru_cache(maxsize=1)
-def build_frontend(conf: str) -> DefaultFrontend:
-    """Builds the frontend once a process; ``conf`` is YAML because a cache needs a hashable key."""
-    from espnet2.asr.frontend.default import DefaultFrontend
-
-    options = yaml.safe_load(conf)
+def build_frontend(stored: str) -> AbsFrontend:
+    """Builds the frontend once a process; ``stored`` is YAML (:func:`read_frontend`) because a cache needs a hashable key."""
+    options = yaml.safe_load(stored)
+    cls = frontend_class(options["frontend"])
     try:
-        frontend = DefaultFrontend(**options).eval()
-        compute_features(frontend, np.zeros(2 * options["n_fft"], np.float32))  # torch looks at some values only here
+        frontend = cls(**options["frontend_conf"]).eval()
+        # torch looks at some values only here
+        compute_features(frontend, np.zeros(2 * options["frontend_conf"].get("n_fft", 512), np.float32))
         return frontend
     except Exception as error:  # whatever typeguard, librosa or torch say of a wrong value
-        raise UserError(f"--frontend_conf: DefaultFrontend refuses these options: {error}") from None
+        raise UserError(f"--frontend_conf: {cls.__name__} refuses these options: {error}") from None
 
 
-def compute_features(frontend: DefaultFrontend, samples: np.ndarray) -> np.ndarray:
+def compute_features(frontend: AbsFrontend, samples: np.ndarray) -> np.ndarray:
     """Features (frames, bins) float32 of one utterance (T,) float32, computed alone: nothing depends on a batch."""
     import torch
 
     with torch.inference_mode():
         batch = torch.from_numpy(samples)[None]
-        if frontend.stft is None or _enhances(frontend):
+        if not _is_plain_logmel(frontend):
             features, lengths = frontend(batch, torch.tensor([len(samples)]))
             return features[0, : int(lengths[0])].numpy()
         # The same two steps without the masks of padding: alone, nothing is padded, and making them takes a third of the time.
@@ -171,9 +188,11 @@ def compute_features(frontend: DefaultFrontend, samples: np.ndarray) -> np.ndarr
         return features[0].numpy()
 
 
-def _enhances(frontend: DefaultFrontend) -> bool:
-    inner = frontend.frontend
-    return inner is not None and bool(inner.use_wpe or inner.use_beamformer)
+def _is_plain_logmel(frontend: AbsFrontend) -> bool:
+    """Is it a DefaultFrontend without enhancement?"""
+    inner: Any = getattr(frontend, "frontend", None)
+    enhances = inner is not None and bool(inner.use_wpe or inner.use_beamformer)
+    return getattr(frontend, "stft", None) is not None and not enhances
 
 
 def _shards(utterances: tuple[tuple[str, Clip], ...]) -> Iterator[tuple[tuple[str, Clip], ...]]:
@@ -197,11 +216,11 @@ def _extract_shard(job: _Job) -> _Shard:
 
 def _features(job: _Job, shard: _Shard) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the features of the utterances one by one (the archive is never in memory); notes frames and skips."""
-    conf = yaml.safe_load(job.frontend)
+    conf = yaml.safe_load(job.frontend)["frontend_conf"]
     frontend = build_frontend(job.frontend)
     for utt_id, clip in job.utterances:
         try:
-            samples = _samples_for(conf, clip)
+            samples = _samples_for(frontend, conf, clip)
         except UserError as error:
             shard.skips.append(Skip(utt_id, str(error)))
             continue
@@ -210,11 +229,14 @@ def _features(job: _Job, shard: _Shard) -> Iterator[tuple[str, np.ndarray]]:
         yield utt_id, features
 
 
-def _samples_for(conf: Mapping[str, Any], clip: Clip) -> np.ndarray:
+def _samples_for(frontend: AbsFrontend, conf: Mapping[str, Any], clip: Clip) -> np.ndarray:
     samples, rate = read_audio(clip.path, clip.span)
     if rate != conf["fs"]:
         fs = conf["fs"]
         raise UserError(f"{clip.path}: has {rate} Hz, the frontend takes {fs}; run espnet-ee data format --fs {fs}")
-    if len(samples) < (conf["n_fft"] // 2 + 1 if conf["center"] else conf["n_fft"]):
+    least = getattr(frontend, "min_samples", None)
+    if least is not None and len(samples) < least:
+        raise UserError(f"{clip.path}: {len(samples)} samples are too short for a frame; filter it out")
+    if least is None and len(samples) < (conf["n_fft"] // 2 + 1 if conf["center"] else conf["n_fft"]):
         raise UserError(f"{clip.path}: {len(samples)} samples are too short for n_fft {conf['n_fft']}; filter it out")
     return samples

@@ -185,8 +185,13 @@ class SegmentEncoder(AbsEncoder):
         """The state before the first block; see :meth:`embed_frames`.
 
         Raises:
-            UserError: the whole batch is too short to leave a frame.
+            UserError: the whole batch is too short to leave a frame, or holds other features than the encoder takes.
         """
+        if self.takes == "features" and xs_pad.size(2) != self.input_size:
+            raise UserError(
+                f"features of {xs_pad.size(2)} values a frame, where {type(self).__name__} takes {self.input_size}; "
+                "give the features that its configuration describes (frontend_conf: n_mels, or input_size)"
+            )
         if xs_pad.size(1) < self.min_frames:
             unit = "feature frames" if self.takes == "features" else self.takes
             raise UserError(

@@ -14,10 +14,10 @@ from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
 from espnet_ee.encoder.espnet_blocks import BlockListEncoder
 from espnet_ee.encoder.fast_conformer import EarlyExitFastConformerEncoder
-from espnet_ee.encoder.kaldi_fbank import KaldiFbank
 from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
 from espnet_ee.encoder.splitformer import EarlyExitSplitformerEncoder
 from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
+from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.early_exit import EarlyExitASRModel
 
 PREFIX = "early_exit_"

@@ -12,8 +12,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 
 from espnet_ee import __version__
-from espnet_ee.encoder.kaldi_fbank import KaldiFbank
 from espnet_ee.errors import UserError
+from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.heads import mac_table
 from espnet_ee.score.points import read_exits
 from espnet_ee.store.export_stock import exit_state

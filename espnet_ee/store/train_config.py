@@ -144,6 +144,6 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
     mels = conf.get("n_mels")
     if mels != trained["input_size"]:
         raise UserError(f"{frontend}: makes {mels} features a frame, the model of {config} takes {trained['input_size']}")
-    changed = {**trained, "input_size": None, "frontend": "default", "frontend_conf": conf}
+    changed = {**trained, "input_size": None, "frontend": computed.get("frontend") or "default", "frontend_conf": conf}
     with atomic_write(out) as stream:
         yaml.safe_dump(changed, stream, sort_keys=False)

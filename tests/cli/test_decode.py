@@ -179,22 +179,29 @@ def test_broken_audio_is_named(experiment: Path, tmp_path: Path, line: str, mess
     assert not out.exists()
 
 
-def test_stored_features_give_what_audio_gives(experiment: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frontend", ["default", "kaldi_fbank"])
+def test_stored_features_give_what_audio_gives(frontend: str, experiment: Path, tmp_path: Path) -> None:
     """A model on stored features differs from one on audio by its configuration alone (DESIGN 6)."""
-    extract_features(experiment / "set", tmp_path / "set", None)
-    stored = {**tiny.config(), "frontend": None, "frontend_conf": {}, "input_size": 80}
-    for name in ("stored", "raw"):
+    described = {"frontend": frontend, "frontend_conf": {"fs": "16k", "n_mels": 80}}
+    (tmp_path / "frontend.yaml").write_text(yaml.safe_dump(described))
+    extract_features(experiment / "set", tmp_path / "set", tmp_path / "frontend.yaml")
+    configs = {
+        "audio": {**tiny.config(), **described},
+        "stored": {**tiny.config(), "frontend": None, "frontend_conf": {}, "input_size": 80},
+    }
+    for name in ("audio", "stored", "raw"):
         (tmp_path / name).mkdir()
-    (tmp_path / "stored/config.yaml").write_text(yaml.safe_dump(stored))
-    decode(experiment, tmp_path / "a")
-    decode(experiment, tmp_path / "b", model=tmp_path / "stored", data=tmp_path / "set")
-    first, second = (tmp_path / name / "decode_fixed/set" for name in "ab")
-    assert (first / "1best_recog/text").read_bytes() == (second / "1best_recog/text").read_bytes()
-    seconds = read_scp(first / "utt2dur"), read_scp(second / "utt2dur")
-    for key, value in seconds[0].items():
-        assert float(seconds[1][key]) == pytest.approx(float(value), abs=0.02)
-    # The rewritten configuration takes audio with the same parameters, and writes the same text.
+    for name, config in configs.items():
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    # The rewritten configuration takes audio with the same parameters.
     files = ["--train_config", tmp_path / "stored/config.yaml", "--frontend", tmp_path / "set/frontend.yaml"]
     main(["raw-audio", *map(str, files), "--out", str(tmp_path / "raw/config.yaml")])
-    decode(experiment, tmp_path / "c", model=tmp_path / "raw")
-    assert (tmp_path / "c/decode_fixed/set/1best_recog/text").read_bytes() == (first / "1best_recog/text").read_bytes()
+    made = []
+    for name in ("audio", "stored", "raw"):
+        decode(experiment, tmp_path / "out" / name, model=tmp_path / name, data=tmp_path / "set" if name == "stored" else None)
+        out = tmp_path / "out" / name / "decode_fixed/set"
+        made.append([(out / file).read_bytes() for file in ("1best_recog/text", "1best_recog/score", "utt2macs")])
+    assert made[0] == made[1] == made[2]
+    seconds = [read_scp(tmp_path / f"out/{name}/decode_fixed/set/utt2dur") for name in ("audio", "stored")]
+    for key, value in seconds[0].items():
+        assert float(seconds[1][key]) == pytest.approx(float(value), abs=0.02)

@@ -15,7 +15,7 @@ import yaml
 from espnet_ee.data import features
 from espnet_ee.data.audio import read_audio
 from espnet_ee.data.datadir import validate_data_dir
-from espnet_ee.data.features import extract_features, frame_shift, read_frontend_conf
+from espnet_ee.data.features import extract_features, frame_shift, read_frontend
 from espnet_ee.data.kaldi_ark import load_scp, write_ark
 from espnet_ee.data.length_filter import filter_lengths
 from espnet_ee.errors import UsageError, UserError
@@ -50,12 +50,50 @@ def test_features_are_default_frontends(data_dir: Path, tmp_path: Path, conf_fil
         assert data.tables["utt2num_frames"][utt_id] == str(len(expected)) == str(len(samples) // 160 + 1)
 
 
+@pytest.fixture
+def kaldi_file(tmp_path: Path) -> Path:
+    path = tmp_path / "kaldi.yaml"
+    path.write_text("frontend: kaldi_fbank\nfrontend_conf: {fs: 16k, n_mels: 40}\n")
+    return path
+
+
+def test_features_are_kaldis_where_the_frontend_is(data_dir: Path, tmp_path: Path, kaldi_file: Path) -> None:
+    """Those that the frontend of a model on audio computes, bit for bit."""
+    from espnet_ee.frontend.kaldi_fbank import KaldiFbank
+
+    out = tmp_path / "dump"
+    assert extract_features(data_dir, out, kaldi_file).utterances == 3
+    data = validate_data_dir(out, "extracted")
+    assert data.notes["feats_dim"] == "40\n"
+    assert yaml.safe_load(data.notes["frontend.yaml"]) == {
+        "frontend": "kaldi_fbank",
+        "frontend_conf": {"fs": 16000, "n_mels": 40},
+    }
+    assert read_frontend(out / "frontend.yaml") == yaml.safe_load(data.notes["frontend.yaml"])
+    assert frame_shift(out) == 0.01
+    stored = load_scp(out / "feats.scp")
+    for utt_id in data.utt_ids:
+        samples = read_audio(tmp_path / f"{utt_id}.wav")[0]
+        features, frames = KaldiFbank(n_mels=40)(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+        np.testing.assert_array_equal(stored[utt_id], features[0].numpy())
+        assert data.tables["utt2num_frames"][utt_id] == str(int(frames)) == str((len(samples) + 80) // 160)
+
+
+@pytest.mark.parametrize("count", [79, 80])
+def test_an_utterance_without_a_frame_of_kaldis_is_named(count: int, data_dir: Path, tmp_path: Path, kaldi_file: Path) -> None:
+    soundfile.write(tmp_path / "a-2.wav", np.ones(count) * 0.1, 16000)
+    made = extract_features(data_dir, tmp_path / "dump", kaldi_file, max_skipped=50)
+    assert made.utterances == (3 if count == 80 else 2)
+    if count == 79:
+        assert "a-2.wav: 79 samples are too short for a frame" in (tmp_path / "dump" / "skipped").read_text()
+
+
 def test_frontend_is_written_to_build_it_again(data_dir: Path, tmp_path: Path, conf_file: Path) -> None:
     extract_features(data_dir, tmp_path / "dump", conf_file)
     written = yaml.safe_load((tmp_path / "dump" / "frontend.yaml").read_text())
     assert written["frontend"] == "default"
     assert written["frontend_conf"]["fs"] == 16000 and written["frontend_conf"]["hop_length"] == 160
-    assert read_frontend_conf(tmp_path / "dump" / "frontend.yaml") == written["frontend_conf"]
+    assert read_frontend(tmp_path / "dump" / "frontend.yaml") == written
 
 
 @pytest.mark.process
@@ -85,7 +123,11 @@ def test_compression_is_smaller_and_near(data_dir: Path, tmp_path: Path) -> None
         ("n_mel: 80\n", "has no option 'n_mel'"),
         ("- 1\n", "must be 'key: value' lines"),
         ("{", "not plain YAML"),
-        ("frontend: s3prl\n", "'s3prl' cannot be extracted"),
+        ("frontend: s3prl\n", "'s3prl' cannot be extracted; only default and kaldi_fbank can"),
+        ("frontend: kaldi_fbank\nfrontend_conf: {n_fft: 512}\n", "KaldiFbank has no option 'n_fft'; it has fs n_mels"),
+        ("frontend: kaldi_fbank\nfrontend_conf: {fs: 800}\n", "KaldiFbank refuses these options: frontend_conf: fs 800"),
+        ("frontend: kaldi_fbank\nfrontend_conf: {n_mels: many}\n", "KaldiFbank refuses these options"),
+        ("frontend: kaldi_fbank\nfrontend_conf: [1]\n", "must be 'key: value' lines"),
         ("n_mels: many\n", "DefaultFrontend refuses these options"),
         ("hop_length: 0\n", "DefaultFrontend refuses these options"),
         ("hop_length: -5\n", "DefaultFrontend refuses these options"),

@@ -179,6 +179,12 @@ def test_an_encoder_without_a_list_of_blocks_is_refused_by_name():
         EarlyExitRNNEncoder(80, [1, 4])
 
 
+@every_backbone
+def test_other_features_than_it_takes_are_one_line(backbone):
+    with pytest.raises(UserError, match=r"features of 40 values a frame, where EarlyExit\w+Encoder takes 80; give"):
+        tiny.encoder([2, 4], backbone=backbone).start(torch.zeros(1, 50, 40), torch.tensor([50]))
+
+
 @pytest.mark.parametrize(
     ("exit_layers", "message"),
     [

@@ -154,3 +154,15 @@ def test_what_the_sets_share_is_said_every_time_and_a_set_named_twice_is_refused
     result = bash(str(root / "egs" / "mini" / "asr1" / "run.sh"), "--test_sets", "dev test dev")
     assert (result.returncode, result.stdout) == (2, "")
     assert "option '--test_sets': 'dev' is named twice" in result.stderr
+
+
+def test_stored_features_are_those_of_the_configurations_frontend(run_stages, bash, root: Path, tmp_path: Path) -> None:
+    stored = ("--feats_type", "extracted")
+    run_stages(*stored, "--stop_stage", "5")
+    train = tmp_path / "dump" / "extracted" / "train"
+    assert (train / "feats_dim").read_text() == "80\n" and "kaldi_fbank" in (train / "frontend.yaml").read_text()
+    places = ("--datadir", f"{tmp_path}/data", "--dumpdir", f"{tmp_path}/dump", "--expdir", f"{tmp_path}/exp")
+    words = (*stored, *places, "--stage", "10", "--stop_stage", "10", "--asr_config", "conf/train_ee_conformer.yaml")
+    result = bash(str(root / "egs/mini/asr1/run.sh"), *words)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "of another frontend (frontend.yaml) than that of conf/train_ee_conformer.yaml; run stage 3 first" in result.stderr

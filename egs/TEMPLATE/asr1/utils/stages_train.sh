@@ -50,12 +50,26 @@ set_common_args() {
     )
 }
 
+# need_features: stored features must be those of the configuration's frontend; stage 3 may have stored another's.
+need_features() {
+    local content
+    if [ "${feats_type}" != extracted ]; then return 0; fi
+    for content in "${data_feats}/org/${train_set}/.content" "${data_feats}/${valid_set}/.content"; do
+        if [ -f "${content}" ] && ! grep -qF -- "${frontend} compressed=" "${content}"; then
+            echo "asr_ee.sh: error: ${content%/.content}: these features are of another frontend (frontend.yaml) than that of" \
+                "${asr_config:-the options}; run stage 3 first" >&2
+            exit 1
+        fi
+    done
+}
+
 # Stage 10.
 collect_statistics() {
     local files wanted valid_dir
     need "${token_list}" 5
     need "${data_feats}/${train_set}/text" 4
     need "${data_feats}/${valid_set}/text" 3
+    need_features
     valid_dir=$(training_valid_dir)
     need "${valid_dir}/text" 4
     readarray -t files < <(content_files "${data_feats}/${train_set}" "${valid_dir}")
@@ -134,6 +148,7 @@ train_model() {
     local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted valid_dir resumed=false
     need "${asr_stats_dir}/train/speech_shape" 10
     need "${data_feats}/${valid_set}/text" 3
+    need_features
     valid_dir=$(training_valid_dir)
     need "${valid_dir}/text" 4
     readarray -t files < <(

@@ -12,7 +12,6 @@ import math
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
-from espnet_ee.encoder.base import real_frames
 from espnet_ee.errors import UsageError
 
 _LOW, _BELOW_NYQUIST = 20.0, 400.0
@@ -69,7 +68,8 @@ class KaldiFbank(AbsFrontend):
         spectrum = torch.fft.rfft((strips - _PREEMPHASIS * before) * self.window, n=self.n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
         features = (power @ self.filters).clamp(min=_FLOOR).log()
-        return features * real_frames(frames, features)[..., None], frames
+        padded = torch.arange(longest, device=features.device) >= frames[:, None]
+        return features.masked_fill(padded[..., None], 0.0), frames
 
     def reflected(self, samples: torch.Tensor, lengths: torch.Tensor, frames: int) -> torch.Tensor:
         """The stretch (B, .) that so many frames lie in: at both ends of an utterance its own samples come back in reverse."""
@@ -80,6 +80,11 @@ class KaldiFbank(AbsFrontend):
         places = places.remainder(2 * ends)
         places = torch.where(places < ends, places, 2 * ends - 1 - places)
         return samples.gather(1, places)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest utterance that has a frame."""
+        return self.hop_length - self.hop_length // 2
 
 
 def povey_window(width: int) -> torch.Tensor:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_ee.encoder.kaldi_fbank import KaldiFbank
 from espnet_ee.errors import UsageError
+from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 
 
 def reference(samples: np.ndarray, rate: int, n_mels: int) -> np.ndarray:

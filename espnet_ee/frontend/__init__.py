@@ -1,0 +1,1 @@
+"""What turns audio into features: for training, for stored features, for recognition."""
