@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from espnet_ee.cli.parser import Parser
-from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_write
+from espnet_ee.errors import UsageError
+from espnet_ee.files import atomic_write, refuse_other_folder
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.registry import POLICIES
 from espnet_ee.score.fit import DEFAULT_FEATURES
@@ -33,9 +33,17 @@ def add_calibration(parser: Parser) -> None:
 
 
 def calibration_of(options: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
-    """Policies, targets and features of a command line, each once. A list without a word in it is taken as it is."""
+    """Policies, targets and features of a command line, each once. A list without a word in it is taken as it is.
+
+    Raises:
+        UsageError: there is no such policy or feature.
+    """
     lists = ((options.policies, CALIBRATED), (options.targets, TARGETS), (options.features, DEFAULT_FEATURES))
     policies, targets, features = (list(dict.fromkeys(default if words is None else words)) for words, default in lists)
+    for option, words, known in (("--policies", policies, POLICIES), ("--features", features, FEATURES)):
+        for word in words:
+            if word not in known:
+                raise UsageError(f"{option} {word}: is none of {', '.join(known)}")
     return policies, targets, features
 
 
@@ -50,20 +58,19 @@ def add_calibrate(parser: Parser) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
+    from espnet_ee.score.calibrate import PROMISES, calibrate_policies, parse_target, write_calibrated
     from espnet_ee.score.grid import read_grid
 
     names, words, features = calibration_of(options)
     if not (names and words and features):
         raise UsageError("--policies, --targets and --features: name at least one of each")
     targets = [parse_target(word) for word in words]
+    refuse_other_folder(options.out, (PROMISES,))  # of a package, say, it would change the default
     dev = read_grid(options.evidence, options.text, keep=True)
     calibrated = calibrate_policies(dev, names, targets, features)
     if not calibrated:
         print(f"{options.evidence}: the model has one exit only; there is nothing to choose")
         return
-    if (options.out / "package.yaml").exists():
-        raise UserError(f"{options.out}: is a package; calibrate into another folder and pack the model again")
     write_calibrated(options.out, calibrated, dev.name)
     print(*calibrated, sep="\n")
 

@@ -24,6 +24,7 @@ from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
+from espnet_ee.host.rate import parse_rate
 
 if TYPE_CHECKING:
     from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -110,13 +111,10 @@ def read_frontend(path: Path | None) -> dict[str, Any]:
         if key not in defaults:
             raise UserError(f"{path}: {cls.__name__} has no option {key!r}; it has {' '.join(defaults)}")
     conf = {**defaults, **options}
-    if isinstance(conf["fs"], str):
-        import humanfriendly
-
-        try:
-            conf["fs"] = humanfriendly.parse_size(conf["fs"])  # ESPnet's "16k"
-        except humanfriendly.InvalidSize:
-            raise UserError(f"{path}: fs {conf['fs']!r} is no sampling rate; write 16000 or 16k") from None
+    try:
+        conf["fs"] = parse_rate(conf["fs"])
+    except ValueError:
+        raise UserError(f"{path}: fs {conf['fs']!r} is no sampling rate; write 16000 or 16k") from None
     return {"frontend": name, "frontend_conf": conf}
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
 from espnet_ee.encoder.espnet_blocks import REPLACED, BlockListEncoder
 from espnet_ee.host.signature import extend_signature
 
 
-@extend_signature(ConformerEncoder, without=REPLACED)
+@extend_signature(ConformerEncoder, without=REPLACED, defaults={"rel_pos_type": "latest"})
 class EarlyExitConformerEncoder(BlockListEncoder, ConformerEncoder):
     """ESPnet's conformer, computed segment by segment.
 
@@ -33,13 +31,3 @@ class EarlyExitConformerEncoder(BlockListEncoder, ConformerEncoder):
         >>> first.layer, tuple(first.hs.shape), first.olens.tolist()
         (1, (3, 15, 8), [15, 11, 4])
     """
-
-    def __init__(
-        self,
-        input_size: int,
-        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
-        exit_norm: str = "shared",
-        rel_pos_type: str = "latest",
-        **stock: Any,
-    ) -> None:
-        super().__init__(input_size, exit_layers, exit_norm, rel_pos_type=rel_pos_type, **stock)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from espnet2.asr.encoder.multiconvformer_encoder import MultiConvConformerEncoder
 
 from espnet_ee.encoder.espnet_blocks import REPLACED, BlockListEncoder
 from espnet_ee.host.signature import extend_signature
 
 
-@extend_signature(MultiConvConformerEncoder, without=REPLACED)
+@extend_signature(MultiConvConformerEncoder, without=REPLACED, defaults={"rel_pos_type": "latest"})
 class EarlyExitMultiConvConformerEncoder(BlockListEncoder, MultiConvConformerEncoder):
     """ESPnet's conformer with convolutions of several kernel sizes, computed segment by segment.
 
@@ -20,13 +18,3 @@ class EarlyExitMultiConvConformerEncoder(BlockListEncoder, MultiConvConformerEnc
     Takes what the stock constructor takes and what :class:`BlockListEncoder` adds; ``rel_pos_type`` is ``latest`` by
     default, as ``legacy`` positions depend on the padding.
     """
-
-    def __init__(
-        self,
-        input_size: int,
-        exit_layers: list[int] = [],  # noqa: B006 - ESPnet shows it in --print_config
-        exit_norm: str = "shared",
-        rel_pos_type: str = "latest",
-        **stock: Any,
-    ) -> None:
-        super().__init__(input_size, exit_layers, exit_norm, rel_pos_type=rel_pos_type, **stock)

@@ -13,6 +13,7 @@ import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from espnet_ee.errors import UsageError
+from espnet_ee.host.rate import parse_rate
 
 _LOW, _BELOW_NYQUIST = 20.0, 400.0
 _PREEMPHASIS = 0.97
@@ -37,7 +38,10 @@ class KaldiFbank(AbsFrontend):
 
     def __init__(self, fs: int | str = 16000, n_mels: int = 80) -> None:
         super().__init__()
-        rate = int(float(fs[:-1]) * 1000) if isinstance(fs, str) and fs.endswith("k") else int(fs)
+        try:
+            rate = parse_rate(fs)
+        except ValueError:
+            rate = 0
         if rate / 2 - _BELOW_NYQUIST <= _LOW or n_mels < 1:
             raise UsageError(f"frontend_conf: fs {fs!r} and n_mels {n_mels!r}: give a rate above 840 Hz and a filter or more")
         self.width, self.hop_length, self.n_mels = rate * 25 // 1000, rate // 100, n_mels

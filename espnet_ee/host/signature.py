@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from espnet_ee.errors import UsageError
@@ -16,7 +17,9 @@ def parameters_of(cls: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__init__).parameters
 
 
-def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Class], Class]:
+def extend_signature(
+    stock: type, without: Sequence[str] = (), defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[Class], Class]:
     """Class decorator: shows the constructor of ``stock`` plus the decorated class's own keywords.
 
     ESPnet fills ``--print_config`` and validates configurations from the constructor's signature, so
@@ -26,6 +29,7 @@ def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Clas
     Args:
         stock: the ESPnet class whose constructor is extended.
         without: stock parameters that the decorated class sets itself.
+        defaults: of stock parameters that the decorated class, which has no constructor of its own, has other defaults of.
     """
 
     def decorate(cls: Class) -> Class:
@@ -35,10 +39,11 @@ def extend_signature(stock: type, without: Sequence[str] = ()) -> Callable[[Clas
         if "__init__" not in vars(cls):
             # The signature goes to a constructor of the class's own: the inherited one belongs to others, too.
             def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
-                inherited(self, *args, **kwargs)
+                inherited(self, *args, **{**defaults, **kwargs})
 
             extended.__init__ = constructor
         merged = {name: parameter for name, parameter in parameters_of(stock).items() if name not in without}
+        merged.update((name, merged[name].replace(default=value)) for name, value in defaults.items())
         merged.update(
             (name, parameter) for name, parameter in own.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         )

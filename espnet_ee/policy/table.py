@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,90 +112,88 @@ def read_table(path: str | Path) -> EvidenceTable:
     Raises:
         UserError: the file is missing, empty or not a table, or an utterance lacks an exit (named with its line).
     """
-    found: dict[str, list[EvidenceRow]] = {}
-    seconds: dict[str, float] = {}
-    lines = _lines(Path(path))
-    _, header = next(lines)
-    columns = tuple(header.split("\t"))
-    for number, line in lines:
-        utt_id, audio_seconds, row = _parse(line, columns, f"{path}:{number}")
-        if seconds.setdefault(utt_id, audio_seconds) != audio_seconds:
-            raise UserError(f"{path}:{number}: audio_seconds of {utt_id} differs from its line above; decode again")
-        found.setdefault(utt_id, []).append(row)
-    if not found:
-        raise UserError(f"{path}: no utterance in the evidence table; decode with --every_exit first")
-    exit_layers = tuple(row.evidence.layer for row in next(iter(found.values())))
-    for utt_id, rows in found.items():
-        layers = tuple(row.evidence.layer for row in rows)
-        if layers != exit_layers or list(layers) != sorted(set(layers)):
-            known = " ".join(
-                map(str, sorted({layer for rows in found.values() for layer in (row.evidence.layer for row in rows)}))
-            )
-            raise UserError(f"{path}: {utt_id} has rows of exits {layers}; each utterance needs one of each of {known}, rising")
-    return EvidenceTable(exit_layers, {utt_id: Utterance(seconds[utt_id], tuple(found[utt_id])) for utt_id in sorted(found)})
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields number and text of each line; the first is the header, which is checked."""
+    remedy = "decode with --every_exit again"
     try:
         # Not splitlines(): a hypothesis may hold one of the other characters it splits at.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        *lines, rest = Path(path).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; decode with --every_exit first") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; decode with --every_exit again") from None
-    _check_header(path, lines[0].split("\t"))
-    if lines.pop():
-        raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; decode with --every_exit again")
-    yield from enumerate(lines, 1)
+        raise UserError(f"{path}: not UTF-8; {remedy}") from None
+    if lines and rest:
+        raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; {remedy}")
+    rows = []
+    for where, cell in read_cells(path, lines or [rest], NEEDED, COLUMNS, remedy):
+        try:
+            row = parse_row(cell, _unescape(cell["hypothesis"]))
+            rows.append((where, cell["utt_id"], read_seconds(cell["audio_seconds"]), row))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; {remedy}") from None
+    return gather(path, rows, remedy)
 
 
-def _check_header(path: Path, columns: Sequence[str]) -> None:
-    for name in NEEDED:
+def read_cells(
+    path: str | Path, lines: Sequence[str], needed: Sequence[str], known: Sequence[str], remedy: str
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields file and line of every row of a TSV file, and its cells by column; empty lines are passed over.
+
+    Args:
+        path: of the file, for messages.
+        lines: the header and the rows.
+        needed: columns that must be there.
+        known: all that may.
+        remedy: what to do when something is wrong.
+
+    Raises:
+        UserError: a column is missing, unknown or there twice, or a row has more or fewer cells.
+    """
+    columns = lines[0].split("\t")
+    for name in needed:
         if name not in columns:
-            raise UserError(
-                f"{path}:1: not the header of an evidence table: no column {name!r}; decode with --every_exit again"
-            )
+            raise UserError(f"{path}:1: the column {name!r} is missing; needed are {', '.join(needed)}; {remedy}")
     for name in columns:
-        if name not in COLUMNS or columns.count(name) > 1:
-            raise UserError(f"{path}:1: the column {name!r} is unknown or there twice; decode with --every_exit again")
+        if name not in known or columns.count(name) > 1:
+            raise UserError(f"{path}:1: the column {name!r} is unknown or there twice; known are {', '.join(known)}; {remedy}")
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        if line and len(cells) != len(columns):
+            raise UserError(f"{path}:{number}: {len(cells)} fields, expected {len(columns)}; a text may hold no tab; {remedy}")
+        if line:
+            yield f"{path}:{number}", dict(zip(columns, cells, strict=True))
 
 
-def _parse(line: str, columns: Sequence[str], where: str) -> tuple[str, float, EvidenceRow]:
-    parts = line.split("\t")
-    if len(parts) != len(columns):
-        raise UserError(f"{where}: {len(parts)} fields, expected {len(columns)}; decode again")
-    cell = dict(zip(columns, parts, strict=True))
-    try:
-        evidence = ExitEvidence(
-            layer=int(cell["exit_layer"]),
-            tokens=tuple(map(int, cell["tokens"].split())),
-            frames=int(cell["frames"]),
-            nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
-            **{name: float(cell[name]) for name in NUMBERS if cell.get(name)},
-        )
-        _check_numbers(cell, evidence)
-        row = EvidenceRow(evidence, _unescape(cell["hypothesis"]), int(cell["encoder_macs"]), int(cell["head_macs"]))
-        return cell["utt_id"], read_seconds(cell["audio_seconds"]), row
-    except ValueError as error:
-        raise UserError(f"{where}: {error}; decode again") from None
+def parse_row(cell: Mapping[str, str], hypothesis: str) -> EvidenceRow:
+    """Makes a row of its cells; empty or missing ones among ``NUMBERS`` are not known.
+
+    Args:
+        cell: the columns of our own tables.
+        hypothesis: the exit's text.
+
+    Raises:
+        ValueError: a cell is no number, or one that no decoding gives: a policy would take it for an exit to stop at.
+    """
+    evidence = ExitEvidence(
+        layer=int(cell["exit_layer"]),
+        tokens=tuple(map(int, cell["tokens"].split())),
+        frames=int(cell["frames"]),
+        nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
+        **{name: float(cell[name]) for name in NUMBERS if cell.get(name)},
+    )
+    row = EvidenceRow(evidence, hypothesis, int(cell["encoder_macs"]), int(cell["head_macs"]))
+    if not cell["utt_id"]:
+        raise ValueError("no utt_id")
+    if evidence.layer < 1 or min(evidence.frames, row.encoder_macs, row.head_macs) < 0:
+        raise ValueError("an exit layer below 1 or a count below 0")
+    for name in NUMBERS:
+        low, high = _RANGES.get(name, (-_MOST if name == "score" else 0.0, _MOST))
+        if cell.get(name) and not low <= getattr(evidence, name) <= high:
+            raise ValueError(f"{name} is {cell[name]}")
+    return row
 
 
 _MOST = sys.float_info.max  # less than infinity
 # Shares and probabilities, up to the rounding of a mean; NaN is written as an empty cell.
 _RANGES = dict.fromkeys(("confidence", "blank_share", "spoken_confidence", "token_confidence"), (-0.0001, 1 + 0.0001))
-
-
-def _check_numbers(cell: Mapping[str, str], evidence: ExitEvidence) -> None:
-    """Raises ValueError for a number that no decoding writes: a policy would take it for an exit to go on from, or to stop at."""
-    if not cell["utt_id"]:
-        raise ValueError("no utt_id")
-    if evidence.frames < 0 or int(cell["encoder_macs"]) < 0 or int(cell["head_macs"]) < 0:
-        raise ValueError("a count below 0")
-    for name in NUMBERS:
-        low, high = _RANGES.get(name, (-_MOST if name == "score" else 0.0, _MOST))
-        if cell.get(name) and not low <= getattr(evidence, name) <= high:
-            raise ValueError(f"{name} is {cell[name]}")
 
 
 def read_seconds(text: str) -> float:
@@ -217,6 +215,37 @@ def escape(text: str) -> str:
     'a\\\\tb'
     """
     return "".join(_ESCAPES.get(char, char) for char in text)
+
+
+def gather(path: str | Path, rows: Iterable[tuple[str, str, float | None, EvidenceRow]], remedy: str) -> EvidenceTable:
+    """Puts the rows of a file together by utterance.
+
+    Args:
+        path: of the file, for messages.
+        rows: file and line, utterance id, its length in seconds (None: not known here; nowhere: 1) and the row, those of an
+            utterance with rising exits.
+        remedy: what to do when something is wrong.
+
+    Raises:
+        UserError: there is no row, an utterance has two lengths, or two utterances have other exits.
+    """
+    exits: dict[str, list[EvidenceRow]] = {}
+    seconds: dict[str, float] = {}
+    for where, utt_id, length, row in rows:
+        if length is not None and seconds.setdefault(utt_id, length) != length:
+            raise UserError(f"{where}: other audio_seconds of {utt_id} than above; {remedy}")
+        exits.setdefault(utt_id, []).append(row)
+    if not exits:
+        raise UserError(f"{path}: no utterance below the header; {remedy}")
+    known = sorted({row.evidence.layer for own in exits.values() for row in own})
+    for utt_id, own in exits.items():
+        layers = [row.evidence.layer for row in own]
+        if layers != known:
+            each = " ".join(map(str, known))
+            raise UserError(f"{path}: {utt_id} has rows of exits {layers}, not one for each of {each}, rising; {remedy}")
+    return EvidenceTable(
+        tuple(known), {utt_id: Utterance(seconds.get(utt_id, 1.0), tuple(exits[utt_id])) for utt_id in sorted(exits)}
+    )
 
 
 def _unescape(text: str) -> str:

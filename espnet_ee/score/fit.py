@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.learned import MOST, LearnedPolicy
@@ -61,13 +61,14 @@ def make_samples(
         names: keys of :data:`espnet_ee.policy.features.FEATURES`.
 
     Raises:
-        UserError: a feature is unknown or the table lacks its evidence, or there is too little to fit on.
+        UsageError: a feature is unknown or named twice, or none is.
+        UserError: the table lacks a feature's evidence, or there is too little to fit on.
     """
     for name in names:
         if name not in FEATURES:
-            raise UserError(f"feature {name!r} is unknown; known are {', '.join(FEATURES)}")
+            raise UsageError(f"feature {name!r} is unknown; known are {', '.join(FEATURES)}")
     if len(set(names)) != len(names) or not names:
-        raise UserError(f"features {' '.join(names) or 'none'}: name at least one, each once")
+        raise UsageError(f"features {' '.join(names) or 'none'}: name at least one, each once")
     if len(evidence) < 2 or len(layers) < 2:
         raise UserError(f"{len(evidence)} utterances with {len(layers)} exits: too few to fit the learned policy on")
     values = [

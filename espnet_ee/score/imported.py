@@ -26,15 +26,15 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_ee.errors import UserError
-from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.table import NUMBERS, EvidenceRow, EvidenceTable, Utterance, read_seconds
+from espnet_ee.policy.table import NUMBERS, EvidenceTable, gather, parse_row, read_cells, read_seconds
 
 NEEDED = ("utt_id", "exit_layer", "reference", "hypothesis", "entropy")
 _KNOWN = (*NEEDED, *NUMBERS, "posterior", "audio_seconds", "encoder_macs", "head_macs", "frames")
+_REMEDY = "see espnet_ee/score/imported.py for the format"
 
 
 def is_imported(path: str | Path) -> bool:
@@ -55,73 +55,43 @@ def read_imported(path: str | Path) -> tuple[EvidenceTable, dict[str, str]]:
     Raises:
         UserError: a column or a value is missing or unknown, or the utterances' exits differ.
     """
-    exits_of: dict[str, list[EvidenceRow]] = {}
     references: dict[str, str] = {}
-    seconds: dict[str, float] = {}
     words: dict[str, int] = {}
-    for where, cell in _cells(path):
+    rows = []
+    for where, cell in read_cells(path, _lines(path), NEEDED, _KNOWN, _REMEDY):
         utt = cell["utt_id"]
+        if references.setdefault(utt, cell["reference"]) != cell["reference"]:
+            raise UserError(f"{where}: another reference of {utt} than above; keep one")
+        length = cell.get("audio_seconds")
         try:
-            if references.setdefault(utt, cell["reference"]) != cell["reference"]:
-                raise UserError(f"{where}: another reference of {utt} than above; keep one")
-            length = cell.get("audio_seconds")
-            if length and seconds.setdefault(utt, read_seconds(length)) != float(length):
-                raise UserError(f"{where}: other audio_seconds of {utt} than above; keep one")
-            exits_of.setdefault(utt, []).append(_row(cell, words))
+            row = parse_row(_complete(cell, words), cell["hypothesis"])
+            rows.append((where, utt, read_seconds(length) if length else None, row))
         except ValueError as error:
-            raise UserError(f"{where}: {error}; see espnet_ee/score/imported.py for the format") from None
-    if not exits_of:
-        raise UserError(f"{path}: no row below the header")
-    rows = {utt: tuple(sorted(exits_of[utt], key=lambda row: row.evidence.layer)) for utt in sorted(exits_of)}
-    layers = tuple(row.evidence.layer for row in next(iter(rows.values())))
-    for utt, exits in rows.items():
-        if tuple(row.evidence.layer for row in exits) != layers or len(set(layers)) != len(layers):
-            raise UserError(f"{path}: {utt} does not have one row for each of the exits {layers}")
-    return EvidenceTable(layers, {utt: Utterance(seconds.get(utt, 1.0), rows[utt]) for utt in rows}), references
+            raise UserError(f"{where}: {error}; {_REMEDY}") from None
+    rows.sort(key=lambda entry: entry[-1].evidence.layer)
+    return gather(path, rows, _REMEDY), references
 
 
-def _cells(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields file and line of every row, and its cells by column; the header is checked."""
+def _lines(path: str | Path) -> list[str]:
     try:
         # Spreadsheets write a mark at the start and Windows' line ends.
-        lines = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        return Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; convert the file (iconv -t UTF-8)") from None
-    columns = lines[0].split("\t")
-    _check_columns(path, tuple(columns))
-    for number, line in enumerate(lines[1:], 2):
-        if not line:
-            continue
-        cells = line.split("\t")
-        if len(cells) != len(columns):
-            raise UserError(f"{path}:{number}: {len(cells)} fields, the header has {len(columns)}; a text may hold no tab")
-        yield f"{path}:{number}", dict(zip(columns, cells, strict=True))
 
 
-def _check_columns(path: str | Path, columns: tuple[str, ...]) -> None:
-    for name in NEEDED:
-        if name not in columns:
-            raise UserError(f"{path}:1: the column {name!r} is missing; needed are {', '.join(NEEDED)}")
-    for name in columns:
-        if name not in _KNOWN:
-            raise UserError(f"{path}:1: unknown column {name!r}; known are {', '.join(_KNOWN)}")
-        if columns.count(name) > 1:
-            raise UserError(f"{path}:1: the column {name!r} is there twice; keep one")
-
-
-def _row(cell: Mapping[str, str], words: dict[str, int]) -> EvidenceRow:
-    layer = int(cell["exit_layer"])
-    numbers = {name: float(cell[name]) for name in NUMBERS if cell.get(name)}
-    tokens = tuple(words.setdefault(word, len(words) + 1) for word in cell["hypothesis"].split())
-    evidence = ExitEvidence(
-        layer=layer,
-        tokens=tokens,
-        frames=int(cell.get("frames") or max(1, len(cell["reference"]))),
-        nbest_scores=_scores(cell.get("posterior") or ""),
-        **numbers,
-    )
-    encoder_macs, head_macs = int(cell.get("encoder_macs") or layer), int(cell.get("head_macs") or 0)
-    return EvidenceRow(evidence, cell["hypothesis"], encoder_macs, head_macs)
+def _complete(cell: Mapping[str, str], words: dict[str, int]) -> dict[str, str]:
+    """The cells of a row of ours: what is missing set to what it stands for, the hypothesis' words numbered as tokens."""
+    numbers = [words.setdefault(word, len(words) + 1) for word in cell["hypothesis"].split()]
+    return {
+        "frames": str(max(1, len(cell["reference"]))),
+        "encoder_macs": cell["exit_layer"],
+        "head_macs": "0",
+        **{name: value for name, value in cell.items() if value},
+        "utt_id": cell["utt_id"],
+        "tokens": " ".join(map(str, numbers)),
+        "nbest_scores": " ".join(map(repr, _scores(cell.get("posterior") or ""))),
+    }
 
 
 def _scores(posterior: str) -> tuple[float, ...]:

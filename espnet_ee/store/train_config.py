@@ -11,6 +11,7 @@ import yaml
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write, read_lines, read_yaml
+from espnet_ee.host.rate import parse_rate
 from espnet_ee.plugin.classes import ENCODERS, PREFIX
 
 # Files that a config.yaml names and a model cannot do without: (section, key).
@@ -117,9 +118,9 @@ def sampling_rate(config: dict[str, Any]) -> int:
     Args:
         config: from :func:`read_train_config`.
     """
-    rate = str((config.get("frontend_conf") or {}).get("fs", 16000))
+    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
     try:
-        return int(float(rate[:-1]) * 1000) if rate.endswith("k") else int(rate)
+        return parse_rate(rate)
     except ValueError:
         raise UserError(f"frontend_conf: fs {rate!r} is no sampling rate; write 16000 or 16k") from None
 

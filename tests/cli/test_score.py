@@ -74,7 +74,7 @@ def test_compare_prints_a_page(dev: list[str], capsys: pytest.CaptureFixture[str
 
 
 def test_none_of_them_loads_torch(dev: list[str], tmp_path: Path) -> None:
-    words = ["calibrate", *dev, "--out", str(tmp_path), "--policies", "entropy"]
+    words = ["calibrate", *dev, "--out", str(tmp_path / "out"), "--policies", "entropy"]
     program = (
         "import sys\nfrom espnet_ee.cli.main import main\nmain(sys.argv[1:])\n"
         "print(sorted({'torch', 'espnet2', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
@@ -95,6 +95,20 @@ def test_nothing_that_is_read_is_written_over(dev: list[str], tmp_path: Path) ->
 
 def test_a_package_is_no_place_to_calibrate_into(dev: list[str], tmp_path: Path) -> None:
     (tmp_path / "package.yaml").write_text("format: 1\n")
-    with pytest.raises(UserError, match="is a package"):
+    with pytest.raises(UserError, match="was not made by this command"):
         main(["calibrate", *dev, "--out", str(tmp_path), "--policies", "entropy", "--targets", "mean_layer=3"])
     assert not list(tmp_path.glob("decode_*")) and not (tmp_path / "promises.csv").exists()
+
+
+def test_calibrating_again_replaces_the_earlier_configurations(dev: list[str], tmp_path: Path) -> None:
+    for layer in ("3", "4"):
+        main(["calibrate", *dev, "--out", str(tmp_path / "out"), "--policies", "entropy", "--targets", f"mean_layer={layer}"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"decode_entropy_mean_layer4.yaml", "promises.csv"}
+
+
+@pytest.mark.parametrize(("option", "word"), [("--features", "luck"), ("--policies", "guess"), ("--targets", "wer_loss=low")])
+def test_a_wrong_word_for_a_calibration_is_the_command_lines_mistake(
+    tmp_path: Path, option: str, word: str
+) -> None:  # and said before the evidence is looked at
+    with pytest.raises(UsageError, match=word):
+        main(["calibrate", "--evidence", str(tmp_path / "none.tsv"), "--out", str(tmp_path / "out"), option, word])

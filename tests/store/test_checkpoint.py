@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 
+from espnet_ee.data.features import read_frontend
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+from espnet_ee.encoder.kaldi_fbank import KaldiFbank
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import rename_keys
 from espnet_ee.store.checkpoint import experiment_files, load_model
@@ -263,6 +265,19 @@ def test_an_encoder_without_exits_is_refused(tmp_path):
         load_model(tmp_path / "config.yaml", tmp_path / "model.pth")
 
 
-@pytest.mark.parametrize(("given", "rate"), [("16k", 16000), (8000, 8000), ("22.05k", 22050), (None, 16000)])
+@pytest.mark.parametrize(
+    ("given", "rate"), [("16k", 16000), (8000, 8000), ("22.05k", 22050), ("16K", 16000), (16000.0, 16000), (None, 16000)]
+)
 def test_sampling_rate(given, rate):
     assert sampling_rate({"frontend_conf": {} if given is None else {"fs": given}}) == rate
+
+
+@pytest.mark.parametrize("rate", ["fast", "k", "", 0, -8000, "infk", "nan", True, []])
+def test_what_is_no_sampling_rate_is_said_wherever_it_is_read(tmp_path, rate):
+    with pytest.raises(UserError, match="fs"):
+        sampling_rate({"frontend_conf": {"fs": rate}})
+    with pytest.raises(UserError, match="fs"):
+        KaldiFbank(fs=rate)
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump({"fs": rate}))
+    with pytest.raises(UserError, match="fs"):
+        read_frontend(tmp_path / "conf.yaml")
