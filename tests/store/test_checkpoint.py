@@ -10,8 +10,8 @@ import yaml
 
 from espnet_ee.data.features import read_frontend
 from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
-from espnet_ee.encoder.kaldi_fbank import KaldiFbank
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.host.compat import rename_keys
 from espnet_ee.store.checkpoint import experiment_files, load_model
 from espnet_ee.store.train_config import read_train_config, sampling_rate
