@@ -31,12 +31,12 @@ class NBestSearch:
             beam_size=nbest,
             beam_size_token=min(_TOKENS, vocabulary),
             beam_threshold=_WIDTH,
-            lm_weight=0.0,
-            sil_score=0.0,
+            lm_weight=0.0,  # of a model that says 0 of everything
+            sil_score=0.0,  # of no token
             log_add=True,  # alignments of one text are added up: a total score, not a path's
             criterion_type=flashlight.CriterionType.CTC,
         )
-        self.nbest, self.blank = nbest, blank
+        self.blank = blank
         self.decoder = flashlight.LexiconFreeDecoder(options, flashlight.ZeroLM(), -1, blank, [])
 
     def scores(self, log_probs: np.ndarray) -> tuple[float, ...]:
@@ -50,10 +50,10 @@ class NBestSearch:
         emissions = np.ascontiguousarray(log_probs, dtype=np.float32)
         found: dict[tuple[int, ...], float] = {}
         for hypothesis in self.decoder.decode(emissions.ctypes.data, *emissions.shape):
-            # The search keeps a text apart by whether it ends in a blank.
-            text = tuple(token for token, _ in groupby(hypothesis.tokens) if token not in (-1, self.blank))
+            # The search keeps a text apart by whether it ends in a blank; around every text it puts the same -1.
+            text = tuple(token for token, _ in groupby(hypothesis.tokens) if token != self.blank)
             found[text] = float(np.logaddexp(found.get(text, -np.inf), hypothesis.score))
-        return tuple(sorted(found.values(), reverse=True)[: self.nbest])
+        return tuple(sorted(found.values(), reverse=True))
 
 
 def _flashlight() -> Any:

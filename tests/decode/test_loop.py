@@ -24,6 +24,7 @@ from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.frames import Frames
 from espnet_ee.policy.learned import LearnedPolicy
 from espnet_ee.policy.patience import PatiencePolicy
+from espnet_ee.policy.posterior import PosteriorPolicy
 from espnet_ee.policy.table import macs_of_stop
 
 LAYERS = (2, 4, 6)
@@ -53,6 +54,7 @@ class FakeSession:
     blank: int = 0
     tokens: Sequence[str] = ("<blank>", "A", "B", "<space>")
     asked: list[tuple] = field(default_factory=list)
+    kept: list[tuple[int, ...]] = field(default_factory=list)
     speech: Sequence[np.ndarray] = ()
     broken: ClassVar[float] = -1.0
 
@@ -71,10 +73,12 @@ class FakeSession:
     def read(self, state: FakeState, places: Sequence[int], want: frozenset[str]) -> list[Frames]:
         rows = [state.rows[place] for place in places]
         self.asked.append(("read", state.layer, tuple(rows), want))
-        return [self._frames(self.speech[row], state.layer) for row in rows]
+        frames = [self._frames(self.speech[row], state.layer) for row in rows]
+        return [replace(one, log_probs=np.zeros((len(one.labels), 4))) for one in frames] if "log_probs" in want else frames
 
     def select(self, state: FakeState, places: Sequence[int]) -> FakeState:
         rows, frames = ([values[place] for place in places] for values in (state.rows, state.feature_frames))
+        self.kept.append(tuple(rows))
         return replace(state, rows=tuple(rows), feature_frames=tuple(frames))
 
     def _frames(self, speech: np.ndarray, layer: int) -> Frames:
@@ -164,6 +168,71 @@ def test_who_stopped_is_computed_no_more() -> None:
 def test_log_probabilities_are_asked_for_by_nobody_but_an_nbest() -> None:
     _, session = run(EntropyPolicy(0.0), utterances(1))
     assert {call[3] for call in session.asked if call[0] == "read"} == {frozenset()}
+
+
+def test_the_batch_is_cut_only_where_some_leave_and_some_stay() -> None:
+    _, session = run(None, utterances(3))
+    assert session.kept == []
+    batch = utterances()
+    whole, _ = run(None, batch, keep=True)
+    results, session = run(EntropyPolicy(sorted(result.rows[0].evidence.entropy for result in whole)[5]), batch)
+    left = [tuple(i for i, r in enumerate(results) if r.exit_layer > layer) for layer in LAYERS]
+    assert session.kept == [
+        rows for rows, more in zip(left, [tuple(range(len(batch))), *left], strict=False) if rows not in (more, ())
+    ]
+    assert len(session.kept) > 0
+
+
+def test_without_asking_nothing_is_kept_of_the_exits_that_were_passed() -> None:
+    session = FakeSession()
+    [result] = recognise(session, DecodingConfig(), utterances(1))
+    assert [row.evidence.layer for row in result.rows] == [6] and math.isnan(result.evidence.entropy)
+    [result] = recognise(session, DecodingConfig(EntropyPolicy(0.0)), utterances(1))
+    assert [row.hypothesis for row in result.rows[:-1]] == ["", ""] and result.evidence.layer == result.exit_layer == 6
+
+
+def test_the_clock_is_shared_by_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 106.0, 112.0, 118.0])
+    monkeypatch.setattr("espnet_ee.decode.loop.time.perf_counter", lambda: next(clock))
+    results, _ = run(None, utterances(3), keep=True)
+    assert [result.seconds for result in results] == [(2.0, 4.0, 6.0)] * 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "nbest", "size"), [(None, 3, 3), (PosteriorPolicy(0.0, 4), 0, 4), (PosteriorPolicy(0.0, 4), 6, 6)]
+)
+def test_the_search_is_as_wide_as_who_asks_for_most(
+    monkeypatch: pytest.MonkeyPatch, policy: ExitPolicy | None, nbest: int, size: int
+) -> None:
+    class Search:
+        def __init__(self, *arguments: int) -> None:
+            asked.append(arguments)
+
+        def scores(self, log_probs: np.ndarray) -> tuple[float, ...]:
+            return (0.0, -float(len(log_probs)))
+
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr("espnet_ee.decode.loop.NBestSearch", Search)
+    [result] = recognise(FakeSession(), DecodingConfig(policy), utterances(1), keep_every_exit=True, nbest=nbest)
+    assert asked == [(size, 4, 0)]
+    assert [row.evidence.nbest_scores for row in result.rows] == [(0.0, -float(result.evidence.frames))] * len(result.rows)
+
+
+@pytest.mark.parametrize("method", ["start", "read"])
+def test_an_engine_that_answers_for_fewer_is_a_bug_and_no_shorter_result(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    answer = getattr(FakeSession, method)
+
+    def fewer(self: FakeSession, *arguments: object) -> object:
+        whole = answer(self, *arguments)
+        return whole[:-1] if method == "read" else replace(whole, feature_frames=whole.feature_frames[:-1])
+
+    monkeypatch.setattr(FakeSession, method, fewer)
+    with pytest.raises(ValueError, match="zip"):
+        run(None, utterances(3))
+
+
+def test_an_utterances_error_says_its_reason_alone() -> None:
+    assert str(UtteranceError("why", 3)) == "why"
 
 
 def test_a_broken_output_is_said_and_not_an_empty_text() -> None:

@@ -154,6 +154,11 @@ def test_a_scored_model_gives_the_curve(tmp_path: Path) -> None:
     assert set(points) == {CurvePoint(1500, fast, "fast"), CurvePoint(2300, good, "good"), *ends}
     assert BudgetController(points, schedule([(0.0, 2250.0)])).next_policy() == good
     assert [point.policy for point in read_curve(path, {})] == [FixedExitPolicy(2), FixedExitPolicy(4), FixedExitPolicy(6)]
+    # What was not scored, or has no policy, is no point; a fixed exit that costs what a policy costs adds nothing.
+    assert read_curve(path, {**configs, "new": DecodingConfig(EntropyPolicy(0.3)), "exit 2": DecodingConfig()}) == points
+    met = CSV.replace("1000", "1400").replace("1200", "1600").replace("3000", "2300").replace("3200", "2300")
+    path.write_text(met, encoding="utf-8")
+    assert {point.policy for point in read_curve(path, configs)} == {fast, good}
     for broken in ("set,kind\ndev,fixed\n", CSV.replace("2200", "much")):
         path.write_text(broken, encoding="utf-8")
         with pytest.raises(UserError, match=r"exits\.csv"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -491,6 +492,27 @@ def test_the_size_of_the_nbest_does_not_hang_on_the_first_utterance(dev: Grid) -
     assert next(iter(table.utterances)) == first and others
     [family] = make_families(replace(dev, table=table), ["posterior"], DEFAULT_FEATURES)
     assert {policy.nbest for policy in family.policies} == {3}
+
+
+def test_without_an_error_nothing_is_learned_from_the_features() -> None:
+    features = np.random.default_rng(0).normal(size=(30, 3, 2))
+    samples = Samples(np.array([2, 4, 6, 8]), features, np.zeros((30, 4)), np.full(30, 50))
+    weights = fit_learned(samples, ("log_entropy", "agreeing_exits")).weights
+    assert np.abs(list(weights.values())).max() < 0.1
+
+
+@pytest.mark.parametrize(("posterior", "scores"), [("1", (0.0, -1e9)), ("0.5", (math.log(0.5), math.log(0.5))), ("", ())])
+def test_a_posterior_is_what_two_hypotheses_of_it_say(tmp_path: Path, posterior: str, scores: tuple[float, ...]) -> None:
+    path = tmp_path / "theirs.tsv"
+    path.write_text(f"utt_id\texit_layer\treference\thypothesis\tentropy\tposterior\nu\t2\ta b\ta c a\t0.1\t{posterior}\n")
+    [row] = read_imported(path)[0].utterances["u"].rows
+    assert row.evidence.nbest_scores == scores
+    assert (row.evidence.tokens, row.evidence.frames, row.encoder_macs, row.head_macs) == ((1, 2, 1), 3, 2, 0)
+    for wrong in ("0", "-0.1", "1.1", "nan", "sure"):
+        path.write_text(path.read_text().replace("\t0.1\t" + posterior, "\t0.1\t" + wrong))
+        with pytest.raises(UserError, match=rf":2: .*{wrong}"):
+            read_imported(path)
+        path.write_text(path.read_text().replace("\t0.1\t" + wrong, "\t0.1\t" + posterior))
 
 
 def test_features_are_named_once(dev: Grid) -> None:

@@ -46,6 +46,30 @@ class TestWithFlashlight:
         search = NBestSearch(4, 5)
         assert search.scores(np.zeros((0, 5), np.float32)) == ()
         assert search.scores(np.full((3, 5), np.nan, np.float32)) == ()
+        one = np.full((3, 5), np.log(0.2), np.float32)
+        assert search.scores(one) != ()
+        one[1, 2] = np.nan
+        assert search.scores(one) == ()
+
+    def test_ten_tokens_are_tried_in_a_frame(self) -> None:
+        frame = np.log(np.arange(12, 0, -1, dtype=np.float32) / 78)[None]
+        assert len(NBestSearch(100, 12).scores(frame)) == 10
+
+    def test_what_falls_far_behind_is_dropped(self) -> None:
+        search = NBestSearch(100, 3)
+        assert search.scores(np.array([[0, -49.5, -90]], np.float32)) == (0.0, -49.5)
+        assert search.scores(np.array([[0, -50.5, -90]], np.float32)) == (0.0,)
+
+    @pytest.mark.parametrize("nbest", [1, 2, 5])
+    def test_it_gives_no_more_than_was_asked_for(self, nbest: int) -> None:
+        log_probs = torch.randn(9, 6, generator=torch.Generator().manual_seed(0)).log_softmax(-1).numpy()
+        scores = NBestSearch(nbest, 6).scores(log_probs)
+        assert len(scores) == nbest and list(scores) == sorted(scores, reverse=True)
+
+    def test_any_token_can_be_the_blank(self) -> None:
+        log_probs = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)).log_softmax(-1).numpy()
+        moved = np.roll(log_probs, -1, axis=1)  # token 0 becomes token 3
+        assert NBestSearch(600, 4, blank=3).scores(moved) == pytest.approx(NBestSearch(600, 4).scores(log_probs), rel=1e-5)
 
     def test_the_online_policy_reads_it_and_does_not_see_the_batch(self) -> None:
         random = np.random.default_rng(0)
