@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 
 from espnet_ee.cli.parser import Parser, pairs
@@ -32,6 +33,9 @@ def add_data(parser: Parser) -> None:
     _add_features(add("features", _features, "store the features that a model's frontend computes in Kaldi archives"))
     _add_filter(add("filter", _filter, "drop utterances too short, too long or without text (never of a set to be scored)"))
     _add_tokens(add("tokens", _tokens, "make the token list of a training, and for bpe the sentencepiece model"))
+    _add_units(
+        add("units", _units, "warn, before a training, of texts longer than their frames and of units too rare to be learned")
+    )
     _add_download(add("download", _download, "download parts of LibriSpeech; what is there is left alone"))
     _add_mini(add("mini", _mini, "make the mini corpus: synthetic sentences to try a recipe on, without any download"))
 
@@ -170,6 +174,22 @@ def _tokens(options: argparse.Namespace) -> None:
 
     tokens = make_tokens(options.text, options.token_type, options.out, options.nbpe, options.model_type)
     print(f"{options.out / 'tokens.txt'}: {len(tokens)} tokens")
+
+
+def _add_units(parser: Parser) -> None:
+    parser.path("--data", "data directory of the training set", required=True)
+    parser.path("--tokens", "folder of tokens.txt and bpe.model", required=True)
+    parser.option("--token_type", "what a token is", required=True, choices=("char", "bpe"))
+    parser.path("--asr_config", "training configuration: its frontend (with fs) and encoder", "YAML", required=True)
+
+
+def _units(options: argparse.Namespace) -> None:
+    from espnet_ee.data.units import unit_warnings
+    from espnet_ee.files import read_yaml
+
+    config = read_yaml(options.asr_config, "give the training's configuration")
+    for warning in unit_warnings(options.data, options.tokens, options.token_type, config):
+        print(f"espnet-ee: warning: {warning}", file=sys.stderr)
 
 
 def _add_download(parser: Parser) -> None:

@@ -16,6 +16,7 @@ import torch
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet2.train.abs_espnet_model import AbsESPnetModel
+from espnet2.train.trainer import Trainer
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
@@ -24,6 +25,7 @@ from espnet_ee.plugin.checkpoints import mend_folder, whole_files
 from espnet_ee.plugin.classes import ENCODERS
 from espnet_ee.plugin.mistakes import one_line, refuse_ignored
 from espnet_ee.plugin.register import register
+from espnet_ee.plugin.trainer import EarlyExitTrainer
 
 # At import, so that a spawned child that unpickles the task by name has the tables filled, too.
 register()
@@ -83,6 +85,8 @@ class EarlyExitASRTask(ASRTask):
             importlib.import_module("torch.distributed.nn.functional")
         if getattr(args, "resume", False) and not args.collect_stats:
             mend_folder(Path(args.output_dir), args.best_model_criterion)
+        # DeepSpeed, and ESPnet with it, takes no trainer but ESPnet's.
+        cls.trainer = Trainer if getattr(args, "use_deepspeed", False) else EarlyExitTrainer
         with whole_files():
             super().main_worker(args)
         # Not after an error: then the others may still wait for this process within a collective.

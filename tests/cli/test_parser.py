@@ -30,6 +30,7 @@ OPTIONS = {
     "data features": "--data --out --frontend_conf --compress --nj --max_skipped",
     "data filter": "--data --out --min_seconds --max_seconds --fs",
     "data tokens": "--text --out --token_type --nbpe --model_type",
+    "data units": "--data --tokens --token_type --asr_config",
     "data download": "--out --parts --hold_out --url",
     "data mini": "--out --utterances_per_speaker --seed --nj",
     "decode": "--model --model_file --data --out --config --policy --policy_conf --every_exit --nbest --batch_size --num_threads "

@@ -106,7 +106,7 @@ def lines(config: Path, *arguments: str, rate: int = 16000) -> list[str]:
     return done.stdout.splitlines()
 
 
-FRONTEND, STATISTICS, TRAINING, MAY_CHANGE, NAME = range(5)
+FRONTEND, STATISTICS, TRAINING, MAY_CHANGE, FRAMES, NAME = range(6)
 
 
 @pytest.fixture
@@ -166,6 +166,11 @@ def test_what_further_options_change(config, words: list[str], changes: list[int
 
 def test_an_option_counts_before_the_configuration(config) -> None:
     path = config(PLAIN)
+    assert json.loads(lines(path)[FRAMES])["encoder"] == "x"
+    words = ("--encoder", "y", "--encoder_conf", "subsampling=8", "--encoder_conf=input_layer=conv2d6")
+    frames = json.loads(lines(path, *words)[FRAMES])
+    assert (frames["encoder"], frames["encoder_conf"]) == ("y", {"subsampling": 8, "input_layer": "conv2d6"})
+    assert frames["frontend_conf"] == {"fs": 16000, "n_mels": 80}
     assert json.loads(lines(path, "--max_epoch", "9")[MAY_CHANGE]) == {"max_epoch": 9}
 
 

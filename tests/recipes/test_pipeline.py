@@ -118,6 +118,17 @@ def test_a_failing_training_says_why_and_is_not_taken_for_done(workspace: Worksp
     assert not (workspace.folder / "exp/asr_broken/.stage11.done").exists()
 
 
+def test_units_that_cannot_be_learned_are_a_warning_each_time(workspace: Workspace, tmp_path: Path) -> None:
+    config = tmp_path / "train_slow.yaml"
+    config.write_text(yaml.safe_dump({**TRAINING, "frontend_conf": {"hop_length": 400}}), encoding="utf-8")
+    units = ("--token_type", "bpe", "--nbpe", "32", "--asr_args", "--encoder_conf input_layer=conv2d8")
+    for _ in range(2):
+        options = (*workspace.speeds, *units, "--asr_config", str(config), "--stage", "5", "--stop_stage", "5")
+        said = workspace.run(*options).stderr.splitlines()
+        assert len(said) == 2 and all(line.startswith("espnet-ee: warning: ") for line in said)
+        assert re.search(r"\d+ of 40 training utterances .* \(subsampling conv2d8\)", said[0]) and "BPE units" in said[1]
+
+
 def test_a_missing_stage_is_named(workspace: Workspace) -> None:
     result = workspace.run("--stage", "12", "--asr_tag", "never_trained", status=1)
     assert "run stage 11 first" in result.stderr

@@ -128,6 +128,7 @@ config_lines=$("${python}" utils/identity.py "${fs}" "${feats_normalize}" "${asr
     read -r statistics_config
     read -r training_config
     read -r may_change
+    read -r frames_config
     read -r named_args || true
 } <<<"${config_lines}"
 
@@ -239,6 +240,7 @@ need_model() {
     if in_stage 5; then
         compare_sets
         make_tokens
+        check_units
     fi
     unlock_folders
     if in_stage 10; then

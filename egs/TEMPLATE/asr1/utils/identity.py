@@ -1,13 +1,14 @@
-"""What stages 3, 10 and 11 take from the training configuration, as lines that follow from what it says, not from how.
+"""What stages 3, 5, 10 and 11 take from the training configuration, as lines that follow from what it says, not from how.
 
 Called by asr_ee.sh: ``identity.py RATE NORMALIZE CONFIG WORD...``: --fs, --feats_normalize, --asr_config (may be empty), and the
-words of --asr_args. Prints five lines:
+words of --asr_args. Prints six lines:
 
 1. the frontend at this rate, for the features (JSON, which is YAML);
 2. what the statistics depend on;
 3. what the training depends on and must keep: with anything else it is another training;
 4. what may change while it goes on;
-5. the words that belong into the experiment's name: those that make it another training.
+5. frontend and encoder, for how many frames there will be (JSON);
+6. the words that belong into the experiment's name: those that make it another training.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def key_of(words: list[str]) -> str:
 
 
 def lines(rate: int, path: str, words: list[str]) -> list[str]:
-    """The five lines (see the head of this file)."""
+    """The six lines (see the head of this file)."""
     config = read_yaml(path, "give another --asr_config", allow_empty=True) if path else {}
     options = group(words)
     conf = config.get("frontend_conf") or {}
@@ -78,7 +79,21 @@ def lines(rate: int, path: str, words: list[str]) -> list[str]:
     may_change = {key: config[key] for key in GOES_ON if key in config}
     may_change |= {key_of(option): value_of(option) for option in options if key_of(option) in GOES_ON}
     name = " ".join(word for option in lasting for word in option)
-    return [*(json.dumps(part, sort_keys=True, default=str) for part in (frontend, statistics, training, may_change)), name]
+    parts = (frontend, statistics, training, may_change, {**frontend, **encoder_of(config, options)})
+    return [*(json.dumps(part, sort_keys=True, default=str) for part in parts), name]
+
+
+def encoder_of(config: dict[str, Any], options: Words) -> dict[str, Any]:
+    """Encoder and its settings: of the configuration, and of the options, which win."""
+    encoder, conf = config.get("encoder"), config.get("encoder_conf")
+    settings = dict(conf) if isinstance(conf, dict) else {}
+    for option in options:
+        if key_of(option) == "encoder":
+            encoder = value_of(option)
+        elif key_of(option) == "encoder_conf":
+            pairs = (word.partition("=") for word in option[1:])
+            settings |= {key: value_of(["", value]) for key, _, value in pairs}
+    return {"encoder": encoder, "encoder_conf": settings}
 
 
 def value_of(option: list[str]) -> Any:

@@ -197,3 +197,19 @@ make_tokens() {
     wanted=$(identity "$(stage_options 5)"$'\n'"${words}" "${text}")
     run_once "stage 5: ${words} tokens" "${token_dir}/.done" "${wanted}" "${datadir}/log/tokens.log" "${run[@]}"
 }
+
+# Still stage 5: what its units will have against them in the training, as warnings.
+check_units() {
+    local train_dir=${data_feats}/${train_set} conf=${dumpdir}/log/units.yaml mark wanted logfile
+    mark=${train_dir}/.units_${suffix}.done
+    logfile=${dumpdir}/log/units_${suffix}_${train_set}.log
+    wanted=$(identity "${token_type}"$'\n'"${frames_config}" "${train_dir}"/{text,utt2num_samples,utt2num_frames} "${token_list}")
+    if ! is_done "${mark}" "${wanted}"; then
+        mkdir -p "${conf%/*}"
+        printf '%s\n' "${frames_config}" >"${conf}"
+        run_logged "stage 5: units" "${logfile}" \
+            "${data_run[@]}" units --data "${train_dir}" --tokens "${token_dir}" --token_type "${token_type}" --asr_config "${conf}"
+        mark_done "${mark}" "${wanted}"
+    fi
+    show_log "${logfile}" >&2
+}

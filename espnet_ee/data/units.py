@@ -1,0 +1,124 @@
+"""Whether a training set can teach its units: frames for every token of a text, and text for every unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from espnet_ee.data.datadir import DataDir, read_data_dir
+from espnet_ee.errors import UserError
+from espnet_ee.files import read_lines
+
+# Kernel and stride over time of the convolutions before the first block, by ESPnet's input_layer and by our subsampling.
+SUBSAMPLING: dict[str, tuple[tuple[int, int], ...]] = {
+    "linear": (),
+    "conv2d1": ((3, 1), (3, 1)),
+    "conv2d2": ((3, 2), (3, 1)),
+    "conv2d": ((3, 2), (3, 2)),
+    "conv2d6": ((3, 2), (5, 3)),
+    "conv2d8": ((3, 2), (3, 2), (3, 2)),
+    "4": ((3, 2), (3, 2)),
+    "6": ((3, 2), (5, 3)),
+    "8": ((3, 2), (3, 2), (3, 2)),
+}
+
+LEAST_OCCURRENCES = 1000
+"""A rule of thumb for BPE, from trainings that were run. With 256 units on 5.3 hours of read speech (train-clean-5) each occurs
+494 times on average, and CTC did not leave its plateau within 2,500 steps, where characters did within 500; with 80 units on
+AN4 it is 93 times, and the model overfits. Characters are never too many: there is nothing smaller to choose."""
+
+
+def unit_warnings(data_dir: Path, token_dir: Path, token_type: str, config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the units of a training before it starts: one line each, with the remedy.
+
+    Args:
+        data_dir: data directory of the training set.
+        token_dir: of stage 5: tokens.txt, and bpe.model for ``bpe``.
+        token_type: ``char`` or ``bpe``.
+        config: ``frontend``, ``frontend_conf``, ``encoder_conf`` of the training. Where they say nothing of how many frames there
+            will be, texts are not compared with them.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    data = read_data_dir(data_dir)
+    encode = encoder_of(token_dir, token_type)
+    frames, layers = feature_frames(data, config), SUBSAMPLING.get(subsampling(config))
+    texts, occurrences, short = 0, 0, 0
+    for utt_id, text in data.tables["text"].items():
+        units = encode(text)
+        texts, occurrences = texts + 1, occurrences + len(units)
+        if frames and layers is not None:
+            short += frames_needed(units) > subsampled(frames[utt_id], layers)
+    warnings = []
+    if short:
+        coarser = "--token_type bpe" if token_type == "char" else "a higher --nbpe"
+        warnings.append(
+            f"{short} of {texts} training utterances ({100 * short / texts:.3g} %) have more tokens and repeats than the encoder "
+            f"has frames (subsampling {subsampling(config)}) and will teach nothing: choose a lower subsampling or {coarser}"
+        )
+    kinds = max(1, len(read_lines(token_dir / "tokens.txt")) - 3)  # without blank, unknown, and end of sentence
+    if token_type == "bpe" and occurrences < LEAST_OCCURRENCES * kinds:
+        warnings.append(
+            f"{kinds} BPE units, which occur {occurrences / kinds:.0f} times each on average: by a rule of thumb, below "
+            f"{LEAST_OCCURRENCES} CTC may never write a word, or overfits; choose --token_type char or a lower --nbpe"
+        )
+    return warnings
+
+
+def frames_needed(units: Sequence[Any]) -> int:
+    """Least number of frames of a CTC alignment: units, and a blank between two that are the same.
+
+    >>> frames_needed("HELLO")
+    6
+    """
+    return len(units) + sum(a == b for a, b in pairwise(units))
+
+
+def subsampled(frames: int, layers: tuple[tuple[int, int], ...]) -> int:
+    """Frames left by convolutions without padding.
+
+    >>> subsampled(100, ((3, 2), (3, 2)))
+    24
+    """
+    for kernel, stride in layers:
+        frames = max(0, (frames - kernel) // stride + 1)
+    return frames
+
+
+def subsampling(config: Mapping[str, Any]) -> str:
+    """Our encoders' ``subsampling``, or the ``input_layer`` of ESPnet's; a key of ``SUBSAMPLING``, if it is known."""
+    encoder, conf = str(config.get("encoder")), config.get("encoder_conf") or {}
+    if encoder in ("early_exit_fast_conformer", "early_exit_splitformer"):
+        return str(conf.get("subsampling", 4))
+    return str(conf.get("input_layer", "conv2d")) if encoder.endswith("former") else "unknown"
+
+
+def feature_frames(data: DataDir, config: Mapping[str, Any]) -> Mapping[str, int] | None:
+    """Frames before the encoder by utterance: stored ones, or what the frontend will make; None: they cannot be told."""
+    stored, samples = data.tables.get("utt2num_frames"), data.tables.get("utt2num_samples")
+    if stored:
+        return {utt_id: int(count) for utt_id, count in stored.items()}
+    frontend, conf = config.get("frontend"), config.get("frontend_conf") or {}
+    if not samples or not isinstance(conf.get("fs"), int) or not isinstance(conf.get("hop_length", 128), int):
+        return None
+    if frontend == "kaldi_fbank":
+        hop = max(1, conf["fs"] // 100)
+        return {utt_id: (int(count) + hop // 2) // hop for utt_id, count in samples.items()}
+    hop = max(1, conf.get("hop_length", 128))
+    return {utt_id: int(count) // hop + 1 for utt_id, count in samples.items()} if frontend == "default" else None
+
+
+def encoder_of(token_dir: Path, token_type: str) -> Callable[[str], Sequence[Any]]:
+    """What makes units of a text. Raises UserError if the BPE model is missing or none."""
+    if token_type == "char":
+        return lambda text: text
+    import sentencepiece
+
+    model = token_dir / "bpe.model"
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes()).encode
+    except (OSError, RuntimeError):
+        raise UserError(f"{model}: missing, or no sentencepiece model; run stage 5 again") from None
