@@ -20,6 +20,7 @@ COMMANDS = {
     "replay": ("score", "replay exit policies at any thresholds on an evidence table"),
     "compare": ("score", "compare two decodings exit by exit"),
     "export": ("share", "write a model as ONNX for devices, or one exit as a plain ESPnet model"),
+    "set-threshold": ("share", "change the threshold of exported ONNX files"),
     "raw-audio": ("share", "make a model of stored features take audio"),
     "pack": ("share", "pack a model with its policies and a model card"),
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from espnet_ee.cli.parser import Parser
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
 from espnet_ee.policy.decoding import DecodingConfig
 
@@ -57,6 +58,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _export_onnx(options: argparse.Namespace) -> None:
+    _need_onnx("onnxscript", *(["onnxruntime"] if options.int8 else []))
     from espnet_ee.store.onnx_folder import OnnxExport, export_onnx
     from espnet_ee.store.package import open_model
 
@@ -68,6 +70,29 @@ def _export_onnx(options: argparse.Namespace) -> None:
     if default is None:
         print("no calibrated policy and no --policy: no file that stops by itself")
     print(f"{folder}: exported; on a device: espnet-ee transcribe AUDIO --model {options.out}")
+
+
+def _need_onnx(*libraries: str) -> None:
+    for library in ("onnx", *libraries):
+        if find_spec(library) is None:
+            raise UserError(f"{library} is not installed; pip install 'espnet_ee[onnx]'")
+
+
+def add_set_threshold(parser: Parser) -> None:
+    """Options of ``espnet-ee set-threshold``."""
+    parser.description = "Changes the threshold in the self-stopping ONNX files of an export, without exporting again."
+    parser.path("--model", "folder that espnet-ee export wrote to", required=True)
+    parser.option("--threshold", "of the policy that the files hold; of fixed the exit layer", type=float, required=True,
+                  metavar="X")  # fmt: skip
+    parser.set_defaults(run=_set_threshold)
+
+
+def _set_threshold(options: argparse.Namespace) -> None:
+    _need_onnx()
+    from espnet_ee.store.onnx_folder import change_threshold
+
+    for file in change_threshold(options.model, options.threshold):
+        print(f"{file}: threshold {options.threshold:g}")
 
 
 def _with_policy(

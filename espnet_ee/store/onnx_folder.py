@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import onnx
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
+from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder
+from espnet_ee.frontend.kaldi_fbank import KaldiFbank
+from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.store import onnx_graphs
 from espnet_ee.store.onnx_description import describe_model, token_lines
+from espnet_ee.store.onnx_files import Shape, self_stopping, set_threshold, single_exit
 from espnet_ee.store.onnx_modules import segments_of
-
-if TYPE_CHECKING:
-    import onnx
+from espnet_ee.store.onnx_stop import stop_rule, threshold_of
 
 FOLDER, DESCRIPTION = "onnx", "model.yaml"
 KINDS = ("fp32", "int8")
@@ -69,7 +73,6 @@ def export_onnx(
     Raises:
         UserError: a part of the model has no ONNX form, an exit is none of the model's, or ``out/onnx`` is something else.
     """
-    _check_library(export.int8)
     folder = Path(out) / FOLDER
     refuse_other_folder(folder, (DESCRIPTION,))
     for layer in export.exit_layers:
@@ -77,8 +80,14 @@ def export_onnx(
             have = ", ".join(map(str, model.encoder.exit_layers))
             raise UsageError(f"exit_layer {layer}: no exit there; the exits are {have}")
     description = describe_model(model, sample_rate, export.exits_csv)
+    policy = None if export.default is None else export.configs[export.default].policy_for(model.encoder.exit_layers)
+    if policy is not None:
+        stop_rule(policy, len(model.token_list), model.blank_id)  # what cannot be is said before minutes have passed
     with atomic_dir(folder) as temporary:
-        dict(_segments(model, export, temporary, description, progress))
+        graphs = dict(_segments(model, export, temporary, description, progress))
+        for kind in export.kinds:
+            segments = {layer: by_kind[kind] for layer, by_kind in graphs.items()}
+            _recognisers(segments, kind, policy, export, model, temporary, description, progress)
         with atomic_write(temporary / description["tokens"]) as stream:
             stream.writelines(f"{line}\n" for line in token_lines(model.token_list, model.blank_id))
         for name, config in export.configs.items():
@@ -92,23 +101,83 @@ def _segments(
     model: ESPnetASRModel, export: OnnxExport, folder: Path, description: dict[str, Any], progress: Callable[[str], None]
 ) -> Iterator[tuple[int, dict[str, onnx.ModelProto]]]:
     """Writes the segments' graphs and their names, and yields them by exit layer, each by kind."""
-    from espnet_ee.store.onnx_graphs import quantised, trace_segment, write_model
-
     segments = segments_of(model)
     description["segments"], size = [], dict.fromkeys(export.kinds, 0)
     for number, (layer, segment) in enumerate(segments.items(), 1):
-        graphs = {"fp32": trace_segment(segment)}
+        graphs = {"fp32": onnx_graphs.trace_segment(segment)}
         if export.int8:
-            graphs["int8"] = quantised(graphs["fp32"])
+            graphs["int8"] = onnx_graphs.quantised(graphs["fp32"])
         entry: dict[str, Any] = {"layer": layer}
         for kind, graph in graphs.items():
             entry[kind] = file_name(f"segment_{layer:02d}", kind)
-            write_model(folder / entry[kind], graph)
+            onnx_graphs.write_model(folder / entry[kind], graph)
             size[kind] += (folder / entry[kind]).stat().st_size
         description["segments"].append(entry)
         description["exits"][number - 1]["mb"] = {kind: round(count / 1e6, 3) for kind, count in size.items()}
         progress(f"{' and '.join(entry[kind] for kind in graphs)}: {number} of {len(segments)} segments")
         yield layer, graphs
+
+
+def _recognisers(
+    segments: Mapping[int, onnx.ModelProto],
+    kind: str,
+    policy: ExitPolicy | None,
+    export: OnnxExport,
+    model: ESPnetASRModel,
+    folder: Path,
+    description: dict[str, Any],
+    progress: Callable[[str], None],
+) -> None:
+    """Writes the self-stopping file and those of single exits, and their names."""
+    shape = shape_of(model)
+    if policy is not None:
+        entry = description.setdefault("self_stopping", {"policy": export.configs[str(export.default)].to_mapping()})
+        entry[kind] = file_name("self_stopping", kind)
+        onnx_graphs.write_model(folder / entry[kind], self_stopping(segments, policy, shape))
+        progress(f"{entry[kind]}: stops by {policy.name}")
+    entries = description.setdefault("single_exits", [{"layer": layer} for layer in export.exit_layers])
+    for entry in entries:
+        entry[kind] = file_name(f"exit_{entry['layer']:02d}", kind)
+        onnx_graphs.write_model(folder / entry[kind], single_exit(segments, entry["layer"], shape))
+        progress(f"{entry[kind]}: exit {entry['layer']} alone")
+
+
+def shape_of(model: ESPnetASRModel) -> Shape:
+    """What whole files need to know of a model beside its graphs."""
+    encoder = model.encoder
+    in_steps = isinstance(model.frontend, KaldiFbank) and encoder.stride >= 4
+    factor = encoder.stride if in_steps else None
+    return Shape(encoder.input_size, encoder.min_frames, factor, len(model.token_list), model.blank_id)
+
+
+def change_threshold(folder: str | Path, threshold: float) -> list[Path]:
+    """Changes the threshold of the self-stopping files of an export, each atomically; ``model.yaml`` tells it then, too.
+
+    Args:
+        folder: that holds ``onnx/``.
+        threshold: of the policy; of ``fixed`` the exit layer.
+
+    Returns:
+        The changed files.
+
+    Raises:
+        UserError: the folder holds no such file, or the threshold does not fit the policy.
+    """
+    path = Path(folder) / FOLDER / DESCRIPTION
+    description = read_yaml(path, "give the folder that espnet-ee export wrote to")
+    entry = description.get("self_stopping")
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: no self-stopping file was exported; export with --policy")
+    config = DecodingConfig.from_mapping(entry["policy"], str(path))
+    fixed = config.policy is None or isinstance(config.policy, FixedExitPolicy)
+    changed = config.changed(settings={"exit_layer" if fixed else "threshold": f"{threshold:g}" if fixed else threshold})
+    set_to = threshold_of(changed.policy_for(description["exit_layers"]))
+    files = [path.parent / entry[kind] for kind in KINDS if kind in entry]
+    for file in files:
+        set_threshold(file, set_to)
+    entry["policy"] = changed.to_mapping()
+    _write_yaml(path, description)
+    return files
 
 
 def file_name(stem: str, kind: str) -> str:
@@ -119,14 +188,3 @@ def file_name(stem: str, kind: str) -> str:
 def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_write(path) as stream:
         yaml.safe_dump(dict(content), stream, sort_keys=False, allow_unicode=True)
-
-
-def _check_library(int8: bool) -> None:
-    """Says what to install where the exporter's libraries are missing."""
-    try:
-        import onnxscript  # noqa: F401
-
-        if int8:
-            import onnxruntime.quantization  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{error}; the export needs it: pip install 'espnet_ee[onnx]'") from None

@@ -40,6 +40,7 @@ OPTIONS = {
     "replay": "--evidence --text --policy --config --thresholds --out",
     "compare": "--evidence --other --text --names --title --note --out",
     "export": "--model --model_file --format --policy --int8 --exit_layer --out",
+    "set-threshold": "--model --threshold",
     "raw-audio": "--train_config --frontend --out",
     "pack": "--model --model_file --out --name --licence --training_data --language --command --config",
 }

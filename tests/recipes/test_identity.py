@@ -183,7 +183,7 @@ set -euo pipefail
 need() {{ :; }}
 stage_options() {{ echo "seed=$seed"; }}
 run_training() {{ echo "trains, resumed: $1"; echo epoch >>"$asr_exp/model"; [ ! -e crash ]; }}
-feats_type=raw asr_exp=exp/asr asr_stats_dir=exp/stats data_feats=dump train_set=train valid_set=dev token_list=tokens fly_factors=""
+asr_exp=exp/asr asr_stats_dir=exp/stats data_feats=dump train_set=train valid_set=dev token_list=tokens fly_factors=""
 seed=$1 training_config=$2 may_change=$3
 train_model
 """

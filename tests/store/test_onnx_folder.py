@@ -53,6 +53,52 @@ def test_the_command_exports_an_experiment(experiment: Path, capsys: pytest.Capt
     assert [segment["layer"] for segment in description["segments"]] == [1, 2]
 
 
+def test_self_stopping_files_and_single_exits_are_written_and_thresholds_changed(experiment: Path) -> None:
+    out = experiment.parent / "out"
+    (experiment.parent / "mine.yaml").write_text("policy: fixed\npolicy_conf: {exit_layer: 1}\n")
+    main(["export", "--model", str(experiment), "--out", str(out), "--int8", "--exit_layer", "1", "2"])
+    description = yaml.safe_load((out / "onnx/model.yaml").read_text())
+    stopping = description["self_stopping"]
+    assert stopping["policy"]["policy_conf"] == {"threshold": 0.2}
+    files = [
+        stopping["fp32"],
+        stopping["int8"],
+        *(exit_[kind] for exit_ in description["single_exits"] for kind in ("fp32", "int8")),
+    ]
+    assert files == [
+        "self_stopping.onnx",
+        "self_stopping.int8.onnx",
+        "exit_01.onnx",
+        "exit_01.int8.onnx",
+        "exit_02.onnx",
+        "exit_02.int8.onnx",
+    ]
+    feed = onnx_models.features(onnx_models.traced()[0], onnx_models.speech((9000,)))
+    for threshold, layer in ((0.0, 2), (5.0, 1)):
+        main(["set-threshold", "--model", str(out), "--threshold", str(threshold)])
+        assert (
+            yaml.safe_load((out / "onnx/model.yaml").read_text())["self_stopping"]["policy"]["policy_conf"]["threshold"]
+            == threshold
+        )
+        for name in files[:2]:
+            assert onnx_models.run(out / "onnx" / name, feed)["exit_layer"].tolist() == [layer]
+    main(["export", "--model", str(experiment), "--out", str(out), "--policy", str(experiment.parent / "mine.yaml")])
+    description = yaml.safe_load((out / "onnx/model.yaml").read_text())
+    assert description["default"] == "mine" and not list((out / "onnx").glob("*int8*"))
+    for threshold, message in (("3", "exit_layer among 1 2"), ("1.5", "exit_layer must be of type int")):
+        with pytest.raises(UserError, match=message):
+            main(["set-threshold", "--model", str(out), "--threshold", threshold])
+    main(["set-threshold", "--model", str(out), "--threshold", "2"])
+    assert onnx_models.run(out / "onnx/self_stopping.onnx", feed)["exit_layer"].tolist() == [2]
+
+
+def test_a_policy_that_no_graph_computes_is_refused_before_anything_is_traced(experiment: Path) -> None:
+    (experiment / "policies/decode_learned.yaml").write_text("policy: posterior\npolicy_conf: {threshold: 0.5}\n")
+    with pytest.raises(UserError, match="policy posterior.* fixed, entropy"):
+        main(["export", "--model", str(experiment), "--out", str(experiment.parent / "out")])
+    assert not (experiment.parent / "out/onnx").exists()
+
+
 def test_the_description_tells_the_compute() -> None:
     model = onnx_models.traced()[0]
     macs = yaml.safe_load(yaml.safe_dump(describe_model(model, 16000)["macs"]))

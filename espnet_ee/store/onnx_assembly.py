@@ -1,0 +1,116 @@
+"""ONNX graphs put together into one: every value under a name of its own, every weight once, nothing that nobody reads."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+Names = dict[str, str]
+
+
+@functools.cache
+def piece(text: str) -> ModelProto:
+    """A small graph from ONNX's own notation (``name (inputs) => (outputs) {nodes}``)."""
+    return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> {text}')
+
+
+class Assembly:
+    """A graph that grows by placing others in it, also within the branches of an ``If``.
+
+    Weights lie in the outermost graph, where every branch sees them; equal ones are one.
+    """
+
+    def __init__(self) -> None:
+        self.initializers: dict[str, TensorProto] = {}
+        self._names_of_content: dict[bytes, str] = {}
+        self._opsets: dict[str, int] = {}
+        self._nodes: list[NodeProto] = []
+        self._placed = self._ir_version = 0
+
+    def constant(self, name: str, tensor: TensorProto) -> str:
+        """Adds a weight under this name; it stays a weight of its own. Returns the name."""
+        self.initializers[name] = helper.make_tensor(name, 1, [], [0.0])
+        self.initializers[name].CopyFrom(tensor)
+        self.initializers[name].name = name
+        return name
+
+    def place(self, model: ModelProto, inputs: Mapping[str, str]) -> Names:
+        """Adds a graph's nodes.
+
+        Args:
+            model: without branches of its own.
+            inputs: which value here is each of its inputs.
+
+        Returns:
+            The names here of all its values.
+        """
+        self._placed += 1
+        self._ir_version = max(self._ir_version, model.ir_version)
+        for opset in model.opset_import:
+            self._opsets[opset.domain] = max(opset.version, self._opsets.get(opset.domain, 0))
+        names: Names = {"": "", **inputs}
+        for tensor in model.graph.initializer:
+            names[tensor.name] = self._shared(tensor)
+        for node in model.graph.node:
+            for name in node.output:
+                names.setdefault(name, f"{self._placed}/{name}")
+        for node in model.graph.node:
+            added = NodeProto()
+            added.CopyFrom(node)
+            added.name = f"{self._placed}/{node.output[0]}"
+            added.input[:] = [names[name] for name in node.input]
+            added.output[:] = [names[name] for name in node.output]
+            self._nodes.append(added)
+        return names
+
+    def _shared(self, tensor: TensorProto) -> str:
+        content = TensorProto()
+        content.CopyFrom(tensor)
+        content.ClearField("name")
+        key = content.SerializeToString(deterministic=True)
+        if key not in self._names_of_content:
+            self._names_of_content[key] = self.constant(f"{self._placed}/{tensor.name}", tensor)
+        return self._names_of_content[key]
+
+    def node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **branches: GraphProto) -> None:
+        """Adds one node."""
+        self._nodes.append(helper.make_node(kind, inputs, outputs, **branches))
+
+    @contextmanager
+    def branch(self) -> Iterator[list[NodeProto]]:
+        """What is placed inside goes to the list that is given."""
+        outer, self._nodes = self._nodes, []
+        try:
+            yield self._nodes
+        finally:
+            self._nodes = outer
+
+    def finish(self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> ModelProto:
+        """The whole, without nodes and weights that no output needs."""
+        live = {value.name for value in outputs}
+        nodes = _needed(self._nodes, live)
+        weights = [tensor for name, tensor in self.initializers.items() if name in live]
+        graph = helper.make_graph(nodes, "espnet_ee", inputs, outputs, weights)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in sorted(self._opsets.items())]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=self._ir_version, producer_name="espnet_ee")
+
+
+def _needed(nodes: Sequence[NodeProto], live: set[str]) -> list[NodeProto]:
+    """The nodes that the values ``live`` are made of, in their order; ``live`` gets everything that they read."""
+    needed = []
+    for node in reversed(nodes):
+        if not live.isdisjoint(node.output):
+            needed.append(node)
+            live.update(node.input)
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.GRAPH:
+                    branch = attribute.g
+                    live.update(value.name for value in branch.output)
+                    kept = _needed(branch.node, live)
+                    branch.ClearField("node")
+                    branch.node.extend(kept)
+    return needed[::-1]
