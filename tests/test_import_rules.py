@@ -19,8 +19,8 @@ PACKAGE = ROOT / "espnet_ee"
 # The rooms of the house, from the ground up: a file imports its own room and lower floors, never upwards or sideways.
 FLOORS = {
     **dict.fromkeys(("errors", "text", "compute"), 0),  # the standard library only
-    **dict.fromkeys(("files", "hub"), 1),
-    **dict.fromkeys(("kaldi", "host", "policy", "frontend"), 2),
+    **dict.fromkeys(("files", "hub", "host"), 1),
+    **dict.fromkeys(("kaldi", "policy", "frontend"), 2),
     **dict.fromkeys(("search", "data", "encoder"), 3),
     **dict.fromkeys(("score", "model"), 4),
     **dict.fromkeys(("decode", "plugin"), 5),

@@ -8,9 +8,13 @@ from __future__ import annotations
 import copy
 import threading
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from espnet2.layers import log_mel
+
+from espnet_ee.host.mel import mel_filters
 
 try:  # ESPnet >= 202604
     from espnet2.legacy.nets.pytorch_backend import nets_utils
@@ -27,6 +31,7 @@ __all__ = [
     "call_block",
     "espnet_version",
     "isolate_calls",
+    "make_mel_filters_light",
     "make_pad_mask",
     "make_pad_masks_linear",
     "rename_keys",
@@ -178,6 +183,11 @@ def make_pad_mask(
 def make_pad_masks_linear() -> None:
     """Lets ESPnet's frontend and normalisation, too, use :func:`make_pad_mask`."""
     nets_utils._make_pad_mask_traceable = make_pad_mask
+
+
+def make_mel_filters_light() -> None:
+    """Lets ESPnet's frontend make its mel filters by :func:`mel_filters`: librosa's bits, without what librosa imports."""
+    log_mel.librosa = SimpleNamespace(filters=SimpleNamespace(mel=mel_filters))
 
 
 # --- parameters of either version -------------------------------------------------------------------------------------

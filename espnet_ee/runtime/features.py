@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from espnet_ee.errors import UserError
+from espnet_ee.host.mel import mel_filters
 
 _KALDI_LOW, _KALDI_BELOW_NYQUIST, _KALDI_PREEMPHASIS = 20.0, 400.0, 0.97
 _KALDI_FLOOR = float(np.finfo(np.float32).eps)
@@ -50,7 +51,7 @@ class StoredFeatures:
 
 @dataclass(frozen=True)
 class KaldiFbank:
-    """Log mel filter banks as Kaldi computes them; see ``espnet_ee.encoder.kaldi_fbank``, which a training uses.
+    """Log mel filter banks as Kaldi computes them; see ``espnet_ee.frontend.kaldi_fbank``, which a training uses.
 
     Args:
         fs: sampling rate in Hz.
@@ -146,15 +147,9 @@ class LogMel:
 
     @cached_property
     def _filters(self) -> np.ndarray:
-        """Triangles of equal area (n_fft/2 + 1, size) on Slaney's or HTK's mel scale: ``librosa.filters.mel``."""
-        to_mel, to_hertz = (_htk_mel, _htk_hertz) if self.htk else (_slaney_mel, _slaney_hertz)
-        low, high = to_mel(np.array([self.fmin or 0.0, self.fs / 2 if self.fmax is None else self.fmax], float))
-        edges = to_hertz(np.linspace(low, high, self.size + 2))
-        bins = np.fft.rfftfreq(self.n_fft, 1 / self.fs)[:, None]
-        widths = np.diff(edges)
-        rising, falling = (bins - edges[:-2]) / widths[:-1], (edges[2:] - bins) / widths[1:]
-        filters = np.minimum(rising, falling).clip(min=0)
-        return (filters * (2.0 / (edges[2:] - edges[:-2]))).astype(np.float32)
+        high = self.fs / 2 if self.fmax is None else self.fmax
+        filters = mel_filters(sr=self.fs, n_fft=self.n_fft, n_mels=self.size, fmin=self.fmin or 0.0, fmax=high, htk=self.htk)
+        return filters.T
 
 
 _WINDOWS: dict[str, Callable[[int], np.ndarray]] = {
@@ -183,26 +178,6 @@ def _log_banks(
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         np.matmul(power.astype(np.float32), filters, out=banks[first : first + _AT_A_TIME])
     return np.log(np.maximum(banks, np.float32(floor)))
-
-
-def _htk_mel(hertz: np.ndarray) -> np.ndarray:
-    return 2595.0 * np.log10(1.0 + hertz / 700.0)
-
-
-def _htk_hertz(mels: np.ndarray) -> np.ndarray:
-    return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
-
-
-# Slaney's scale: linear up to 1000 Hz (15 mels), logarithmic above, 27 mels for a factor of 6.4.
-_LINEAR, _KNEE, _STEP = 200.0 / 3, 15.0, math.log(6.4) / 27.0
-
-
-def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
-    return np.where(hertz < 1000.0, hertz / _LINEAR, _KNEE + np.log(np.maximum(hertz, 1000.0) / 1000.0) / _STEP)
-
-
-def _slaney_hertz(mels: np.ndarray) -> np.ndarray:
-    return np.where(mels < _KNEE, mels * _LINEAR, 1000.0 * np.exp(_STEP * (mels - _KNEE)))
 
 
 def build_features(conf: Any, rate: int) -> Features:

@@ -15,7 +15,7 @@ from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet_ee.errors import UserError
-from espnet_ee.host.compat import make_pad_masks_linear
+from espnet_ee.host.compat import make_mel_filters_light, make_pad_masks_linear
 from espnet_ee.host.signature import reject_unknown_keys
 from espnet_ee.plugin.classes import ENCODERS, FRONTENDS, MODELS
 from espnet_ee.plugin.mistakes import one_line
@@ -57,6 +57,7 @@ def assemble(config: Mapping[str, Any]) -> ESPnetASRModel:
         UserError: a part does not take its settings.
     """
     make_pad_masks_linear()
+    make_mel_filters_light()
     with one_line("model"):
         tokens, size, frontend = list(config["token_list"]), config.get("input_size"), None
         if size is None:
