@@ -171,13 +171,20 @@ _Opened = tuple[ExitSession[Any], int, Mapping[str, DecodingConfig], str | None]
 
 def _engine_for(source: str | Path, int8: bool | None, device: str) -> Engine:
     """The engine where nobody names one."""
-    folder, with_torch = Path(source), all(find_spec(name) for name in ("torch", "espnet2"))
+    folder, with_torch = Path(source), all(map(_is_installed, ("torch", "espnet2")))
     if int8 is not None or device != "cpu":
         return "torch" if int8 is None else "onnx"
     if not folder.is_dir():  # of the hub
         return "torch" if with_torch else "onnx"
     exported = any((folder / name).is_file() for name in ("onnx/model.yaml", "model.yaml"))
     return "onnx" if exported and not (with_torch and (folder / "config.yaml").is_file()) else "torch"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:  # somebody's hook forbids it
+        return False
 
 
 def _open_torch(source: str | Path, device: str) -> _Opened:

@@ -13,7 +13,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_lines, read_untrusted_yaml
 from espnet_ee.hub import model_folder
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.policy.packaged import DESCRIPTION, PREFIX, read_configs, read_packaged
+from espnet_ee.policy.packaged import DESCRIPTION, PREFIX, PackagedConfigs, read_configs, read_packaged
 from espnet_ee.runtime.features import Features, build_features
 
 FOLDER, MODEL = "onnx", "model.yaml"
@@ -99,12 +99,20 @@ def open_export(source: str | Path) -> Export:
         features = build_features(content.get("features"), rate)
         least = _whole(content, "min_frames", MAX_MIN_FRAMES)
         macs = _macs(content.get("macs"), layers)
-        in_package = given != folder and is_file(given / DESCRIPTION)
-        packaged = read_packaged(given, layers) if in_package else read_configs(folder, content.get("default"), path, layers)
+        packaged = _configs(given, folder, content.get("default"), layers)
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(str(given)) else f"{path}: {message}") from None
     return Export(path, rate, blank, tokens, features, least, segments, macs, packaged.configs, packaged.default)
+
+
+def _configs(given: Path, folder: Path, default: Any, layers: list[int]) -> PackagedConfigs:
+    """Those that came with the export; in a package its own, too, and its default."""
+    exported = read_configs(folder, default, folder / MODEL, layers)
+    if given == folder or not is_file(given / DESCRIPTION):
+        return exported
+    packaged = read_packaged(given, layers)
+    return PackagedConfigs({**exported.configs, **packaged.configs}, packaged.default)
 
 
 def _segments(listed: Any, folder: Path) -> tuple[SegmentFiles, ...]:

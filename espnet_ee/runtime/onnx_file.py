@@ -56,12 +56,9 @@ def read_signature(path: Path) -> Signature:
     try:
         if not 0 < path.stat().st_size < MAX_BYTES:
             raise UserError(f"{path}: of {path.stat().st_size} bytes, which no graph of ours has, refused")
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            view = memoryview(content)
-            try:
-                return _Model(path).read(view)
-            finally:
-                view.release()
+        with path.open("rb") as stream:
+            # Of a large file only the pages between the numbers are read. It is closed when nothing looks at it any more.
+            return _Model(path).read(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; export the model again") from None
     except (ValueError, UnicodeDecodeError) as error:

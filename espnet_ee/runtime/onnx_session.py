@@ -18,10 +18,11 @@ from espnet_ee.runtime.model import Export
 from espnet_ee.runtime.onnx_file import FLOAT, INT64, Signature, Value, read_signature
 
 FIRST, LATER = ("x", "x_lens"), ("hidden", "lens")
-READ = ("lens_out", "label", "log_confidence", "entropy")
-OUTPUTS = {"hidden_out": (FLOAT, 3), "lens_out": (INT64, 1), "label": (INT64, 2), "log_confidence": (FLOAT, 2),
-           "entropy": (FLOAT, 2), "log_probs": (FLOAT, 3)}  # fmt: skip
-"""What a segment gives: type of the elements and number of dimensions."""
+CARRIED = ("half",)  # what some segments hand on beside LATER
+KINDS = {"x": (FLOAT, 3), "x_lens": (INT64, 1), "hidden": (FLOAT, 3), "lens": (INT64, 1), "half": (FLOAT, 3),
+         "label": (INT64, 2), "log_confidence": (FLOAT, 2), "entropy": (FLOAT, 2), "log_probs": (FLOAT, 3)}  # fmt: skip
+"""Type of the elements and number of dimensions of what a segment takes and gives; ``NAME_out`` becomes the next one's ``NAME``."""
+READ = ("label", "log_confidence", "entropy", "log_probs")
 MAX_WIDTH = 1 << 16
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
@@ -93,10 +94,8 @@ class OnnxSession:
     def advance(self, state: OnnxState) -> OnnxState:
         """Computes the blocks up to the next exit, and its head."""
         number = sum(layer <= state.layer for layer in self.exit_layers)
-        last = number == len(self.exit_layers) - 1
         graph = self._graph(number)
-        wanted = [*READ, "log_probs", *(() if last else ("hidden_out",))]
-        rows = tuple(self._run(graph, number, wanted, row) for row in state.rows)
+        rows = tuple(self._run(graph, number, row) for row in state.rows)
         return OnnxState(self.exit_layers[number], state.feature_frames, rows)
 
     def read(self, state: OnnxState, places: Sequence[int], want: frozenset[str] = frozenset()) -> list[Frames]:
@@ -118,9 +117,10 @@ class OnnxSession:
         table = row["log_probs"].numpy()[0, :count] if with_table else None
         return Frames(labels, np.exp(log_confidence), log_confidence, entropy, len(self.tokens), table)
 
-    def _run(self, graph: Any, number: int, wanted: Sequence[str], row: Values) -> Values:
-        first = number == 0
-        inputs = {name: row[name] for name in FIRST} if first else {"hidden": row["hidden_out"], "lens": row["lens_out"]}
+    def _run(self, graph: Any, number: int, row: Values) -> Values:
+        signature = self._signatures[number]
+        suffix, wanted = "_out" if number else "", list(signature.outputs)
+        inputs = {name: row[f"{name}{suffix}"] for name in signature.inputs}
         try:
             outputs = dict(zip(wanted, graph.run_with_ort_values(wanted, inputs), strict=True))
         except Exception as error:  # ONNX Runtime's classes have no common base but this one
@@ -135,7 +135,7 @@ class OnnxSession:
         shapes = {name: value.shape() for name, value in outputs.items()}
         count = int(outputs["lens_out"].numpy()[0]) if shapes.pop("lens_out") == [1] else -1
         frames = shapes["label"][1]
-        if not 0 <= count <= frames or any(shape[:2] != [1, frames] for shape in shapes.values()):
+        if not 0 <= count <= frames or any(shapes[name][:2] != [1, frames] for name in READ):
             raise UserError(f"{self._path(number)}: gives outputs of {shapes} for {count} frames; export the model again")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -173,19 +173,17 @@ class OnnxSession:
         """Compares what a graph declares with ``model.yaml`` and its neighbours, before it is loaded."""
         path = self._path(number)
         signature = self._signatures[number] = read_signature(path)
-        first = number == 0
-        x, lens = FIRST if first else LATER
-        # Other inputs could only be initializers that may be overridden, which no export of ours has.
-        _check_values(path, "takes", signature.inputs, {x: (FLOAT, 3), lens: (INT64, 1)})
-        _check_values(path, "gives", signature.outputs, OUTPUTS)
-        width = self.export.features.size if first else self._width(number - 1)
-        _check_size(path, x, signature.inputs[x].dims[2], width, "features" if first else "dimensions")
-        _check_size(path, "log_probs", signature.outputs["log_probs"].dims[2], len(self.tokens), "tokens")
-
-    def _width(self, number: int) -> int | None:
-        """Dimension of the hidden states after a segment, where it was loaded before."""
-        known = self._signatures.get(number)
-        return known.outputs["hidden_out"].dims[2] if known else None
+        below = self._signatures[number - 1].outputs if number else {}
+        takes = [*LATER, *(name for name in CARRIED if f"{name}_out" in below)] if number else FIRST
+        gives = [f"{name}_out" for name in (*LATER, *CARRIED) if name in LATER or f"{name}_out" in signature.outputs]
+        _check_values(path, "takes", signature.inputs, takes)
+        _check_values(path, "gives", signature.outputs, [*gives, *READ])
+        for name in takes:
+            if KINDS[name][1] == 3:
+                _check_size(
+                    path, name, signature.inputs[name], below[f"{name}_out"].dims[2] if number else self.export.features.size
+                )
+        _check_size(path, "log_probs", signature.outputs["log_probs"], len(self.tokens))
 
 
 def _value_of(array: np.ndarray) -> Any:
@@ -204,10 +202,12 @@ def _precision(export: Export, int8: bool | None) -> str:
     return there[0]
 
 
-def _check_values(path: Path, verb: str, values: Mapping[str, Value], expected: Mapping[str, tuple[int, int]]) -> None:
+def _check_values(path: Path, verb: str, values: Mapping[str, Value], expected: Sequence[str]) -> None:
+    """Raises UserError if these are not the inputs or outputs that an export has here."""
     if set(values) != set(expected):
         raise UserError(f"{path}: {verb} {', '.join(sorted(values)) or 'nothing'}, not {', '.join(expected)}, refused")
-    for name, (element, rank) in expected.items():
+    for name in expected:
+        element, rank = KINDS[name.removesuffix("_out")]
         if values[name].element != element or len(values[name].dims) != rank:
             raise UserError(f"{path}: {verb} {name} of another type or number of dimensions than an export has, refused")
         for size in values[name].dims:
@@ -215,6 +215,6 @@ def _check_values(path: Path, verb: str, values: Mapping[str, Value], expected: 
                 raise UserError(f"{path}: {verb} {name} of size {size}, beyond {MAX_WIDTH}, refused")
 
 
-def _check_size(path: Path, name: str, declared: int | None, wanted: int | None, unit: str) -> None:
-    if wanted is not None and declared not in (wanted, None):
-        raise UserError(f"{path}: {name} has {declared} {unit}, the model {wanted}; the files are of two models, refused")
+def _check_size(path: Path, name: str, value: Value, wanted: int | None) -> None:
+    if wanted is not None and value.dims[2] not in (wanted, None):
+        raise UserError(f"{path}: {name} is {value.dims[2]} wide where the model has {wanted}; it is of another model, refused")

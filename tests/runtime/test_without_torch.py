@@ -1,0 +1,64 @@
+"""From a wav file to its text where torch, ESPnet, SciPy and sentencepiece are not there: what a device has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.runtime.exports import write_export
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCKED = ("torch", "torchaudio", "espnet", "espnet2", "espnet3", "scipy", "sentencepiece", "onnx", "librosa", "kaldiio", "omniio",
+           "jiwer", "matplotlib", "safetensors", "soxr", "huggingface_hub")  # fmt: skip
+_PROGRAM = f"""
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Nothing())
+from espnet_ee.cli.main import entry
+entry()
+"""
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", _PROGRAM, *map(str, words)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package with its export, and audio at three rates."""
+    made = tmp_path_factory.mktemp("device")
+    write_export(made / "onnx")
+    (made / "package.yaml").write_text("format: 1\ndefault: quick\n")
+    (made / "config.yaml").write_text("encoder: early_exit_conformer\n")
+    (made / "decode_quick.yaml").write_text("policy: entropy\npolicy_conf: {threshold: 0.2}\n")
+    samples = np.random.default_rng(0).normal(0, 0.1, (48000, 2))
+    for rate in (8000, 16000, 44100):
+        soundfile.write(made / f"{rate}.wav", samples[:rate], rate)
+    return made
+
+
+def test_audio_of_any_rate_becomes_text(folder: Path) -> None:
+    for model in (folder, folder / "onnx"):
+        done = command("transcribe", *sorted(folder.glob("*.wav")), "--model", model)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 3 and all(line.split("\t")[1].strip() for line in done.stdout.splitlines())
+
+
+def test_a_package_that_is_missing_is_one_line_with_its_extra(folder: Path) -> None:
+    for words, package, extra in (
+        (("transcribe", folder / "16000.wav", "--model", folder, "--engine", "torch"), "torch", "espnet"),
+        (("transcribe", folder / "16000.wav", "--model", "owner/model"), "huggingface_hub", "hub"),
+        (("score", "--exp", folder, "--data_root", folder, "--valid_set", "dev", "--test_sets", "dev"), "jiwer", "recipe"),
+    ):
+        done = command(*words)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert f"{package} is not installed; install it with: pip install 'espnet_ee[{extra}]'" in done.stderr
