@@ -142,7 +142,7 @@ class TorchSession:
         lengths = torch.tensor([samples.size(1)], device=self.device)
         features, lengths = self.model._extract_feats(samples, lengths)
         if self.model.normalize is not None:
-            features, lengths = self.model.normalize(features, lengths)
+            features, lengths = self.model.normalize(features, lengths.clamp(min=1))  # of no frame there is no mean
         missing = max(0, self.encoder.min_frames - features.size(1))
         return torch.nn.functional.pad(features[0], (0, 0) * (features.dim() - 2) + (0, missing))
 

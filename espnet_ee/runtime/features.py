@@ -68,8 +68,8 @@ class KaldiFbank:
     def __call__(self, utterance: np.ndarray) -> np.ndarray:
         width, hop = self.fs * 25 // 1000, self.fs // 100
         count = (len(utterance) + hop // 2) // hop
-        if count == 0:
-            return np.zeros((0, self.size), np.float32)
+        if count == 0:  # half of a step is no frame: torch's session makes one of zeros of it, too
+            return np.zeros((1, self.size), np.float32)
         before, length = width // 2 - hop // 2, (count - 1) * hop + width
         # At both ends the utterance's own samples come back in reverse, as often as it takes.
         after = max(0, length - before - len(utterance))

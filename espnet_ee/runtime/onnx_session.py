@@ -109,12 +109,13 @@ class OnnxSession:
 
     def _frames(self, row: Values, with_table: bool) -> Frames:
         count = int(row["lens_out"].numpy()[0])
-        labels, log_confidence, entropy = (row[name].numpy()[0, :count] for name in ("label", "log_confidence", "entropy"))
+        # Copies: NumPy does not keep ONNX Runtime's memory alive.
+        labels, log_confidence, entropy = (row[name].numpy()[0, :count].copy() for name in READ[:3])
         if count and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.tokens):
             raise UserError(
                 f"{self.export.path}: a graph gives a token beyond the {len(self.tokens)} of tokens.txt; export again"
             )
-        table = row["log_probs"].numpy()[0, :count] if with_table else None
+        table = row["log_probs"].numpy()[0, :count].copy() if with_table else None
         return Frames(labels, np.exp(log_confidence), log_confidence, entropy, len(self.tokens), table)
 
     def _run(self, graph: Any, number: int, row: Values) -> Values:

@@ -20,10 +20,10 @@ from tests.store import onnx_models
 LENGTHS = (16000, 9000, 24000, 400, 50, 12345)
 
 
-@pytest.fixture(scope="module", params=["fast", "half rate"])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TorchSession, Path]:
-    more = {} if request.param == "fast" else {"num_blocks": 3, "exit_layers": [1, 2, 3], "half_rate": [2, 3]}
-    model = onnx_models.model(**onnx_models.settings(normalize="utterance_mvn", encoder_conf=more))
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[TorchSession, Path]:
+    """A model and its export."""
+    model = onnx_models.model(**onnx_models.settings(normalize="utterance_mvn"))
     config = DecodingConfig(EntropyPolicy(0.1))
     export = OnnxExport({"sure": config}, "sure", int8=True)
     folder = export_onnx(model, 16000, tmp_path_factory.mktemp("exported"), export)

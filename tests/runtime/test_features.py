@@ -10,8 +10,8 @@ import pytest
 import torch
 from espnet2.asr.frontend.default import DefaultFrontend
 
-from espnet_ee.encoder import kaldi_fbank
 from espnet_ee.errors import UserError
+from espnet_ee.frontend import kaldi_fbank
 from espnet_ee.runtime.features import KaldiFbank, LogMel, build_features
 
 LENGTHS = (1, 50, 79, 80, 160, 399, 401, 700, 12345, 16079, 16080)
@@ -31,8 +31,8 @@ def test_filter_banks_are_those_of_training(rate: int, length: int) -> None:
     samples = noise(length)
     features, frames = kaldi_fbank.KaldiFbank(rate, 80)(torch.from_numpy(samples)[None], torch.tensor([length]))
     ours = build_features({"kind": "kaldi_fbank", "n_mels": 80}, rate)(samples)
-    assert ours.dtype == np.float32 and len(ours) == int(frames)
-    np.testing.assert_allclose(ours, features[0, : int(frames)].numpy(), atol=1e-3)
+    assert ours.dtype == np.float32 and len(ours) == max(1, int(frames))
+    np.testing.assert_allclose(ours, features[0, : len(ours)].numpy(), atol=1e-3)
 
 
 def test_filter_banks_are_kaldis() -> None:
