@@ -142,6 +142,18 @@ class SegmentEncoder(AbsEncoder):
         """
         raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
 
+    def packed_size(self, layer: int) -> int:
+        """Dimension D' of what :meth:`packed` makes at an exit layer; of layer 0, of the hidden states before the first block."""
+        return self.output_size()
+
+    def packed(self, state: EncoderState) -> torch.Tensor:
+        """All that the next segment begins with, as one tensor (B, T, D'), for ONNX."""
+        return state.hidden
+
+    def unpacked(self, packed: torch.Tensor, olens: torch.Tensor, layer: int) -> EncoderState:
+        """The state after block ``layer`` that :meth:`packed` was made of, for ONNX: see :meth:`traced_carry`."""
+        return EncoderState(packed, olens, self.traced_carry(packed, olens), layer)
+
     @abstractmethod
     def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
         """The norm between block ``layer`` and the head of its exit, or None where there is none."""

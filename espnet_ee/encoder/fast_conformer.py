@@ -12,7 +12,7 @@ from torch import nn
 
 from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames
 from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
-from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate
+from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate, full_rate
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,29 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         """See :class:`SegmentEncoder`."""
         return FastCarry(*rotary(hidden.size(1), self.head_width, hidden), real_frames(olens, hidden)[..., None])
 
+    def packed_size(self, layer: int) -> int:
+        """See :class:`SegmentEncoder`; an exit among the blocks at half rate is followed by both."""
+        first, last = self.half_rate or (1, 0)
+        return 2 * self.size if first <= layer < last else self.size
+
+    def packed(self, state: EncoderState) -> torch.Tensor:
+        """See :class:`SegmentEncoder`."""
+        half = cast(FastCarry, state.carry).half
+        return state.hidden if half is None else torch.cat([state.hidden, full_rate(half, state.hidden.size(1))], dim=2)
+
+    def unpacked(self, packed: torch.Tensor, olens: torch.Tensor, layer: int) -> EncoderState:
+        """See :class:`SegmentEncoder`."""
+        hidden, half = packed[:, :, : self.size], packed[:, ::2, self.size :]
+        carry = self.traced_carry(hidden, olens)
+        return EncoderState(hidden, olens, replace(carry, half=half) if half.size(2) else carry, layer)
+
     def block(self, number: int, state: EncoderState) -> EncoderState:
         """Computes one block; see :class:`SegmentEncoder`."""
         carry, (first, last) = cast(FastCarry, state.carry), self.half_rate or (0, 0)
         if number == first:
             carry = replace(carry, half=self.half_rate_input(state.hidden, carry.real))
         if carry.half is None:
+            assert not first < number <= last, f"block {number} is at half rate, the state is not"
             return replace(state, hidden=self.block_output(number, state.hidden, carry))
         state = replace(state, carry=replace(carry, half=self.block_output(number, carry.half, carry.at_half_rate)))
         if number < last:

@@ -43,7 +43,12 @@ class HalfRateOutput(nn.Linear):
 
     def forward(self, half: torch.Tensor, frames: int | None = None) -> torch.Tensor:
         """Gives so many frames T, by default two for each."""
-        return super().forward(half).repeat_interleave(2, dim=1)[:, :frames]
+        return full_rate(super().forward(half), frames)
+
+
+def full_rate(half: torch.Tensor, frames: int | None) -> torch.Tensor:
+    """Every frame twice: (B, ceil(T/2), D) to (B, T, D)."""
+    return half.repeat_interleave(2, dim=1)[:, :frames]
 
 
 def check_half_rate(half_rate: list[int], num_blocks: int) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, real_frames
+from espnet_ee.encoder.base import SegmentEncoder, real_frames
 from espnet_ee.errors import UserError
 from espnet_ee.model.deep_heads import LSTMHead
 from espnet_ee.model.heads import exit_heads_of
@@ -87,25 +87,25 @@ class Segment(torch.nn.Module):
     @property
     def width(self) -> int:
         """Dimension of the input's frames."""
-        return self.encoder.output_size()
+        return self.encoder.packed_size(self.below)
 
     def forward(self, hidden: torch.Tensor, lens: torch.Tensor) -> Tensors:
         """Computes the segment.
 
         Args:
-            hidden: hidden states (B, T, D).
+            hidden: what the segment below gives of hidden states (B, T, D').
             lens: real frames (B,), one or more each.
 
         Returns:
-            Hidden states (B, T, D), lens (B,); of each frame best token, its log-probability, entropy in nats (B, T); and
+            Hidden states (B, T, D'), lens (B,); of each frame best token, its log-probability, entropy in nats (B, T); and
             log-probabilities (B, T, V).
         """
-        output = self.encoder.advance(EncoderState(hidden, lens, self.encoder.traced_carry(hidden, lens), self.below))
+        output = self.encoder.advance(self.encoder.unpacked(hidden, lens, self.below))
         log_probs = self.head(output.hs, lens).log_softmax(dim=-1)
         log_confidence, label = log_probs.max(dim=-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
         # ONNX wants outputs that are no inputs.
-        return output.state.hidden, lens.clone(), label, log_confidence, entropy, log_probs
+        return self.encoder.packed(output.state), lens.clone(), label, log_confidence, entropy, log_probs
 
 
 class FirstSegment(Segment):

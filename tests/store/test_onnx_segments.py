@@ -54,6 +54,21 @@ def test_other_sizes_and_heads_are_equal_too() -> None:
         assert_equal_to_torch(model, [trace_segment(segments_of(model)[1])], lengths)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "conf"),
+    [
+        # The exit lies among the blocks at half rate: what comes out there is of both rates.
+        ("early_exit_fast_conformer", {"subsampling": 4, "half_rate": [1, 2]}),
+        ("early_exit_splitformer", {"num_blocks": 1, "exit_layers": [1]}),
+    ],
+)
+def test_half_rates_are_equal_too(encoder: str, conf: dict[str, Any]) -> None:
+    model = onnx_models.model(**{**onnx_models.settings(encoder_conf=conf, normalize=None), "encoder": encoder})
+    graphs = [trace_segment(segment) for segment in segments_of(model).values()]
+    for lengths in BATCHES[1:3]:
+        assert_equal_to_torch(model, graphs, lengths)
+
+
 @pytest.mark.parametrize("means", [True, False])
 @pytest.mark.parametrize("variances", [True, False])
 @pytest.mark.parametrize("kind", ["global_mvn", "utterance_mvn"])
