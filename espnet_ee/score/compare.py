@@ -31,6 +31,7 @@ def compare_exits(first: Grid, second: Grid) -> list[ExitComparison]:
     Raises:
         UserError: the tables hold other utterances, other references, or no exit in common.
     """
+    first, second = first.without(second.failed), second.without(first.failed)
     check_same_utterances(first.utterances, second.utterances, f"set {second.name}")
     if (first.lengths != second.lengths).any():
         raise UserError(f"set {second.name}: its references have other lengths; score both tables against the same text")

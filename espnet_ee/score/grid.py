@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -151,6 +152,9 @@ def read_grid(evidence: Path, text: Path | None, name: str = "", keep: bool = Fa
     grid = make_grid(name or evidence.parent.name, table, references, timing, edits)
     if keep and edits is None:
         write_edits(counts, mark, table, (grid.words, grid.characters))
+    if failed:
+        count = f"{len(failed)} of {len(failed) + len(grid.utterances)} utterances"
+        print(f"warning: {evidence}: {count} could not be decoded and are in no number", file=sys.stderr)
     return replace(grid, failed=failed)
 
 

@@ -202,6 +202,15 @@ def test_a_training_killed_in_mid_epoch_comes_to_the_same_losses(corpus: Path, t
     assert "1/2epoch started" not in read(experiment / "train.log"), "the first epoch was trained again"
     assert epoch_losses(trainable) == wanted
 
+    # What is finished, but cut off, is averaged again.
+    model = experiment / "valid.loss.ave.pth"
+    whole_model = model.read_bytes()
+    model.resolve().write_bytes(whole_model[:-1])
+    assert run_stage(corpus, trainable, 11).wait() == 0, (trainable / "stdout").read_text()[-3000:]
+    assert model.read_bytes()[-22:-18] == b"PK\5\6" and epoch_losses(trainable) == wanted
+    assert run_stage(corpus, trainable, 11).wait() == 0
+    assert (trainable / "stdout").read_text().count("stage 11: training: done, skipped") == 1
+
 
 def read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""

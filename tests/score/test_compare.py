@@ -15,6 +15,12 @@ from espnet_ee.score.grid import make_grid, read_grid
 from tests.score.conftest import with_text
 
 
+def test_utterances_that_one_side_could_not_decode_are_in_neither(grid) -> None:
+    reason = {"c": "does not fit into memory"}
+    whole, short = compare_exits(grid, grid), compare_exits(grid, grid.without(reason))
+    assert [len(exit_.first.errors) for exit_ in short] == [5] * len(whole) == [len(exit_.second.errors) for exit_ in short]
+
+
 def test_a_decoding_does_not_differ_from_itself(table, references) -> None:
     grid = make_grid("set", table, references)
     for at in compare_exits(grid, grid):

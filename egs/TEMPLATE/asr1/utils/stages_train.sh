@@ -157,7 +157,7 @@ train_model() {
     )
     wanted=$(identity "$(stage_options 11)"$'\n'"speeds=${fly_factors}"$'\n'"${training_config}" "${token_list}" "${files[@]}")
     wanted+=$'\n'"may change: ${may_change}"
-    if is_done "${mark}" "${wanted}"; then
+    if is_done "${mark}" "${wanted}" && ! is_cut "${model_file}"; then
         log "stage 11: training: done, skipped"
         return 0
     fi
@@ -173,6 +173,11 @@ train_model() {
     mark_done "${started}" "${wanted}"
     run_training "${resumed}"
     mark_done "${mark}" "${wanted}"
+}
+
+# is_cut MODEL: is it there, but without the end of a file of torch's (that of a zip archive)?
+is_cut() {
+    [ -f "$1" ] && [[ $1 == *.pth ]] && ! tail -c 22 "$1" | grep -qa $'^PK\x05\x06'
 }
 
 # is_same_training MARK IDENTITY: do they differ at most in what may change?
