@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,6 +151,13 @@ def environment(page: Path) -> dict[str, str]:
     return {name: value.strip("`") for name, _, value in pairs}
 
 
+def epochs(exp: Path) -> str:
+    """How many epochs a training has finished, of how many."""
+    log = exp / "train.log"
+    done = re.findall(r"(\d+)epoch results:", log.read_text("utf-8", errors="replace")) if log.exists() else []
+    return f"{max(map(int, done), default=0)} of {read_yaml(exp / 'config.yaml', 'train again').get('max_epoch')}"
+
+
 def write_table(plan: Plan, words: Sequence[str]) -> Path:
     """ABLATION.md of the rows that have been scored."""
     lines, facts = [], dict[str, dict[str, str]]()
@@ -177,10 +185,10 @@ def write_table(plan: Plan, words: Sequence[str]) -> Path:
     lines += [plan.note, "", "Cells: WER % [95 %] / MMACs per second of audio."]
     for set_name, own in sets.items():
         lines += ["", f"## {set_name}", "", *own]
-    lines += ["", "## Rows", "", "|row|settings|training|", "|---|---|---|"]
+    lines += ["", "## Rows", "", "|row|settings|epochs|training|", "|---|---|---:|---|"]
     for name, own_facts in facts.items():
         settings = " ".join(f"{key}: {value}" for key, value in plan.rows[name].items())
-        lines.append(f"|{name}|`{settings}`|{own_facts.get('training time', '-')}|")
+        lines.append(f"|{name}|`{settings}`|{epochs(plan.expdir / f'asr_{name}')}|{own_facts.get('training time', '-')}|")
     first = next(iter(facts.values()))
     kept = [f"- {key}: `{first[key]}`" for key in first if key.endswith("version") or key == "git hash"]
     lines += ["", "## Environments", "", *kept, f"- command: `python tools/ablation.py {' '.join(words)}`", ""]

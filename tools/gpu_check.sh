@@ -24,7 +24,7 @@ part=${1:-}
 ablation() { # ablation TABLE ROOT_OPTION ROOT [words]
     local table=$1 option=$2 root=$3
     shift 3
-    "${python}" tools/ablation.py "${table}" "$@" -- "${option}" "${root}" --ngpu "${NGPU:-1}" --nj "$(nproc)"
+    "${python}" tools/ablation.py "${table}" "$@" -- "${option}" "${root}" --ngpu "${NGPU:-1}" --nj "$(nproc --all)"  # nproc alone says OMP_NUM_THREADS
 }
 
 case ${part} in
@@ -46,7 +46,7 @@ case ${part} in
         [ "${1:-}" = --out ] && [ $# -eq 2 ] || { usage >&2 && exit 2; }
         mkdir -p "$2"
         find egs/*/asr1 -path '*exp_ablation*' \( -name RESULTS.md -o -name exits.csv -o -name evidence.tsv -o -name 'train*.log' -o -name 'ablation_*.log' \
-            -o -name config.yaml -o -name '.stage11.*' -o -name train_time.yaml \) -print0 | tar -czf "$2/results.tar.gz" --null -T - egs/*/asr1/ABLATION.md
+            -o -name config.yaml -o -name decode.yaml -o -name train_time.yaml \) -print0 | tar -czf "$2/results.tar.gz" --null -T -
         ;;
     *)
         usage >&2
