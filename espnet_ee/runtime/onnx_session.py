@@ -18,8 +18,7 @@ from espnet_ee.runtime.model import Export
 from espnet_ee.runtime.onnx_file import FLOAT, INT64, Signature, Value, read_signature
 
 FIRST, LATER = ("x", "x_lens"), ("hidden", "lens")
-CARRIED = ("half",)  # what some segments hand on beside LATER
-KINDS = {"x": (FLOAT, 3), "x_lens": (INT64, 1), "hidden": (FLOAT, 3), "lens": (INT64, 1), "half": (FLOAT, 3),
+KINDS = {"x": (FLOAT, 3), "x_lens": (INT64, 1), "hidden": (FLOAT, 3), "lens": (INT64, 1),
          "label": (INT64, 2), "log_confidence": (FLOAT, 2), "entropy": (FLOAT, 2), "log_probs": (FLOAT, 3)}  # fmt: skip
 """Type of the elements and number of dimensions of what a segment takes and gives; ``NAME_out`` becomes the next one's ``NAME``."""
 READ = ("label", "log_confidence", "entropy", "log_probs")
@@ -175,8 +174,7 @@ class OnnxSession:
         path = self._path(number)
         signature = self._signatures[number] = read_signature(path)
         below = self._signatures[number - 1].outputs if number else {}
-        takes = [*LATER, *(name for name in CARRIED if f"{name}_out" in below)] if number else FIRST
-        gives = [f"{name}_out" for name in (*LATER, *CARRIED) if name in LATER or f"{name}_out" in signature.outputs]
+        takes, gives = LATER if number else FIRST, [f"{name}_out" for name in LATER]
         _check_values(path, "takes", signature.inputs, takes)
         _check_values(path, "gives", signature.outputs, [*gives, *READ])
         for name in takes:
