@@ -130,7 +130,10 @@ def _raw_audio(options: argparse.Namespace) -> None:
 
 def add_pack(parser: Parser) -> None:
     """Options of ``espnet-ee pack``."""
-    parser.description = "Packs a trained model with its decoding configurations and a generated model card into one folder."
+    parser.description = (
+        "Packs a trained model with its decoding configurations and a generated model card into one folder; its folder onnx, too,\n"
+        "where `espnet-ee export --model MODEL --out MODEL` has made one."
+    )
     parser.epilog = "To share it: hf upload NAME OUT (pip install huggingface_hub)"
     _add_model(parser)
     parser.path("--out", "new folder, or an earlier package, which is replaced", required=True)
@@ -149,11 +152,21 @@ def _pack(options: argparse.Namespace) -> None:
         raise UsageError(f"--name {options.name!r}: give one word, OWNER/MODEL on the hub")
     from espnet_ee.store.checkpoint import experiment_files
     from espnet_ee.store.model_card import Card
+    from espnet_ee.store.onnx_description import DESCRIPTION
+    from espnet_ee.store.onnx_description import FOLDER as ONNX
     from espnet_ee.store.package import calibrated_configs, pack_model
 
     files = experiment_files(options.model, options.model_file)
     configs = calibrated_configs(options.model) if options.config is None else options.config
     exits_csv = options.model / "exits.csv"
     card = Card(options.name, options.licence, options.training_data, options.language, options.command)
-    folder = pack_model(*files, options.out, card, configs, exits_csv if exits_csv.is_file() else None)
+    exported = options.model / ONNX
+    folder = pack_model(
+        *files,
+        options.out,
+        card,
+        configs,
+        exits_csv if exits_csv.is_file() else None,
+        exported if (exported / DESCRIPTION).is_file() else None,
+    )
     print(f"{folder}: packed; to share it: hf upload {options.name} {folder}")

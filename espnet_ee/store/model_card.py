@@ -55,6 +55,7 @@ def write_card(
     configs: Mapping[str, DecodingConfig],
     default: str | None,
     exits_csv: str | Path | None,
+    exported: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the card atomically.
 
@@ -66,12 +67,14 @@ def write_card(
         configs: decoding configurations by name.
         default: the name of the one that is used where none is asked for; None: the final exit.
         exits_csv: scores of stage 13; without them the card has no error rates.
+        exported: what ``onnx/model.yaml`` tells; None: the package has none.
     """
     points = [] if exits_csv is None else read_exits(Path(exits_csv))
     lines = [*_front_matter(card, points), "", f"# {card.name}", ""]
     lines += ["Early-exit speech recognition: a CTC head after several blocks of one encoder, so that every utterance may stop"]
     lines += ["as soon as it is sure enough. Made with espnet_ee, on ESPnet; ESPnet alone cannot load it.", ""]
-    lines += ["## Use", "", *_usage(card, config, default), "", "## Exits", "", *_exits(config, model, points)]
+    lines += ["## Use", "", *_usage(card, config, default), *_device(exported), "", "## Exits", ""]
+    lines += _exits(config, model, points, exported)
     lines += ["", "## Exit policies", "", *_policies(configs, model.encoder.exit_layers, default, points)]
     lines += ["", "## Training", "", f"- data: {card.training_data}", f"- encoder: `{config['encoder']}`, `{config['model']}`"]
     lines += [f"- command: `{_in_one_line(card.command)}`"] if card.command else []
@@ -131,8 +134,26 @@ def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[s
     ]
 
 
-def _exits(config: Mapping[str, Any], model: ESPnetASRModel, points: Sequence[Point]) -> list[str]:
-    """A table of the exits: parameters, compute, error rate on every scored set."""
+def _device(exported: Mapping[str, Any] | None) -> list[str]:
+    """How to use the ONNX files."""
+    if exported is None:
+        return []
+    lines = ["", "`onnx/` holds the same model for devices: a graph for every segment between two exits"]
+    stopping = exported.get("self_stopping")
+    if stopping is None:
+        return [f"{lines[0]}", f"{lines[1]}."]
+    name = stopping.get("int8") or stopping["fp32"]
+    lines[-1] += f", and `{name}`, which stops by itself (policy `{stopping['policy']['policy']}`)."
+    if exported["features"]["kind"] != "kaldi_fbank":
+        return lines
+    call = f'sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model="onnx/{name}", tokens="onnx/tokens.txt")'
+    return [*lines, f"sherpa-onnx runs it: `{call}`."]
+
+
+def _exits(
+    config: Mapping[str, Any], model: ESPnetASRModel, points: Sequence[Point], exported: Mapping[str, Any] | None
+) -> list[str]:
+    """A table of the exits: parameters, megabytes of the graphs up to it, compute, error rate on every scored set."""
     fixed = {(point.set, point.name): _rate(point) for point in points if point.kind == "fixed"}
     sets = list(dict.fromkeys(name for name, _ in fixed))
     table = mac_table(model)
@@ -141,14 +162,19 @@ def _exits(config: Mapping[str, Any], model: ESPnetASRModel, points: Sequence[Po
     step = getattr(model.frontend, "hop_length", None) or conf.get("hop_length", 128)
     frames = _SECONDS * sampling_rate(dict(config)) // int(step)
     learned = {value.data_ptr() for value in model.parameters()}
+    sizes = {} if exported is None else {exit_["layer"]: exit_["mb"] for exit_ in exported["exits"]}
+    kinds = list(next(iter(sizes.values()), {}))
     rows = []
     for layer in model.encoder.exit_layers:
         count = sum(value.numel() for value in exit_state(model, layer).values() if value.data_ptr() in learned)
         macs = table.encoder_macs(layer, frames) + table.head_macs(layer, table.encoder_frames(frames))
         rates = [fixed.get((name, f"exit {layer}"), "") for name in sets]
-        rows.append([f"{layer}", f"{count:,}", f"{macs / _SECONDS / 1e6:.1f}", *rates])
+        megabytes = [f"{sizes[layer][kind]:.1f}" for kind in kinds]
+        rows.append([f"{layer}", f"{count:,}", *megabytes, f"{macs / _SECONDS / 1e6:.1f}", *rates])
     return [
-        *_table(["exit", "parameters", "MMACs/s", *(f"WER % {name}" for name in sets)], rows),
+        *_table(
+            ["exit", "parameters", *(f"MB {kind}" for kind in kinds), "MMACs/s", *(f"WER % {name}" for name in sets)], rows
+        ),
         "",
         f"MMACs/s: million multiply-accumulates per second of audio, encoder and head, for {_SECONDS} s of audio.",
         "In brackets: 95 % intervals over new utterances of the same kind.",

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.asr.frontend.default import DefaultFrontend
 
 from espnet_ee import __version__
 from espnet_ee.errors import UserError
+from espnet_ee.files import read_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.heads import mac_table
 from espnet_ee.score.points import read_exits
 from espnet_ee.store.export_stock import exit_state
 
 FORMAT = 1
+FOLDER, DESCRIPTION = "onnx", "model.yaml"
 _BLANKS = ("<blk>", "<eps>", "<blank>")  # what sherpa-onnx takes for it
 _SPACE, _SPACE_THERE = "<space>", "▁"
 
@@ -68,6 +69,8 @@ def features_of(model: ESPnetASRModel, sample_rate: int) -> dict[str, Any]:
         return {"kind": "extracted", "n_mels": model.encoder.input_size}
     if isinstance(frontend, KaldiFbank):
         return {"kind": "kaldi_fbank", "fs": sample_rate, "n_mels": frontend.n_mels}
+    from espnet2.asr.frontend.default import DefaultFrontend  # here: it loads librosa, and packages are read without it
+
     if not isinstance(frontend, DefaultFrontend):
         raise UserError(f"frontend: {type(frontend).__name__} has no form without torch; use kaldi_fbank or default")
     stft, mel = frontend.stft, frontend.logmel.mel_options
@@ -101,6 +104,19 @@ def fingerprint(model: ESPnetASRModel) -> str:
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def read_export(folder: Path, model: ESPnetASRModel) -> dict[str, Any]:
+    """What ``model.yaml`` of an exported model's folder ``onnx/`` tells.
+
+    Raises:
+        UserError: it was exported from other parameters than the model's.
+    """
+    path = folder / DESCRIPTION
+    description = read_yaml(path, "export the model again")
+    if description.get("parameters_sha256") != fingerprint(model):
+        raise UserError(f"{path}: was exported from other parameters; export the model again, or delete {folder}")
+    return description
 
 
 def token_lines(tokens: Sequence[str], blank: int) -> list[str]:

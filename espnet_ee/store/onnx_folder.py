@@ -18,12 +18,11 @@ from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.store import onnx_graphs
-from espnet_ee.store.onnx_description import describe_model, token_lines
+from espnet_ee.store.onnx_description import DESCRIPTION, FOLDER, describe_model, token_lines
 from espnet_ee.store.onnx_files import Shape, self_stopping, set_threshold, single_exit
 from espnet_ee.store.onnx_modules import segments_of
 from espnet_ee.store.onnx_stop import stop_rule, threshold_of
 
-FOLDER, DESCRIPTION = "onnx", "model.yaml"
 KINDS = ("fp32", "int8")
 
 

@@ -2,11 +2,12 @@
 
 A package is flat: ``config.yaml`` (with the token list), ``model.safetensors``, a ``decode_NAME.yaml`` for each decoding
 configuration, ``package.yaml`` (format, default), ``README.md`` (the model card), and where there are any the BPE model, the
-normalisation's statistics and ``exits.csv``.
+normalisation's statistics and ``exits.csv``; and of an exported model the folder ``onnx/``.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from espnet_ee.policy.packaged import DESCRIPTION, FORMAT, PREFIX, fitting, read
 from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model, load_trained
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
+from espnet_ee.store.onnx_description import FOLDER as ONNX
+from espnet_ee.store.onnx_description import read_export
 from espnet_ee.store.tensors import write_safetensors
 from espnet_ee.store.train_config import copy_needed_files, read_train_config, sampling_rate
 
@@ -67,6 +70,7 @@ def pack_model(
     card: Card,
     configs: Sequence[str | Path] = (),
     exits_csv: str | Path | None = None,
+    onnx: str | Path | None = None,
 ) -> Path:
     """Writes a package, whole or not at all, and loads it back before it takes its place.
 
@@ -77,6 +81,7 @@ def pack_model(
         card: what the model card tells besides what follows from the model.
         configs: decoding configurations (``decode_NAME.yaml``); the first is the default. One listed twice is one.
         exits_csv: scores of stage 13, for the card.
+        onnx: folder ``onnx/`` of the same model's export, which becomes a part of the package.
 
     Returns:
         ``out``.
@@ -86,6 +91,7 @@ def pack_model(
     config = from_interctc(read_train_config(train_config), train_config)
     model = load_model(train_config, model_file)
     described = _read_configs(configs, model.encoder.exit_layers)
+    exported = None if onnx is None else read_export(Path(onnx), model)
     with atomic_dir(out) as folder:
         # The folder's own name in the configuration is empty: files are looked for beside config.yaml.
         packed = copy_needed_files({key: value for key, value in config.items() if key not in _PRIVATE}, folder, Path())
@@ -98,7 +104,9 @@ def pack_model(
         _write_yaml(folder / DESCRIPTION, {"format": FORMAT, "default": default, **made_by})
         if exits_csv is not None:
             (folder / "exits.csv").write_bytes(Path(exits_csv).read_bytes())
-        write_card(folder / "README.md", card, packed, model, described, default, exits_csv)
+        if onnx is not None:
+            shutil.copytree(onnx, folder / ONNX)
+        write_card(folder / "README.md", card, packed, model, described, default, exits_csv, exported)
         load_package(folder)
     return out
 

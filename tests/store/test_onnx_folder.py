@@ -99,6 +99,28 @@ def test_a_policy_that_no_graph_computes_is_refused_before_anything_is_traced(ex
     assert not (experiment.parent / "out/onnx").exists()
 
 
+def test_a_package_carries_what_was_exported_of_it_and_nothing_else(experiment: Path) -> None:
+    pack = ["pack", "--model", str(experiment), "--name", "a/b", "--licence", "other", "--training_data", "noise"]
+    main([*pack, "--out", str(experiment.parent / "bare")])
+    assert not (experiment.parent / "bare/onnx").exists() and "onnx" not in (experiment.parent / "bare/README.md").read_text()
+    main(["export", "--model", str(experiment), "--out", str(experiment), "--int8"])
+    main([*pack, "--out", str(experiment.parent / "package")])
+    packed = experiment.parent / "package/onnx"
+    assert {path.name: path.read_bytes() for path in packed.iterdir()} == {
+        path.name: path.read_bytes() for path in (experiment / "onnx").iterdir()
+    }
+    card = (experiment.parent / "package/README.md").read_text()
+    (row,) = (line for line in card.splitlines() if line.startswith("|2|"))
+    (head,) = (line for line in card.splitlines() if line.startswith("|exit|"))
+    size = sum((packed / f"segment_{layer:02d}.int8.onnx").stat().st_size for layer in (1, 2))
+    assert dict(zip(head.split("|"), row.split("|"), strict=True))["MB int8"] == f"{size / 1e6:.1f}"
+    assert 'from_zipformer_ctc(model="onnx/self_stopping.int8.onnx"' in card
+    # Trained on: what was exported before is another model.
+    torch.save({name: value + 1 for name, value in torch.load(experiment / "model.pth").items()}, experiment / "model.pth")
+    with pytest.raises(UserError, match="other parameters; export the model again"):
+        main([*pack, "--out", str(experiment.parent / "package")])
+
+
 def test_the_description_tells_the_compute() -> None:
     model = onnx_models.traced()[0]
     macs = yaml.safe_load(yaml.safe_dump(describe_model(model, 16000)["macs"]))

@@ -5,7 +5,7 @@
 # Stage 14, with every decoding configuration that stage 12 calibrated, and those that were given. The first one is what a user
 # gets who asks for none: the first that was given, or else the first online policy for the first target.
 pack_model() {
-    local configs=() args=() data=${pack_data:-${raw_train}} name=${pack_name:-${asr_exp##*/}} file wanted policy target first
+    local configs=() exported=() args=() data=${pack_data:-${raw_train}} name=${pack_name:-${asr_exp##*/}} file wanted policy target first
     read -r policy _ <<<"${online_policies}"
     read -r target _ <<<"${calibrate_targets}"
     first=${asr_exp}/policies/decode_${policy}_${target/=/}.yaml
@@ -15,6 +15,8 @@ pack_model() {
     for file in "${asr_exp}"/policies/decode_*.yaml; do
         if [ -f "${file}" ] && [ "${file}" != "${first}" ]; then configs+=("${file}"); fi
     done
+    # What espnet-ee export --out "${asr_exp}" wrote becomes a part of the package.
+    if [ -f "${asr_exp}/onnx/model.yaml" ]; then exported=("${asr_exp}/onnx/model.yaml"); fi
     if [ "${#configs[@]}" -gt 0 ]; then args=(--config "${configs[@]}"); fi
     need_model
     need "${asr_exp}/exits.csv" 13
@@ -22,7 +24,7 @@ pack_model() {
     need_decoding
     [ -d "${asr_exp}/package" ] || rm -f "${asr_exp}/.stage14.done"
     wanted=$(identity "$(stage_options 14)"$'\n'"${name}, ${data}" "${asr_exp}/config.yaml" "${model_file}" "${asr_exp}/exits.csv" \
-        ${configs[@]+"${configs[@]}"})
+        ${configs[@]+"${configs[@]}"} ${exported[@]+"${exported[@]}"})
     run_once "stage 14: pack" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/pack.log" \
         "${espnet_ee[@]}" pack --model "${asr_exp}" --model_file "${model_file}" --out "${asr_exp}/package" --name "${name}" \
         --licence "${pack_licence}" --training_data "${data}" --command "$(shown_command)" ${args[@]+"${args[@]}"}
