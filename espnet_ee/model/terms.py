@@ -33,8 +33,8 @@ class JointTerms(torch.nn.Module):
     """The weighted sum of terms that ``model_conf: exit_terms`` asks for.
 
     Args:
-        settings: by name in ``TERMS``, a weight, or a table of ``weight`` and ``warmup`` (training steps in which the weight
-            rises from 0 in proportion).
+        settings: by name in ``TERMS``, a weight, or a table of ``weight``, ``after`` (training steps without the term) and
+            ``warmup`` (further steps in which the weight rises from 0 in proportion).
         model: see :class:`Term`.
 
     Raises:
@@ -52,7 +52,7 @@ class JointTerms(torch.nn.Module):
                 raise UsageError(f"model_conf: exit_terms: {name!r} is not one of {', '.join(sorted(TERMS))}")
         self.schedules = {name: read_schedule(name, setting) for name, setting in settings.items()}
         self.terms = torch.nn.ModuleDict({name: TERMS[name](model) for name in settings})
-        if any(schedule.warmup for schedule in self.schedules.values()):
+        if any(schedule.warmup or schedule.after for schedule in self.schedules.values()):
             # Kept with the parameters: a training that goes on goes on with its warm-up. Others have no use for it.
             self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
@@ -64,7 +64,8 @@ class JointTerms(torch.nn.Module):
     def forward(self, batch: ExitBatch) -> dict[str, torch.Tensor]:
         """Every term's share of the joint loss, by name and exit (M,)."""
         step = int(self.step) if hasattr(self, "step") else 0
-        shares = {name: self.schedules[name].weight_at(step) * term(batch) for name, term in self.terms.items()}
+        weights = {name: schedule.weight_at(step) for name, schedule in self.schedules.items()}
+        shares = {name: weight * self.terms[name](batch) for name, weight in weights.items()}
         if self.training and hasattr(self, "step"):
             self.step += 1
         return shares
@@ -77,24 +78,29 @@ class Schedule:
     Attributes:
         weight: in the end.
         warmup: training steps until then; the weight rises in proportion, from 0 at the first.
+        after: training steps before these, in which the term does not count: a teacher must first have learned something.
     """
 
     weight: float
     warmup: int = 0
+    after: int = 0
 
     def weight_at(self, step: int) -> float:
         """The weight at a training step, from 0 on."""
-        return self.weight * min(1.0, step / self.warmup) if self.warmup else self.weight
+        if step < self.after:
+            return 0.0
+        return self.weight * min(1.0, (step - self.after) / self.warmup) if self.warmup else self.weight
 
 
 def read_schedule(name: str, setting: float | Mapping[str, float]) -> Schedule:
     """A term's setting in ``exit_terms``; see :class:`JointTerms`."""
     table: Mapping[str, Any] = setting if isinstance(setting, Mapping) else {"weight": setting}
-    weight, warmup = table.get("weight", 0), table.get("warmup", 0)
-    if set(table) - {"weight", "warmup"} or type(weight) not in (int, float) or not 0 < weight < math.inf:
+    weight, steps = table.get("weight", 0), {key: table.get(key, 0) for key in ("warmup", "after")}
+    if set(table) - {"weight", *steps} or type(weight) not in (int, float) or not 0 < weight < math.inf:
         raise UsageError(
             f"model_conf: exit_terms: {name}: {setting!r} is no positive number, nor {{weight: 0.2, warmup: 2000}}"
         )
-    if type(warmup) is not int or warmup < 0:
-        raise UsageError(f"model_conf: exit_terms: {name}: warmup {warmup!r} is no number of steps")
-    return Schedule(float(weight), warmup)
+    for key, count in steps.items():
+        if type(count) is not int or count < 0:
+            raise UsageError(f"model_conf: exit_terms: {name}: {key} {count!r} is no number of steps")
+    return Schedule(float(weight), **steps)

@@ -78,6 +78,15 @@ def test_the_weight_rises_from_nothing_and_goes_on_after_a_checkpoint() -> None:
     assert int(other.exit_terms.step) == 6
 
 
+def test_a_term_may_begin_after_some_steps() -> None:
+    schedule = read_schedule("cr_ctc", {"weight": 0.2, "warmup": 4, "after": 10})
+    assert [schedule.weight_at(step) for step in (0, 9, 10, 11, 14, 99)] == [0, 0, 0, 0.05, 0.2, 0.2]
+    assert [read_schedule("cr_ctc", {"weight": 0.2, "after": 2}).weight_at(step) for step in (0, 1, 2)] == [0, 0, 0.2]
+    made = model({"ctc": 1.0, "cr_ctc": {"weight": 0.2, "after": 2}})
+    shares = [float(made(*BATCH)[1]["cr_ctc_exit04"]) for _ in range(4)]
+    assert shares[:2] == [0, 0] and all(share > 0 for share in shares[2:])
+
+
 def test_evaluation_sees_one_copy_and_the_plain_loss() -> None:
     with_term, without = model({"ctc": 1.0, "cr_ctc": 0.2}).eval(), model({"ctc": 1.0}).eval()
     with torch.no_grad():
@@ -108,7 +117,7 @@ def test_without_masks_there_is_nothing_to_compare() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [0, -1, True, "0.2", None, {}, {"warmup": 3}, {"weight": 1.0, "warmup": -1}, {"weight": 1, "warmup": 1.5}, {"wait": 1}],
+    [0, -1, True, "0.2", None, {}, {"warmup": 3}, {"weight": 1.0, "warmup": -1}, {"weight": 1, "after": 1.5}, {"wait": 1}],
 )
 def test_settings_that_are_none(setting: Any) -> None:
     with pytest.raises(UsageError, match="exit_terms: cr_ctc"):
