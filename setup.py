@@ -18,7 +18,11 @@ def version() -> str:
     raise RuntimeError("espnet_ee/__init__.py: no __version__")
 
 
-BASE = [
+# What `import espnet_ee` and its policies need; each extra brings what one use of the project needs. Who lacks a package is told the
+# extra by espnet_ee/errors.py.
+BASE = ["numpy>=2.0", "pyyaml>=5.4", "soundfile>=0.12"]
+RUNTIME = ["onnxruntime>=1.20"]  # recognition on a device
+ESPNET = [  # the plug-in: training in any ESPnet recipe, recognition by torch
     f"espnet==202511; {OLD}",
     f"setuptools<74; {OLD}",  # ESPnet 202511 asks for it; torch > 2.12 asks for a newer one
     f"torch==2.11.*; {OLD}",
@@ -27,20 +31,17 @@ BASE = [
     "torchaudio==2.11.*",
     "editdistance",
     "jiwer>=3.0",
-    "kaldiio>=2.18",
     "matplotlib>=3.7",  # ESPnet's trainer crashes without this one and tensorboard
-    "numpy>=2.0",
-    "pyyaml>=5.4",
     "safetensors>=0.4",
-    "scipy>=1.12",
-    "sentencepiece",
-    "soundfile>=0.12",
     "tensorboard>=2.14",
 ]
+RECIPE = [*ESPNET, "kaldiio>=2.18", "scipy>=1.12", "sentencepiece"]  # egs/, from the corpus to the page of results
 NBEST = ['flashlight-text>=0.0.7; python_version < "3.13"']  # beam search; no wheels for newer interpreters
-ONNX = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"]  # espnet-ee export; --int8 computes with the last
+HUB = ["huggingface_hub>=0.30"]
+ONNX = ["onnx>=1.18", "onnxscript>=0.5", *RUNTIME]  # espnet-ee export; --int8 computes with the last
 # espnetez imports every task of ESPnet 202511, and one of them six, which ESPnet does not ask for.
 DEV = [
+    *RECIPE,
     *NBEST,
     *ONNX,
     f"six; {OLD}",
@@ -66,8 +67,11 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=BASE,
     extras_require={
+        "runtime": RUNTIME,
+        "espnet": ESPNET,
+        "recipe": RECIPE,
         "nbest": NBEST,
-        "hub": ["huggingface_hub>=0.30"],
+        "hub": HUB,
         "onnx": ONNX,
         "dev": DEV,
     },

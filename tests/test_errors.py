@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from espnet_ee import errors
 from espnet_ee.errors import TRACEBACK, UsageError, UserError, run
 
 
@@ -99,3 +104,30 @@ def test_an_unexpected_system_error_keeps_its_traceback() -> None:
 
 def test_success_returns() -> None:
     run(lambda: None)
+
+
+def test_every_extra_that_is_named_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", made.update)
+    runpy.run_path(str(Path(__file__).parents[1] / "setup.py"))
+    extras = made["extras_require"]
+    assert set(errors._EXTRAS.values()) <= set(extras)
+    assert {requirement.partition(">")[0] for requirement in made["install_requires"]} == {"numpy", "pyyaml", "soundfile"}
+    # What tools/install.sh asks for has all that tests and recipes need.
+    assert set(extras["espnet"]) < set(extras["recipe"]) < set(extras["dev"]) > set(extras["onnx"]) > set(extras["runtime"])
+
+
+def test_a_missing_package_is_one_line_with_its_extra(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise ModuleNotFoundError("No module named 'espnet2.tasks'", name="espnet2.tasks")
+
+    with pytest.raises(SystemExit) as stop:
+        errors.run(main)
+    line = capsys.readouterr().err
+    assert stop.value.code == 1 and "pip install 'espnet_ee[espnet]'" in line and line.count("\n") == 1
+
+    def ours() -> None:
+        raise ModuleNotFoundError("No module named 'espnet_ee.nothing'", name="espnet_ee.nothing")
+
+    with pytest.raises(ModuleNotFoundError):  # a bug of ours keeps its traceback
+        errors.run(ours)

@@ -17,7 +17,7 @@ fail() {
     exit "${2:-1}"
 }
 
-extras=
+extras=recipe
 print_only=false
 for option in "$@"; do
     case ${option} in
@@ -60,7 +60,7 @@ stamp=$(wanted)
 # Has an environment with these extras (dev contains all that recipes need) been finished, from the same files?
 is_done() {
     local have
-    for have in "${extras:-recipe}" dev; do
+    for have in "${extras}" dev; do
         if [ -x "${venv}/bin/python" ] && [ -f "${venv}/.done.${have}" ] && [ "$(<"${venv}/.done.${have}")" = "${stamp}" ]; then
             return 0
         fi
@@ -101,13 +101,13 @@ if [ -f "${constraints}" ]; then
 else
     echo "install.sh: note: the versions were not tested with Python ${version}; pip chooses them"
 fi
-step "installing espnet_ee${extras:+[${extras}]} and its dependencies, which takes some minutes" \
-    "${pip[@]}" --editable "${root}${extras:+[${extras}]}"
+step "installing espnet_ee[${extras}] and its dependencies, which takes some minutes" \
+    "${pip[@]}" --editable "${root}[${extras}]"
 step "checking the environment" "${venv}/bin/python" -c \
     'import sys, torch, espnet, espnet_ee; print("Python", sys.version.split()[0], "ESPnet", espnet.__version__, "torch", torch.__version__)'
 tail -n 1 "${log}"
 
-mark=${venv}/.done.${extras:-recipe}
+mark=${venv}/.done.${extras}
 printf '%s\n' "${stamp}" >"${mark}.tmp"
 mv "${mark}.tmp" "${mark}"
 echo "install.sh: done: ${venv}"

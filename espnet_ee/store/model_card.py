@@ -118,7 +118,7 @@ def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[s
     stops = f"the policy `{default}`" if default else "the final exit, so every block is computed"
     return [
         "```bash",
-        'pip install "espnet_ee[hub]"     # or, in a clone of its repository: pip install -e ".[hub]"',
+        'pip install "espnet_ee[espnet,hub]"     # or, in a clone of its repository: pip install -e ".[espnet,hub]"',
         f"espnet-ee transcribe {audio} --model {source}",
         "```",
         "",

@@ -162,6 +162,16 @@ def test_a_packages_policies_hold_for_its_graphs(package: Path, capsys: pytest.C
         assert (line["exit_layer"], line["policy"]) == (layer, policy)
 
 
+def test_a_budget_is_kept_on_a_device_too(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wav = package.parent / "a.wav"
+    rows = "".join(f"fixed,exit {layer},{layer},{1e6 * layer}\n" for layer in LAYERS)
+    (package / "exits.csv").write_text(f"kind,name,depth,macs_per_second\n{rows}promise,slow,2,2.1e6\n")
+    for budget, layer, policy in ((1, 1, "exit 1"), (2.1, 2, "slow"), (4, 4, "exit 4")):
+        main(["transcribe", str(wav), "--model", str(package), "--json", "--budget", str(budget)])
+        line = json.loads(capsys.readouterr().out)
+        assert (line["exit_layer"], line["policy"]) == (layer, policy)
+
+
 def test_what_the_engines_cannot_is_said(package: Path) -> None:
     wav = str(package.parent / "a.wav")
     for more, error, message in (

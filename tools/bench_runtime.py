@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""What a device pays: start to first text, loading, milliseconds for some seconds of audio at each exit, and memory, by engine.
+
+    python tools/bench_runtime.py --model DIR [--torch DIR ...] [--audio a.wav] [--seconds 10] [--repeats 7]
+
+DIR is a package or an experiment with an export (espnet-ee export --int8 --out DIR). Measured are its fp32 and int8 graphs by ONNX
+Runtime; with torch installed DIR itself and those of --torch (another encoder, the plain recipe); with sherpa-onnx installed the
+file that stops by itself. Every engine runs in a process of its own, which is started anew in each repeat, all engines in turn, so
+that whatever else the machine does falls on all alike; medians of the repeats are printed. "first text" counts from the start of
+the process, interpreter and imports included; "peak" is the largest memory that the process ever held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from espnet_ee.errors import UsageError, UserError, run
+
+PASSES = 5  # of each exit in one process
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder with an export")
+    parser.add_argument("--torch", type=Path, nargs="+", default=[], help="models that torch computes beside it")
+    parser.add_argument("--audio", type=Path, help="a file (default: noise)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the noise")
+    parser.add_argument("--repeats", type=int, default=7, help="processes of each engine, 3 or more")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--engine", help=argparse.SUPPRESS)  # in a process of its own
+    arguments = parser.parse_args()
+    if arguments.repeats < 3:
+        raise UsageError("--repeats: a median of fewer than 3 says little; give 3 or more")
+    return arguments
+
+
+def clock(work: Any) -> float:
+    """Seconds that some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def load_audio(path: Path | None, seconds: float, rate: int) -> np.ndarray:
+    """Samples (N,) float32 of a file, or noise that rises and falls."""
+    if path is not None:
+        from espnet_ee.data.audio import read_any
+
+        return read_any(path, rate)[0]
+    random = np.random.default_rng(0)
+    noise = random.standard_normal(int(seconds * rate)) * 0.05
+    return (noise * (1 + np.sin(np.arange(len(noise)) / rate * 9))).astype(np.float32)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """In this process: one engine's times in seconds, by what they are of, and its memory in MB."""
+    started = time.perf_counter()
+    if arguments.engine == "sherpa":
+        return measure_sherpa(arguments, started)
+    from espnet_ee import EarlyExitASR
+    from espnet_ee.policy.fixed import FixedExitPolicy
+
+    engine, int8 = ("torch", None) if arguments.engine == "torch" else ("onnx", arguments.engine == "int8")
+    asr = EarlyExitASR.from_pretrained(arguments.model, engine=engine, int8=int8)
+    asr.session.use_threads(arguments.threads)
+    load = time.perf_counter() - started
+    samples = load_audio(arguments.audio, arguments.seconds, asr.sample_rate)
+    asr.recognise([samples])
+    first = time.monotonic()
+    times = {"policy " + asr.policy_name: median_of(lambda: asr.recognise([samples]))}
+    for layer in asr.exit_layers:
+        asr.use(FixedExitPolicy(layer))
+        asr.recognise([samples])
+        times[f"exit {layer}"] = median_of(lambda: asr.recognise([samples]))
+    return {"load": load, "first": first, "times": times, "peak": peak(), "seconds": len(samples) / asr.sample_rate}
+
+
+def measure_sherpa(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
+    """The same of sherpa-onnx with the file that stops by itself."""
+    import sherpa_onnx
+
+    folder = export_folder(arguments.model)
+    file = next(path for path in (folder / "self_stopping.int8.onnx", folder / "self_stopping.onnx") if path.is_file())
+    recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+        model=str(file), tokens=str(folder / "tokens.txt"), num_threads=arguments.threads
+    )
+    load = time.perf_counter() - started
+    samples = load_audio(arguments.audio, arguments.seconds, 16000)
+
+    def recognise() -> None:
+        stream = recogniser.create_stream()
+        stream.accept_waveform(16000, samples)
+        recogniser.decode_stream(stream)
+
+    recognise()
+    first = time.monotonic()
+    times = {file.name: median_of(recognise)}
+    return {"load": load, "first": first, "times": times, "peak": peak(), "seconds": len(samples) / 16000}
+
+
+def median_of(work: Any) -> float:
+    """Median seconds of some passes."""
+    return statistics.median(clock(work) for _ in range(PASSES))
+
+
+def peak() -> float:
+    """Largest memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform.startswith("linux") else 1 << 20)
+
+
+def export_folder(model: Path) -> Path:
+    return model / "onnx" if (model / "onnx").is_dir() else model
+
+
+def engines_of(arguments: argparse.Namespace) -> list[tuple[str, Path]]:
+    """What can be measured here: engine and model."""
+    model, folder = arguments.model, export_folder(arguments.model)
+    if not (folder / "model.yaml").is_file():
+        raise UserError(f"{model}: holds no export; make one: espnet-ee export --model EXPERIMENT --int8 --out {model}")
+    engines = [("fp32", model)] if any(folder.glob("segment_??.onnx")) else []
+    engines += [("int8", model)] if any(folder.glob("segment_*.int8.onnx")) else []
+    if find_spec("torch"):
+        engines += [("torch", path) for path in ([model] if (model / "config.yaml").is_file() else []) + arguments.torch]
+    elif arguments.torch:
+        raise UserError("--torch: torch is not installed; install it with: pip install 'espnet_ee[espnet]'")
+    if find_spec("sherpa_onnx") and any(folder.glob("self_stopping*.onnx")):
+        engines.append(("sherpa", model))
+    return engines
+
+
+def start(arguments: argparse.Namespace, engine: str, model: Path) -> dict[str, Any]:
+    """One process; adds the seconds from its start to its first text."""
+    words = ["--engine", engine, "--model", model, "--seconds", arguments.seconds, "--threads", arguments.threads]
+    words += ["--audio", arguments.audio] if arguments.audio else []
+    started = time.monotonic()  # one clock for all processes of a machine
+    done = subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"{engine} of {model}: failed; its own line is above")
+    measured = json.loads(done.stdout.splitlines()[-1])
+    return {**measured, "first": measured["first"] - started}
+
+
+def show(engine: str, model: Path, runs: list[dict[str, Any]]) -> None:
+    """A line for the process and one for each exit."""
+    load, first, memory = (statistics.median(one[key] for one in runs) for key in ("load", "first", "peak"))
+    print(f"\n{engine} {model}: loaded in {load:.2f} s, first text after {first:.2f} s, peak {memory:.0f} MB")
+    for name in runs[0]["times"]:
+        milliseconds = statistics.median(one["times"][name] for one in runs) * 1000
+        print(f"  {name:<28} {milliseconds:8.1f} ms for {runs[0]['seconds']:.1f} s of audio, features and text included")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.engine:
+        print(json.dumps(measure(arguments)))
+        return
+    engines = engines_of(arguments)
+    runs: dict[tuple[str, Path], list[dict[str, Any]]] = {key: [] for key in engines}
+    for _ in range(arguments.repeats):
+        for key in engines:
+            runs[key].append(start(arguments, *key))
+    for (engine, model), measured in runs.items():
+        show(engine, model, measured)
+
+
+if __name__ == "__main__":
+    run(main)
