@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -200,6 +200,12 @@ def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False) -> dict[
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be 'key: value' lines; {remedy}")
     return content
+
+
+def write_yaml(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a table of settings as plain YAML, its keys in their order, atomically."""
+    with atomic_write(path) as stream:
+        yaml.safe_dump(dict(content), stream, sort_keys=False, allow_unicode=True)
 
 
 def parse_yaml(text: str, aliases: bool = True) -> Any:

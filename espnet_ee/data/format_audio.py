@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_ee.data.audio import read_int16, resample, write_flac
-from espnet_ee.data.clip import Clip
+from espnet_ee.data.conversion import Conversion, convert
 from espnet_ee.data.derived import derived_dir
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip
-from espnet_ee.errors import UsageError, UserError
-
-
-@dataclass(frozen=True)
-class _Job:
-    utt_id: str
-    source: Clip
-    target: Path
-    rate: int
+from espnet_ee.errors import UsageError
 
 
 def format_audio(source: Path, out: Path, rate: int, nj: int = 1, max_skipped: float = 0) -> Prepared:
@@ -45,24 +35,11 @@ def format_audio(source: Path, out: Path, rate: int, nj: int = 1, max_skipped: f
         speakers = new.source.tables["utt2spk"]
         clips = new.source.clips()
         names = {utt_id: f"data/{speakers[utt_id]}/{utt_id}.flac" for utt_id in clips}
-        jobs = [_Job(utt_id, clip, new.draft.folder / names[utt_id], rate) for utt_id, clip in clips.items()]
-        results = ordered_map(_format_one, jobs, nj, f"format {out.name}")
+        jobs = [Conversion(utt_id, clip, new.draft.folder / names[utt_id], rate) for utt_id, clip in clips.items()]
+        results = ordered_map(convert, jobs, nj, f"format {out.name}")
         skips = new.settle(result for result in results if isinstance(result, Skip))
         counts = {utt_id: str(n) for utt_id, n in zip(clips, results, strict=True) if not isinstance(n, Skip)}
         new.draft.tables["wav.scp"] = {utt_id: str(out / names[utt_id]) for utt_id in counts}
         new.draft.tables["utt2num_samples"] = counts
         new.draft.notes["feats_type"] = "raw\n"
         return new.carry(counts, skips)
-
-
-def _format_one(job: _Job) -> int | Skip:
-    try:
-        samples, rate = read_int16(job.source.path, job.source.span)
-    except UserError as error:
-        return Skip(job.utt_id, str(error))
-    if rate < job.rate:
-        why = f"has {rate} Hz, which cannot become {job.rate} Hz; get the original or run with --fs {rate}"
-        return Skip(job.utt_id, f"{job.source.path}: {why}")
-    samples = resample(samples, rate, job.rate)
-    write_flac(job.target, samples, job.rate)
-    return len(samples)

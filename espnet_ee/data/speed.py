@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from espnet_ee.data.audio import read_int16, stretch, write_flac
 from espnet_ee.data.clip import Clip
+from espnet_ee.data.conversion import Conversion, convert
 from espnet_ee.data.datadir import DataDir, Table
 from espnet_ee.data.derived import derived_dir
 from espnet_ee.data.parallel import ordered_map
@@ -18,14 +17,6 @@ from espnet_ee.files import atomic_dir, refuse_other_folder, refuse_overlap
 
 MARK = ".speed_perturbed"
 """A file in every folder of perturbed audio: only such a folder is ever replaced."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    utt_id: str
-    source: Clip
-    target: Path
-    factor: Fraction
 
 
 def check_factors(words: Sequence[str]) -> list[str]:
@@ -75,8 +66,8 @@ def perturb_speed(
         with atomic_dir(audio_dir) as folder:
             jobs = [job for factor in factors for job in _jobs(new.source, factor, folder)]
             (folder / MARK).write_text(" ".join(factors) + "\n", encoding="utf-8")
-            results = ordered_map(_perturb_one, jobs, nj, f"speeds of {out.name}")
-            broken = {skip.utt_id: skip for skip in results if skip is not None}
+            results = ordered_map(convert, jobs, nj, f"speeds of {out.name}")
+            broken = {skip.utt_id: skip for skip in results if isinstance(skip, Skip)}
             skips = new.settle(broken.values())
         new.draft.tables.update(_tables(new.source, factors, audio_dir, broken.keys()))
         return Prepared(len(new.draft.tables["wav.scp"]), skips)
@@ -104,11 +95,11 @@ def _audio_name(data: DataDir, utt_id: str, clip: Clip, factor: str) -> str | No
     return f"{prefix}{data.tables['utt2spk'][utt_id]}/{prefix}{utt_id}.flac" if is_new else None
 
 
-def _jobs(data: DataDir, factor: str, folder: Path) -> Iterator[_Job]:
+def _jobs(data: DataDir, factor: str, folder: Path) -> Iterator[Conversion]:
     for utt_id, clip in data.clips().items():
         name = _audio_name(data, utt_id, clip, factor)
         if name:
-            yield _Job(utt_id, clip, folder / name, Fraction(factor))
+            yield Conversion(utt_id, clip, folder / name, speed=Fraction(factor))
 
 
 def _tables(data: DataDir, factors: Sequence[str], audio_dir: Path, left_out: Collection[str]) -> dict[str, Table]:
@@ -123,12 +114,3 @@ def _tables(data: DataDir, factors: Sequence[str], audio_dir: Path, left_out: Co
             tables["text"][prefix + utt_id] = data.tables["text"][utt_id]
             tables["utt2spk"][prefix + utt_id] = prefix + data.tables["utt2spk"][utt_id]
     return tables
-
-
-def _perturb_one(job: _Job) -> Skip | None:
-    try:
-        samples, rate = read_int16(job.source.path, job.source.span)
-    except UserError as error:
-        return Skip(job.utt_id, str(error))
-    write_flac(job.target, stretch(samples, 1 / job.factor), rate)
-    return None

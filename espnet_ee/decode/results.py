@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from espnet_ee.data.inputs import Input
 from espnet_ee.decode.journal import Journal
 from espnet_ee.decode.loop import ExitSession, OutOfMemoryError, Recognition, UtteranceError, recognise
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, refuse_other_folder
+from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
 from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
@@ -177,7 +176,7 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any
             "decode_seconds": round(decoding.decode_seconds, 3),
             "rtf": round(decoding.rtf, 5),
         }
-        (folder / SUMMARY).write_text(yaml.safe_dump(summary, sort_keys=False), encoding="utf-8")
+        write_yaml(folder / SUMMARY, summary)
 
 
 def check_output_dir(path: str | Path) -> None:

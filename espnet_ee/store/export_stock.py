@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
+from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_yaml
 from espnet_ee.host.signature import parameters_of
 from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.plugin.classes import FRONTENDS, PREFIX, STOCK_ENCODERS
@@ -59,8 +58,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
         stock = ASRTask.build_model(argparse.Namespace(**alone))
         state = stock_state(model, exit_layer)
         check_keys(stock.state_dict(), state, model_file)
-        with atomic_write(folder / "config.yaml") as stream:
-            yaml.safe_dump(exported, stream, sort_keys=False, allow_unicode=True)
+        write_yaml(folder / "config.yaml", exported)
         with atomic_write(folder / "model.pth", "wb") as stream:
             torch.save(state, stream)
     return output_dir

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder
+from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder, write_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
@@ -90,9 +89,9 @@ def export_onnx(
         with atomic_write(temporary / description["tokens"]) as stream:
             stream.writelines(f"{line}\n" for line in token_lines(model.token_list, model.blank_id))
         for name, config in export.configs.items():
-            _write_yaml(temporary / f"decode_{name}.yaml", config.to_mapping())
+            write_yaml(temporary / f"decode_{name}.yaml", config.to_mapping())
         description["default"] = export.default
-        _write_yaml(temporary / DESCRIPTION, description)
+        write_yaml(temporary / DESCRIPTION, description)
     return folder
 
 
@@ -175,15 +174,10 @@ def change_threshold(folder: str | Path, threshold: float) -> list[Path]:
     for file in files:
         set_threshold(file, set_to)
     entry["policy"] = changed.to_mapping()
-    _write_yaml(path, description)
+    write_yaml(path, description)
     return files
 
 
 def file_name(stem: str, kind: str) -> str:
     """Name of a graph's file."""
     return f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx"
-
-
-def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as stream:
-        yaml.safe_dump(dict(content), stream, sort_keys=False, allow_unicode=True)

@@ -11,14 +11,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee import __version__
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
+from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.hub import model_folder
 from espnet_ee.policy.decoding import DecodingConfig
@@ -95,13 +93,13 @@ def pack_model(
     with atomic_dir(out) as folder:
         # The folder's own name in the configuration is empty: files are looked for beside config.yaml.
         packed = copy_needed_files({key: value for key, value in config.items() if key not in _PRIVATE}, folder, Path())
-        _write_yaml(folder / "config.yaml", packed)
+        write_yaml(folder / "config.yaml", packed)
         write_safetensors(folder / MODEL_FILE, model.state_dict())
         for name, decoding in described.items():
-            _write_yaml(folder / f"{PREFIX}{name}.yaml", decoding.to_mapping())
+            write_yaml(folder / f"{PREFIX}{name}.yaml", decoding.to_mapping())
         made_by = {"espnet_ee": __version__, "espnet": espnet_version()}
         default = next(iter(described), None)
-        _write_yaml(folder / DESCRIPTION, {"format": FORMAT, "default": default, **made_by})
+        write_yaml(folder / DESCRIPTION, {"format": FORMAT, "default": default, **made_by})
         if exits_csv is not None:
             (folder / "exits.csv").write_bytes(Path(exits_csv).read_bytes())
         if onnx is not None:
@@ -109,11 +107,6 @@ def pack_model(
         write_card(folder / "README.md", card, packed, model, described, default, exits_csv, exported)
         load_package(folder)
     return out
-
-
-def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as stream:
-        yaml.safe_dump(dict(content), stream, sort_keys=False, allow_unicode=True)
 
 
 def _read_configs(paths: Sequence[str | Path], exit_layers: Sequence[int]) -> dict[str, DecodingConfig]:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_write, read_lines, read_yaml
+from espnet_ee.files import read_lines, read_yaml, write_yaml
 from espnet_ee.host.rate import parse_rate
 from espnet_ee.plugin.classes import ENCODERS, PREFIX
 
@@ -146,5 +144,4 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
     if mels != trained["input_size"]:
         raise UserError(f"{frontend}: makes {mels} features a frame, the model of {config} takes {trained['input_size']}")
     changed = {**trained, "input_size": None, "frontend": computed.get("frontend") or "default", "frontend_conf": conf}
-    with atomic_write(out) as stream:
-        yaml.safe_dump(changed, stream, sort_keys=False)
+    write_yaml(out, changed)

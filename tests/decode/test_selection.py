@@ -358,7 +358,8 @@ def test_a_page_says_which_utterances_it_lacks(options, load, corpus, tmp_path, 
     options = replace(options, data=(data / "dev", data / "test"))
     decode_sets(options, load)
     said = capsys.readouterr().err
-    assert said.count("1 of 13 utterances could not be decoded") == 3  # dev: every exit, and two policies online
+    # Of dev: every exit, the calibration, and two policies online.
+    assert said.count("1 of 13 utterances could not be decoded") == 4
     online = options.out / "decode_entropy_mean_layer2/test"
     lost = "test-00"
     for file in (
