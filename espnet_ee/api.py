@@ -77,7 +77,8 @@ class EarlyExitASR:
             from espnet_ee.store.checkpoint import load_trained
             from espnet_ee.store.train_config import sampling_rate
         model, trained = load_trained(train_config, model_file, device)
-        return cls(TorchSession(model), sampling_rate(trained), policy)
+        rate = sampling_rate(trained)
+        return cls(TorchSession(model, rate), rate, policy)
 
     @classmethod
     def from_pretrained(
@@ -192,7 +193,7 @@ def _open_torch(source: str | Path, device: str) -> _Opened:
     from espnet_ee.store.package import open_model
 
     package = open_model(source, device)
-    return TorchSession(package.model), package.sample_rate, package.configs, package.default
+    return TorchSession(package.model, package.sample_rate), package.sample_rate, package.configs, package.default
 
 
 def _open_onnx(source: str | Path, int8: bool | None) -> _Opened:

@@ -25,5 +25,13 @@ def tokens_to_text(tokens: Sequence[str]) -> str:
     >>> tokens_to_text(["▁HEL", "LO", "▁YOU"])
     'HELLO YOU'
     """
-    joined = "".join(token for token in tokens if token not in _NOT_SPOKEN)
-    return " ".join(joined.replace("<space>", " ").replace("▁", " ").split())
+    return " ".join("".join(map(spelling, tokens)).split())
+
+
+def spelling(token: str) -> str:
+    """What a token adds to a text: nothing, letters, blanks.
+
+    >>> spelling("▁HEL"), spelling("<space>"), spelling("<blank>")
+    (' HEL', ' ', '')
+    """
+    return "" if token in _NOT_SPOKEN else token.replace("<space>", " ").replace("▁", " ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 import espnet_ee
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.data.audio import resample
+from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UserError
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
@@ -54,6 +56,19 @@ def test_it_says_what_it_is(asr: EarlyExitASR) -> None:
     assert asr.sample_rate == 16000
     assert asr.exit_layers == (1, 2, 4)
     assert asr.transcribe(INT16, 16000).exit_layer == 4
+
+
+def test_words_lie_in_the_audio(asr: EarlyExitASR, model: torch.nn.Module) -> None:
+    assert asr.session.frame_seconds == 4 * 128 / 16000
+    words = 0
+    for layer, length in itertools.product(asr.exit_layers, (16000, 9000, 300)):
+        result = EarlyExitASR(asr.session, 16000, FixedExitPolicy(layer)).transcribe(INT16[:length], 16000)
+        assert " ".join(word.text for word in result.words) == result.text
+        times = [time for word in result.words for time in (word.start, word.end)]
+        assert times == sorted(times) and all(0 <= time <= length / 16000 for time in times)
+        words += len(result.words)
+    assert words
+    assert TorchSession(model).frame_seconds is None
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "int16", "int32", "stereo", "uint8"])

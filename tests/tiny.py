@@ -143,7 +143,7 @@ def asr(made: torch.nn.Module, policy: Any = None) -> Any:
     from espnet_ee.api import EarlyExitASR
     from espnet_ee.decode.torch_session import TorchSession
 
-    return EarlyExitASR(TorchSession(made), 16000, policy)
+    return EarlyExitASR(TorchSession(made, 16000), 16000, policy)
 
 
 def every_exit(made: torch.nn.Module, speech: list, nbest: int = 0) -> list:

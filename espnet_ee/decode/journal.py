@@ -18,6 +18,7 @@ from espnet_ee.decode.loop import Recognition
 from espnet_ee.errors import UserError
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow
+from espnet_ee.search.words import Word
 
 
 class Journal:
@@ -102,7 +103,8 @@ def _recognition(mapping: Mapping[str, Any]) -> Recognition:
         EvidenceRow(**{**row, "evidence": ExitEvidence(**_with_tuples(row["evidence"], "tokens", "nbest_scores"))})
         for row in mapping["rows"]
     )
-    return Recognition(**{**_with_tuples(mapping, "tokens", "token_ids", "seconds"), "rows": rows})
+    words = tuple(Word(**word) for word in mapping["words"])
+    return Recognition(**{**_with_tuples(mapping, "tokens", "token_ids", "seconds"), "rows": rows, "words": words})
 
 
 def _with_tuples(mapping: Mapping[str, Any], *names: str) -> dict[str, Any]:

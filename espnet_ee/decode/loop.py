@@ -17,7 +17,8 @@ from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
 from espnet_ee.search.beam import NBestSearch
-from espnet_ee.search.greedy import greedy
+from espnet_ee.search.greedy import Hypothesis, greedy
+from espnet_ee.search.words import Word, words_of
 from espnet_ee.text import tokens_to_text
 
 
@@ -80,12 +81,16 @@ class ExitSession(Protocol[State]):
         macs: what the model costs.
         blank: blank id.
         tokens: the vocabulary.
+        sample_rate: of the audio it takes, in Hz; None: it takes features, or nobody told it.
+        frame_seconds: length of an encoder frame; None: not known, so that words have no times.
     """
 
     exit_layers: tuple[int, ...]
     macs: MacTable
     blank: int
     tokens: Sequence[str]
+    sample_rate: int | None
+    frame_seconds: float | None
 
     def use_threads(self, count: int) -> None:
         """Computes with so many CPU threads from now on."""
@@ -127,6 +132,8 @@ class Recognition:
         rows: the exits whose heads were read, in order; the last one gave the text. Where not every exit was kept, the
             others have no hypothesis, and of the evidence only what the policy reads.
         seconds: wall clock from the start of the batch to each of ``rows``, divided by the batch's size.
+        words: those of the text with times and confidences, in order, inside the audio and without overlap; none where the
+            session does not know how long a frame is.
     """
 
     text: str
@@ -137,6 +144,7 @@ class Recognition:
     macs: int
     rows: tuple[EvidenceRow, ...]
     seconds: tuple[float, ...]
+    words: tuple[Word, ...] = ()
 
     @property
     def evidence(self) -> ExitEvidence:
@@ -179,8 +187,8 @@ def recognise(
         return []
     run = _Run(session, policy, keep_every_exit, search, len(batch))
     state = session.start(batch)
-    for utterance, frames in zip(run.utterances, state.feature_frames, strict=True):
-        utterance.feature_frames = frames
+    for utterance, frames, speech in zip(run.utterances, state.feature_frames, batch, strict=True):
+        utterance.feature_frames, utterance.samples = frames, len(speech)
     while run.active:
         state = session.advance(state)
         before, staying = len(run.active), run.pass_exit(state)
@@ -195,6 +203,7 @@ class _Utterance:
 
     place: int
     feature_frames: int = 0
+    samples: int = 0
     rows: list[EvidenceRow] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     result: Recognition = field(init=False)
@@ -278,4 +287,11 @@ class _Run:
             macs=macs_of_stop(rows, len(rows) - 1, self.reads_heads),
             rows=tuple(rows),
             seconds=tuple(utterance.seconds),
+            words=self._words(utterance, tokens, hypothesis),
         )
+
+    def _words(self, utterance: _Utterance, tokens: Sequence[str], hypothesis: Hypothesis) -> tuple[Word, ...]:
+        rate, frame_seconds = self.session.sample_rate, self.session.frame_seconds
+        if rate is None or frame_seconds is None:
+            return ()
+        return words_of(tokens, hypothesis.spans, frame_seconds, utterance.samples / rate)

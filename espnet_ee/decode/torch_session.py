@@ -66,12 +66,13 @@ class TorchSession:
     Args:
         model: an ESPnet ASR model whose encoder is an early-exit encoder (``model: early_exit``, or the stock
             ``espnet`` model, whose one CTC head then serves every exit).
+        sample_rate: of the audio it takes, in Hz; without it words have no times.
 
     Raises:
         UserError: the model's exits cannot be read one by one (a preencoder, a postencoder, no CTC head).
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, sample_rate: int | None = None) -> None:
         _check_readable(model)
         self.model = model.eval()
         self.encoder: SegmentEncoder = model.encoder
@@ -80,6 +81,9 @@ class TorchSession:
         self.blank: int = model.blank_id
         self.tokens: Sequence[str] = tuple(model.token_list)
         self.device = next(model.parameters()).device
+        self.sample_rate = sample_rate
+        hop = 1 if self.encoder.takes == "samples" else getattr(model.frontend, "hop_length", None)
+        self.frame_seconds = self.macs.stride * hop / sample_rate if hop and sample_rate else None
 
     def use_threads(self, count: int) -> None:
         """Sets torch's threads, for the whole process."""

@@ -52,7 +52,7 @@ def evidence_of(layer: int, frames: Frames, blank: int, reads: Collection[str]) 
 
 def spoken_tokens(labels: np.ndarray, blank: int) -> tuple[int, ...]:
     """Greedy CTC: the tokens of the frames' best labels (T,), repeats and blanks removed."""
-    runs = labels[_starts(labels)]
+    runs = labels[run_starts(labels)]
     return tuple(runs[runs != blank].tolist())
 
 
@@ -61,8 +61,8 @@ def spoken_tokens(labels: np.ndarray, blank: int) -> tuple[int, ...]:
 _sum = np.add.reduce
 
 
-def _starts(labels: np.ndarray) -> np.ndarray:
-    """Where each run of equal labels starts."""
+def run_starts(labels: np.ndarray) -> np.ndarray:
+    """The frames where each run of equal labels (T,) starts."""
     return np.concatenate((np.zeros(min(1, len(labels)), int), (labels[1:] != labels[:-1]).nonzero()[0] + 1))
 
 
@@ -86,7 +86,7 @@ def _spoken_confidence(frames: Frames, blank: int) -> float:
 
 
 def _token_confidence(frames: Frames, blank: int) -> float:
-    starts = _starts(frames.labels)
+    starts = run_starts(frames.labels)
     spoken = frames.labels[starts] != blank
     surest = np.maximum.reduceat(frames.confidence, starts)[spoken]
     return float(np.minimum.reduce(surest)) if len(surest) else math.nan

@@ -21,7 +21,7 @@ FORMAT = 1
 PRECISIONS = ("fp32", "int8")
 DOWNLOADED = (f"{FOLDER}/*", MODEL, DESCRIPTION, f"{PREFIX}*.yaml", "tokens.txt", "*.onnx")
 MAX_EXITS, MAX_TOKENS, MAX_MIN_FRAMES = 256, 1_000_000, 100_000
-MAX_RATE = 200_000
+MAX_RATE, MAX_FRAME_SECONDS = 200_000, 10
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Export:
         macs: what the model costs.
         configs: decoding configurations by name.
         default: the name of the one that is used where none is asked for; None: the final exit.
+        frame_seconds: length of an encoder frame; None: of stored features, whose frames the model does not know.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Export:
     macs: MacTable
     configs: Mapping[str, DecodingConfig] = field(default_factory=dict)
     default: str | None = None
+    frame_seconds: float | None = None
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
@@ -100,10 +102,11 @@ def open_export(source: str | Path) -> Export:
         least = _whole(content, "min_frames", MAX_MIN_FRAMES)
         macs = _macs(content.get("macs"), layers)
         packaged = _configs(given, folder, content.get("default"), layers)
+        step = _seconds(content, "frame_seconds")
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(str(given)) else f"{path}: {message}") from None
-    return Export(path, rate, blank, tokens, features, least, segments, macs, packaged.configs, packaged.default)
+    return Export(path, rate, blank, tokens, features, least, segments, macs, packaged.configs, packaged.default, step)
 
 
 def _configs(given: Path, folder: Path, default: Any, layers: list[int]) -> PackagedConfigs:
@@ -146,6 +149,15 @@ def _whole(table: Mapping[str, Any], key: str, most: int, least: int = 1) -> int
     value = table.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UserError(f"{key} is {value!r}; a whole number from {least} to {most} was due; export again")
+    return value
+
+
+def _seconds(table: Mapping[str, Any], key: str) -> float | None:
+    value = table.get(key)
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FRAME_SECONDS
+    ):
+        raise UserError(f"{key} is {value!r}; seconds up to {MAX_FRAME_SECONDS} were due; export again")
     return value
 
 

@@ -62,6 +62,8 @@ class OnnxSession:
         self.export, self.precision = export, _precision(export, int8)
         self.exit_layers, self.macs, self.blank = export.exit_layers, export.macs, export.blank
         self.tokens: Sequence[str] = export.tokens
+        self.sample_rate: int | None = export.sample_rate
+        self.frame_seconds = export.frame_seconds
         self._threads = 1
         self._signatures: dict[int, Signature] = {}
         self._loaded: dict[int, Any] = {}

@@ -6,7 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_ee.policy.frames import Frames, spoken_tokens
+from espnet_ee.policy.frames import Frames, run_starts
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """Where a token lies.
+
+    Attributes:
+        start: its first frame.
+        end: the frame after its last one.
+        log_probability: of the token in the surest of its frames.
+    """
+
+    start: int
+    end: int
+    log_probability: float
 
 
 @dataclass(frozen=True)
@@ -16,10 +31,12 @@ class Hypothesis:
     Attributes:
         tokens: token numbers, blanks and repeats removed.
         score: log-probability, <= 0; of a greedy search that of its path.
+        spans: of each token, one after the other.
     """
 
     tokens: tuple[int, ...]
     score: float
+    spans: tuple[TokenSpan, ...]
 
 
 def greedy(frames: Frames, blank: int) -> Hypothesis:
@@ -29,4 +46,24 @@ def greedy(frames: Frames, blank: int) -> Hypothesis:
         frames: of one utterance.
         blank: blank id.
     """
-    return Hypothesis(spoken_tokens(frames.labels, blank), float(np.add.reduce(frames.log_confidence)))
+    tokens, spans = spans_of_path(frames.labels, frames.log_confidence, blank)
+    return Hypothesis(tokens, float(np.add.reduce(frames.log_confidence)), spans)
+
+
+def spans_of_path(
+    labels: np.ndarray, log_probabilities: np.ndarray, blank: int
+) -> tuple[tuple[int, ...], tuple[TokenSpan, ...]]:
+    """Tokens of a path, and where each lies.
+
+    Args:
+        labels: a token or the blank of every frame (T,).
+        log_probabilities: of each of these (T,).
+        blank: blank id.
+    """
+    starts = run_starts(labels)
+    tokens = labels[starts]
+    spoken = (tokens != blank).nonzero()[0]
+    surest = np.maximum.reduceat(log_probabilities, starts) if len(starts) else log_probabilities
+    columns = (starts[spoken], np.append(starts[1:], len(labels))[spoken], surest[spoken])
+    spans = map(TokenSpan, *(column.tolist() for column in columns))
+    return tuple(tokens[spoken].tolist()), tuple(spans)

@@ -53,6 +53,8 @@ class FakeSession:
     macs: MacTable = MACS
     blank: int = 0
     tokens: Sequence[str] = ("<blank>", "A", "B", "<space>")
+    sample_rate: int | None = 10
+    frame_seconds: float | None = 0.2  # two samples
     asked: list[tuple] = field(default_factory=list)
     kept: list[tuple[int, ...]] = field(default_factory=list)
     speech: Sequence[np.ndarray] = ()
@@ -216,6 +218,18 @@ def test_the_search_is_as_wide_as_who_asks_for_most(
     [result] = recognise(FakeSession(), DecodingConfig(policy), utterances(1), keep_every_exit=True, nbest=nbest)
     assert asked == [(size, 4, 0)]
     assert [row.evidence.nbest_scores for row in result.rows] == [(0.0, -float(result.evidence.frames))] * len(result.rows)
+
+
+def test_words_are_those_of_the_text_inside_the_audio() -> None:
+    results, _ = run(None, utterances(30))
+    for samples, result in zip(utterances(30), results, strict=True):
+        assert " ".join(word.text for word in result.words) == result.text
+        times = [time for word in result.words for time in (word.start, word.end)]
+        assert times == sorted(times) and all(0 <= time <= len(samples) / 10 for time in times)
+        assert all(0 < word.confidence <= 1 for word in result.words)
+    assert sum(len(result.words) for result in results) > 30
+    session = FakeSession(frame_seconds=None)
+    assert recognise(session, DecodingConfig(), utterances(1))[0].words == ()
 
 
 @pytest.mark.parametrize("method", ["start", "read"])

@@ -41,6 +41,16 @@ def session(folder: Path) -> OnnxSession:
     return OnnxSession(open_export(folder))
 
 
+def test_words_have_times_where_the_export_tells_a_frames_length(tmp_path: Path, speech: list[np.ndarray]) -> None:
+    timed = OnnxSession(open_export(write_export(tmp_path / "onnx", frame_seconds=0.01)))
+    results = recognise(timed, DecodingConfig(), speech)
+    for samples, result in zip(speech, results, strict=True):
+        assert " ".join(word.text for word in result.words) == result.text
+        times = [time for word in result.words for time in (word.start, word.end)]
+        assert times == sorted(times) and all(0 <= time <= len(samples) / 16000 for time in times)
+    assert sum(len(result.words) for result in results) > 3
+
+
 def test_every_exit_is_what_its_matrices_give(session: OnnxSession, speech: list[np.ndarray]) -> None:
     results = recognise(session, DecodingConfig(), speech, keep_every_exit=True)
     for samples, result in zip(speech, results, strict=True):
