@@ -7,6 +7,8 @@ from pathlib import Path
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write, read_lines
 
+_DIGITS = 18  # what 64 bits hold
+
 
 def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
     """Reads a Kaldi table: one ``key value`` a line, in the file's order.
@@ -33,6 +35,11 @@ def read_scp(path: str | Path, allow_empty: bool = False) -> dict[str, str]:
     return table
 
 
+def is_count(text: str) -> bool:
+    """Whether it is a whole number in plain digits, of a size that things are counted in: Python reads no longer ones."""
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
 def split_place(value: str, where: str) -> tuple[str, int]:
     """Splits ``FILE:OFFSET`` of Kaldi's ``feats.scp``.
 
@@ -44,7 +51,7 @@ def split_place(value: str, where: str) -> tuple[str, int]:
     file, _, offset = value.rpartition(":")
     if "|" in value:
         raise UserError(f"{where}: commands are not run; write the features into an archive and give FILE:OFFSET")
-    if not file.strip() or not (offset.isascii() and offset.isdigit()):
+    if not file.strip() or not is_count(offset):
         raise UserError(f"{where}: {value!r} is not FILE:OFFSET of an archive; extract the features again")
     return file, int(offset)
 

@@ -38,6 +38,8 @@ from espnet_ee.errors import UserError
 from espnet_ee.policy.budget import read_curve
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
+from espnet_ee.runtime.model import open_export
+from espnet_ee.runtime.onnx_file import read_signature
 from espnet_ee.score.bootstrap import draws
 from espnet_ee.score.failed import read_failed
 from espnet_ee.score.grid import fixed_outcomes, read_grid
@@ -47,6 +49,7 @@ from espnet_ee.store.tensors import read_tensors, write_safetensors
 from espnet_ee.store.train_config import check_encoder, read_train_config, sampling_rate
 from espnet_ee.store.untrusted import check_config, read_untrusted_yaml
 from tests import tiny
+from tests.runtime import exports
 from tests.score.conftest import SETS, make_references, make_table, write_every_exit, write_online
 
 CASES = os.environ.get("ESPNET_EE_FUZZ_CASES")
@@ -269,6 +272,19 @@ READERS = {
     "checkpoint": Reader(
         lambda: made(lambda folder: torch.save({"a": torch.zeros(2, 3)}, folder / "m.pth"), "m.pth"),
         lambda folder: read_tensors(folder / "m.pth"),
+    ),
+    "export": Reader(
+        lambda: {
+            "model.yaml": yaml.safe_dump(exports.description()).encode(),
+            "tokens.txt": "".join(f"{token} {number}\n" for number, token in enumerate(exports.TOKENS)).encode(),
+            "package.yaml": b"format: 1\ndefault: entropy\n",
+            "decode_entropy.yaml": b"policy: entropy\npolicy_conf: {threshold: 0.1}\n",
+        },
+        open_export,
+    ),
+    "graph": Reader(
+        lambda: made(lambda folder: exports.write_export(folder / "onnx"), "onnx/segment_01.onnx"),
+        lambda folder: read_signature(folder / "onnx/segment_01.onnx"),
     ),
     "journal": Reader(
         lambda: {".dev.journal": b'{"model": 1}\n{"seconds": 0.5, "results": {}}\n{"seconds": 0.25, "results": {}}\n'},

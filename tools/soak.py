@@ -66,6 +66,7 @@ TRAINING = {
     "optim": "adam", "batch_type": "numel", "batch_bins": 400000, "max_epoch": 1, "num_workers": 0, "num_att_plot": 0,
     "use_matplotlib": False, "use_tensorboard": False, "best_model_criterion": [["valid", "loss", "min"]], "keep_nbest_models": 1,
 }  # fmt: skip
+TRACEBACK = re.compile(r'^(Traceback|  File ".*", line \d+)', re.MULTILINE)  # of which a log's end may show the end only
 ERROR = re.compile(r"^[\w.-]+: error: \S")
 LEFT_OVERS = (".tmp", ".old", ".log", ".lock", ".journal")
 
@@ -141,7 +142,7 @@ class Story:
     def end(self, process: subprocess.Popen[str]) -> Result:
         said, errors = process.communicate()
         result = Result(process.returncode, said, errors)
-        if "Traceback" in said + errors:
+        if TRACEBACK.search(said + errors):
             raise Violation(f"a traceback:\n{said[-2000:]}{errors[-4000:]}")
         if result.status:
             lines = [line for line in errors.splitlines() if line.strip()]

@@ -10,7 +10,7 @@ from typing import ClassVar
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_lines
+from espnet_ee.files import is_file, read_lines
 
 DEV_UTTERANCES = 100
 """The first so many of the sorted training utterances are ``train_dev``, as in ESPnet's recipe."""
@@ -51,7 +51,7 @@ class An4(Corpus):
             speaker, name = audio.parent.name, audio.stem
             if name not in texts:
                 raise UserError(f"{file_ids}:{number}: {name!r} has no line in {transcripts}; unpack the corpus again")
-            if not audio.is_file():
+            if not is_file(audio):
                 raise UserError(f"{file_ids}:{number}: there is no {audio}; unpack the corpus again")
             yield Utterance(f"{speaker}-{name}", speaker, audio, texts.pop(name))
         if texts:

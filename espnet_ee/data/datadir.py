@@ -15,7 +15,7 @@ from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, clips_of
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
-from espnet_ee.kaldi import read_scp, split_place
+from espnet_ee.kaldi import is_count, read_scp, split_place
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml")
@@ -180,7 +180,7 @@ def _check_lines(path: Path, table: Table) -> None:
             raise UserError(f"{path}:{number}: an id must not begin with '.' nor hold / \\ or control signs; rename it")
         if key < previous:
             raise UserError(f"{path}:{number}: {key!r} is out of order; sort the file with LC_ALL=C sort")
-        if counts and not (value.isascii() and value.isdigit() and int(value) > 0):
+        if counts and not (is_count(value) and int(value) > 0):
             raise UserError(f"{path}:{number}: {value!r} is not a count above 0; run the stage that makes it again")
         if path.name == "wav.scp":
             refuse_command(value, f"{path}:{number}")

@@ -16,7 +16,7 @@ from espnet_ee.data.datadir import refuse_command
 from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
-from espnet_ee.kaldi import read_scp, split_place
+from espnet_ee.kaldi import is_count, read_scp, split_place
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _features(folder: Path) -> list[Input]:
     for utt_id in features:
         if utt_id not in frames:
             raise UserError(f"{folder}/utt2num_frames: lacks {utt_id}; extract the features again")
-        if not frames[utt_id].isdecimal() or int(frames[utt_id]) == 0:
+        if not is_count(frames[utt_id]) or int(frames[utt_id]) == 0:
             raise UserError(f"{folder}/utt2num_frames: {utt_id} has {frames[utt_id]!r} frames; extract the features again")
         inputs.append(Input(utt_id, int(frames[utt_id]) * shift, partial(features.__getitem__, utt_id)))
     return inputs

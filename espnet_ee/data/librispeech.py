@@ -9,7 +9,7 @@ from typing import ClassVar
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.kaldi import read_scp
+from espnet_ee.kaldi import is_count, read_scp
 
 PARTS = {
     "train-clean-5": 1519, "dev-clean-2": 1089,
@@ -55,7 +55,7 @@ class LibriSpeech(Corpus):
 
     def _hold_out(self) -> int:
         count = self.options.get("hold_out", "0")
-        if not (count.isascii() and count.isdigit()) or int(count) == 1:
+        if not is_count(count) or int(count) == 1:
             raise UsageError(f"--corpus_options: hold_out={count}: give 0, or a number of readers from 2")
         return int(count)
 

@@ -12,6 +12,7 @@ from espnet_ee.data.clip import Clip
 from espnet_ee.data.datadir import DataDir, read_data_dir
 from espnet_ee.data.inputs import files_digest
 from espnet_ee.errors import UsageError
+from espnet_ee.files import is_file
 
 _SHOWN = 10
 _ENDS = (0, 10**12)  # of a clip that is a whole file, in seconds
@@ -64,7 +65,7 @@ class _Set:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes of every sound file that is there."""
-        return {path: Path(path).stat().st_size for path in {clip.path for clip in self.clips.values()} if Path(path).is_file()}
+        return {path: Path(path).stat().st_size for path in {clip.path for clip in self.clips.values()} if is_file(path)}
 
     def stretches(self, sizes: set[int]) -> dict[str, list[tuple[str, float, float]]]:
         """Content of a file -> utterance, begin and end, for the files of one of these sizes: others need not be read."""

@@ -27,7 +27,7 @@ SCORED_SEGMENTS = {"dev": 507, "test": 1155}
 OVERLAP_SECONDS = Decimal("0.5")
 """A training segment that overlaps the one before it by more than this holds words that its text does not have."""
 
-_TIME = re.compile(r"^-?\d+(\.\d+)?$", re.ASCII)
+_TIME = re.compile(r"^-?\d{1,9}(\.\d{1,9})?$", re.ASCII)
 _CLITICS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m", "'t"))
 _ELIDED = frozenset("dloy")
 """Words only before an apostrophe: d'accord, l'oreal, o'clock, y'all."""

@@ -12,6 +12,7 @@ from espnet_ee.compute import MacTable
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_lines, read_untrusted_yaml
 from espnet_ee.hub import model_folder
+from espnet_ee.kaldi import is_count
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.packaged import DESCRIPTION, PREFIX, PackagedConfigs, read_configs, read_packaged
 from espnet_ee.runtime.features import Features, build_features
@@ -181,7 +182,7 @@ def _tokens(path: Path) -> tuple[str, ...]:
     lines = read_lines(path)
     for number, line in enumerate(lines, 1):
         symbol, _, place = line.rpartition(" ")
-        if not symbol or not (place.isascii() and place.isdigit()) or int(place) >= min(len(lines), MAX_TOKENS):
+        if not symbol or not is_count(place) or int(place) >= min(len(lines), MAX_TOKENS):
             raise UserError(f"{path}:{number}: {line[:100]!r} is not 'symbol number' of {len(lines)} tokens; export again")
         if tokens.setdefault(int(place), symbol) != symbol:
             raise UserError(f"{path}:{number}: the number {place} is given twice; export again")

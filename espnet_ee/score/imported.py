@@ -89,6 +89,7 @@ def _complete(cell: Mapping[str, str], words: dict[str, int]) -> dict[str, str]:
         "head_macs": "0",
         **{name: value for name, value in cell.items() if value},
         "utt_id": cell["utt_id"],
+        "exit_layer": cell["exit_layer"],
         "tokens": " ".join(map(str, numbers)),
         "nbest_scores": " ".join(map(repr, _scores(cell.get("posterior") or ""))),
     }

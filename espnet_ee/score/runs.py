@@ -11,7 +11,7 @@ import numpy as np
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
-from espnet_ee.kaldi import read_scp
+from espnet_ee.kaldi import is_count, read_scp
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import KEYS, DecodingConfig
 from espnet_ee.score.grid import Grid, exits_of, outcome, without
@@ -114,6 +114,6 @@ def _read_rtf(folder: Path) -> float:
 def _read_integers(path: Path, failed: Collection[str]) -> dict[str, int]:
     table = without(read_scp(path), failed)
     for utt, value in table.items():
-        if not value.isdecimal():
+        if not is_count(value):
             raise UserError(f"{path}: {utt} has {value!r}, not a whole number; decode again")
     return {utt: int(value) for utt, value in table.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_lines, read_yaml, write_yaml
+from espnet_ee.files import is_file, read_lines, read_yaml, write_yaml
 from espnet_ee.host.rate import parse_rate
 from espnet_ee.plugin.classes import ENCODERS, PREFIX
 
@@ -58,6 +58,10 @@ def complete(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for key in ("token_list", "encoder", "encoder_conf", "model"):
         if key not in config:
             raise UserError(f"{path}: lacks the key {key!r}; give the config.yaml that training wrote")
+    for section, key in _NEEDED_FILES:
+        holder = config if section is None else config.get(section) or {}
+        if not isinstance(holder, dict) or not isinstance(holder.get(key) or "", str):
+            raise UserError(f"{path}: {section or key} is not what training writes; give the config.yaml that it wrote")
     if isinstance(config["token_list"], str):  # espnet2 writes the tokens, espnet3 the name of their file
         config["token_list"] = [line.rstrip() for line in read_lines(locate(config["token_list"], path))]
     return located(config, path)
@@ -96,7 +100,7 @@ def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> d
 
     def copy(key: str, name: str) -> str:
         source = Path(name)
-        if not source.is_file():
+        if not is_file(source):
             raise UserError(f"{key}: {source}: no such file; run from the recipe's folder")
         shutil.copyfile(source, folder / source.name)
         return str(shown / source.name)
@@ -107,7 +111,7 @@ def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> d
 def locate(name: str, path: Path) -> Path:
     """A file that a configuration names: beside it, from the current folder, or from one that holds it (the recipe's)."""
     places = [path.parent / name, Path(name), *(folder / name for folder in path.absolute().parent.parents)]
-    return next((place for place in places if place.is_file()), Path(name))
+    return next((place for place in places if is_file(place)), Path(name))
 
 
 def sampling_rate(config: dict[str, Any]) -> int:
