@@ -161,6 +161,8 @@ def read_lines(path: str | Path) -> list[str]:
         lines = path.read_bytes().decode("utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it first") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or make the file again") from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None

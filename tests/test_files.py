@@ -13,7 +13,7 @@ import yaml
 
 from espnet_ee import files
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, atomic_write
+from espnet_ee.files import atomic_dir, atomic_write, read_lines
 from espnet_ee.kaldi import read_scp, write_scp
 
 
@@ -196,3 +196,9 @@ def test_both_loaders_read_the_same(monkeypatch):
     assert files.parse_yaml("a: &a [1]\nb: *a") == {"a": [1], "b": [1]}
     with pytest.raises(yaml.YAMLError, match="aliases"):
         files.parse_yaml("a: &a [1]\nb: *a", aliases=False)
+
+
+def test_lines_of_what_is_no_file_are_refused_in_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / ("a" * 300)):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_lines(path)
