@@ -11,7 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from espnet_ee.data.audio import float_samples, read_any
+from espnet_ee.data.audio_files import AudioFile
+from espnet_ee.data.recording import open_recording
 from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, recognise
+from espnet_ee.decode.transcript import Transcriber, Transcript
 from espnet_ee.errors import UsageError, UserError, missing_packages_named
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
@@ -149,6 +152,29 @@ class EarlyExitASR:
             return self.recognise([samples])[0]
         except UtteranceError as error:
             raise UserError(f"{audio}: {error}") from None
+
+    def transcribe_recording(self, path: str | Path, longest: float = 20.0) -> Transcript:
+        """Recognises a file of any length in bounded memory, in pieces that are cut where it is quietest.
+
+        Args:
+            path: a file that libsndfile reads.
+            longest: seconds that a piece lasts at most.
+
+        Raises:
+            UserError: the file cannot be read or recognised.
+        """
+
+        def fail(_: AudioFile, error: UserError) -> None:
+            raise error
+
+        transcriber = Transcriber(
+            lambda audio: open_recording(audio.path, self.sample_rate, longest),
+            lambda batch: [(recognition, self.policy_name) for recognition in self.recognise(batch)],
+            self.sample_rate,
+            self.config.batch_size,
+            fail,
+        )
+        return next(transcriber([AudioFile(str(path), Path(path))]))
 
     def recognise(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognises utterances together; the results are those of each alone.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import logging
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_ee.cli.parser import Parser
+from espnet_ee.data.audio_files import AudioFile, audio_files
+from espnet_ee.decode.formats import FORMATS, ONE_BY_ONE
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import is_file
+from espnet_ee.files import atomic_write, is_file
 from espnet_ee.policy.budget import Budget, BudgetController, read_curve, schedule
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES
@@ -25,17 +28,23 @@ if TYPE_CHECKING:
     import numpy as np
 
     from espnet_ee.api import EarlyExitASR
-    from espnet_ee.decode.loop import Recognition
+    from espnet_ee.data.recording import Recording
+    from espnet_ee.decode.transcript import Recognised, Transcript
+
+STDIN = "-"
 
 
 def add_transcribe(parser: Parser) -> None:
     """Options of ``espnet-ee transcribe``."""
     parser.description = (
-        "Transcribes audio files of any format that libsndfile reads, any sampling rate and channels. Prints the text; of\n"
-        "several files, file and text with a tab between them (in a file's name tab, line ends and backslash are written \\t, \\n,\n"
-        "\\r and \\\\). A file that cannot be read is named, the others are done, and the exit status is 1."
+        "Transcribes recordings of any length, of any format that libsndfile reads, any sampling rate and channels. Prints the\n"
+        "text; of several, name and text with a tab between them (in a name tab, line ends and backslash are written \\t, \\n,\n"
+        "\\r and \\\\). A recording that cannot be read is named, the others are done, and the exit status is 1."
     )
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio file")
+    parser.add_argument(
+        "audio", nargs="+", metavar="AUDIO",
+        help="audio file; folder of audio files; list of them (.scp, or a path a line in .txt, .lst, .list); - for standard input",
+    )  # fmt: skip
     parser.option(
         "--model", "folder of a package, an experiment (exp/asr_...) or an export, or a name on the hub", required=True
     )
@@ -53,7 +62,22 @@ def add_transcribe(parser: Parser) -> None:
         type=float,
         metavar="MMACS",
     )
-    parser.option("--json", "one JSON object a line: file, text, exit_layer, seconds, macs, policy", action="store_true")
+    parser.option(
+        "--format",
+        "text; json: an object a line (file, text, exit_layer, seconds, macs, policy, words); ctm: a word a line (recording, 1,\n"
+        "start, duration, word, confidence); srt, vtt: subtitles",
+        choices=tuple(FORMATS),
+        default="text",
+    )
+    parser.option("--json", "the same as --format json", action="store_const", const="json", dest="format")
+    parser.path("--out", "writes a file for each recording there, NAME.txt, .json, .ctm, .srt or .vtt, and prints nothing")
+    parser.option(
+        "--max_segment_seconds",
+        "longer recordings are cut where it is quietest, into pieces of at most so many seconds, each recognised on its own",
+        type=float,
+        default=20.0,
+        metavar="S",
+    )
     parser.option(
         "--engine",
         "what computes: torch, or onnx (ONNX Runtime: the model's onnx folder, which espnet-ee export makes); default: torch\n"
@@ -63,7 +87,7 @@ def add_transcribe(parser: Parser) -> None:
     parser.option(
         "--int8", "the exported graphs with 8-bit weights (default: only where there are no others)", action="store_true"
     )
-    parser.option("--batch_size", "files recognised together", type=int, metavar="N")
+    parser.option("--batch_size", "recordings, or pieces of them, recognised together", type=int, metavar="N")
     parser.option("--num_threads", "CPU threads", type=int, metavar="N")
     parser.option("--device", "torch device", default="cpu")
     parser.set_defaults(run=_transcribe)
@@ -92,35 +116,121 @@ class _Problems:
 def _transcribe(options: argparse.Namespace) -> None:
     numbers = {"batch_size": options.batch_size, "num_threads": options.num_threads}
     DecodingConfig().changed(**numbers)  # what is wrong is said before a model is loaded for seconds
-    budget = _budget(options)
-    problems = _Problems()
-    if not any(is_file(path) for path in options.audio):  # so is this
-        for path in options.audio:
-            problems.fail(UserError(f"{path}: no such audio file; check the path"))
+    if not options.max_segment_seconds >= 1:
+        raise UsageError(f"--max_segment_seconds {options.max_segment_seconds:g}: give 1 or more")
+    budget, problems = _budget(options), _Problems()
+    with contextlib.ExitStack() as stack:
+        files = list(_files(options.audio, problems, stack))
+        _check_output(options, files)
+        if not any(is_file(file.path) for file in files):  # so is this
+            for file in files:
+                problems.fail(UserError(f"{file.path}: no such audio file; check the path"))
+            raise SystemExit(1)
+        recogniser = _recogniser(options)
+        controller = None
+        if budget is not None:
+            controller = BudgetController(read_curve(Path(options.model) / "exits.csv", recogniser.configs), budget)
+        for transcript in _transcripts(files, options.max_segment_seconds, recogniser, controller, problems):
+            _write(options, transcript, len(files) > 1)
+    if problems.count:
         raise SystemExit(1)
+
+
+def _files(words: Sequence[str], problems: _Problems, stack: contextlib.ExitStack) -> Iterator[AudioFile]:
+    for word in words:
+        if word == STDIN:
+            yield AudioFile(STDIN, _standard_input(stack))
+            continue
+        try:
+            yield from audio_files(word)
+        except UserError as error:
+            problems.fail(error)
+
+
+def _standard_input(stack: contextlib.ExitStack) -> Path:
+    """A file of what comes in: libsndfile seeks in it, and an hour of it need not fit into memory."""
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="espnet-ee-"))) / "standard input"
+    with open(path, "wb") as stream:
+        shutil.copyfileobj(sys.stdin.buffer, stream)
+    return path
+
+
+def _check_output(options: argparse.Namespace, files: Sequence[AudioFile]) -> None:
+    if options.out is None:
+        if options.format in ONE_BY_ONE and len(files) > 1:
+            raise UsageError(f"--format {options.format}: of several recordings, name a folder for them: --out DIR")
+        return
+    before: dict[str, AudioFile] = {}
+    for file in files:
+        if before.setdefault(file.stem, file) != file:
+            raise UsageError(
+                f"--out: {before[file.stem].name} and {file.name} would become one file; transcribe them into two folders, "
+                "or give them ids by a list (.scp)"
+            )
+
+
+def _recogniser(options: argparse.Namespace) -> EarlyExitASR:
     with _quiet():
         from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
 
         int8 = options.int8 or None
         recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device, options.engine, int8)
+    numbers = {"batch_size": options.batch_size, "num_threads": options.num_threads}
     name = recogniser.policy_name
     recogniser.use(recogniser.config.changed(**numbers))
+    recogniser.policy_name = name
     if options.num_threads is not None:
         recogniser.session.use_threads(options.num_threads)
-    controller = None
-    if budget is not None:
-        controller = BudgetController(read_curve(Path(options.model) / "exits.csv", recogniser.configs), budget)
-    for batch in _batches(options.audio, recogniser, problems):
+    return recogniser
+
+
+def _transcripts(
+    files: Sequence[AudioFile],
+    longest: float,
+    recogniser: EarlyExitASR,
+    controller: BudgetController | None,
+    problems: _Problems,
+) -> Iterator[Transcript]:
+    from espnet_ee.data.recording import open_recording
+    from espnet_ee.decode.transcript import Transcriber
+
+    def opened(file: AudioFile) -> Recording:
+        recording = open_recording(file.path, recogniser.sample_rate, longest)
+        problems.note(file.name, recording.note)
+        return recording
+
+    size = recogniser.config.batch_size
+    recognise = _recognising(recogniser, controller)
+    return Transcriber(opened, recognise, recogniser.sample_rate, size, lambda _, error: problems.fail(error))(files)
+
+
+def _recognising(
+    recogniser: EarlyExitASR, controller: BudgetController | None
+) -> Callable[[Sequence[np.ndarray]], list[Recognised]]:
+    def recognise(batch: Sequence[np.ndarray]) -> list[Recognised]:
+        name = recogniser.policy_name
         if controller:
             point = controller.next_point()
             name = point.name
             recogniser.use(replace(recogniser.config, policy=point.policy))
-        for path, seconds, recognition in _recognise(batch, recogniser, problems):
-            print(_line(options, path, seconds, recognition, name), flush=True)
+        results = recogniser.recognise(batch)
+        for samples, recognition in zip(batch, results, strict=True):
             if controller:
-                controller.spend(seconds, recognition.macs)
-    if problems.count:
-        raise SystemExit(1)
+                controller.spend(len(samples) / recogniser.sample_rate, recognition.macs)
+        return [(recognition, name) for recognition in results]
+
+    return recognise
+
+
+def _write(options: argparse.Namespace, transcript: Transcript, several: bool) -> None:
+    content = FORMATS[options.format](transcript)
+    if options.out is not None:
+        suffix = "txt" if options.format == "text" else options.format
+        with atomic_write(options.out / f"{transcript.audio.stem}.{suffix}") as stream:
+            stream.write(content)
+        return
+    name = f"{escape(transcript.audio.name)}\t" if several and options.format == "text" else ""
+    print(f"{name}{content}", end="", flush=True)
 
 
 def _budget(options: argparse.Namespace) -> Budget | None:
@@ -145,48 +255,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-Batch = list[tuple[str, "np.ndarray"]]
-
-
-def _batches(paths: Sequence[str], recogniser: EarlyExitASR, problems: _Problems) -> Iterator[Batch]:
-    """The files that can be read, as samples, so many at a time."""
-    from espnet_ee.data.audio import read_any
-
-    batch: Batch = []
-    for path in paths:
-        try:
-            samples, note = read_any(path, recogniser.sample_rate)
-        except UserError as error:
-            problems.fail(error)
-            continue
-        problems.note(path, note)
-        batch.append((path, samples))
-        if len(batch) == recogniser.config.batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _recognise(batch: Batch, recogniser: EarlyExitASR, problems: _Problems) -> Iterator[tuple[str, float, Recognition]]:
-    """Path, seconds of audio and recognition of each; one that cannot be recognised does not take the others with it."""
-    try:
-        recognitions = recogniser.recognise([samples for _, samples in batch])
-    except UserError as error:
-        if len(batch) > 1:
-            for item in batch:
-                yield from _recognise([item], recogniser, problems)
-            return
-        problems.fail(UserError(f"{batch[0][0]}: {error}"))
-        return
-    for (path, samples), recognition in zip(batch, recognitions, strict=True):
-        yield path, len(samples) / recogniser.sample_rate, recognition
-
-
-def _line(options: argparse.Namespace, path: str, seconds: float, recognition: Recognition, policy: str) -> str:
-    if options.json:
-        fields = {"file": path, "text": recognition.text, "exit_layer": recognition.exit_layer, "seconds": round(seconds, 3)}
-        return json.dumps({**fields, "macs": recognition.macs, "policy": policy}, ensure_ascii=False)
-    return f"{escape(path)}\t{recognition.text}" if len(options.audio) > 1 else recognition.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,34 @@ def mix_down(channels: np.ndarray) -> tuple[np.ndarray, str]:
     Their mean; but the first alone where they cancel each other out: a cable or a converter turned one upside down.
     """
     mean = channels.mean(axis=1, dtype=np.float64)
-    count = channels.shape[1]
-    if count == 1:
-        return mean, ""
-    if np.square(mean).mean() < _CANCELLED * np.square(channels, dtype=np.float64).mean():
-        return channels[:, 0].astype(np.float64), f"{count} channels of opposite phase, which cancel out: channel 1 is taken"
-    return mean, f"{count} channels, mixed down"
+    cancelled = cancel_out(np.square(mean).mean(), np.square(channels, dtype=np.float64).mean())
+    return channels[:, 0].astype(np.float64) if cancelled else mean, mixing_note(channels.shape[1], cancelled)
+
+
+def cancel_out(power_of_mean: float, power: float) -> bool:
+    """Whether channels cancel each other out, by the mean square of their mean and that of all of them."""
+    return power_of_mean < _CANCELLED * power
+
+
+def mixing_note(channels: int, cancelled: bool) -> str:
+    """What is done to so many channels; empty for one."""
+    if channels == 1:
+        return ""
+    return f"{channels} channels{' of opposite phase, which cancel out: channel 1 is taken' if cancelled else ', mixed down'}"
+
+
+def read_blocks(path: str | Path, size: int) -> Iterator[np.ndarray]:
+    """Reads a file of any length and number of channels by and by: (size, channels) float32, the last block shorter.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity; perhaps not before its end.
+    """
+    with _open(path) as sound:
+        promised, count = _promised_frames(path, sound), 0
+        while len(block := _samples(path, sound, size, "float32")):
+            count += len(block)
+            yield _finite(block, path)
+        _check_count(path, count, promised)
 
 
 def float_samples(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
@@ -183,17 +206,26 @@ def _read(path: str | Path, dtype: str, span: Span | None = None, mono: bool = T
         if span is not None:
             first, last = span.samples(sound.samplerate, promised, str(path))
             promised = last - first
-        try:
-            if first:
-                sound.seek(min(first, sound.frames))
-            samples = sound.read(promised if span else -1, dtype=dtype, always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise UserError(f"{path}: cannot be read to its end ({error.error_string}); get the file again") from None
-        if not promised:
-            raise UserError(f"{path}: holds no samples; delete the utterance or get the file again")
-        if len(samples) != promised:
-            raise UserError(f"{path}: cut short: {len(samples)} of {promised} samples are there; get the file again")
+        samples = _samples(path, sound, promised if span else -1, dtype, first)
+        _check_count(path, len(samples), promised)
         return samples, sound.samplerate, sound.subtype
+
+
+def _samples(path: str | Path, sound: soundfile.SoundFile, count: int, dtype: str, first: int = 0) -> np.ndarray:
+    """The next samples (T, channels), or those from ``first`` on; -1: all."""
+    try:
+        if first:
+            sound.seek(min(first, sound.frames))
+        return sound.read(count, dtype=dtype, always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{path}: cannot be read to its end ({error.error_string}); get the file again") from None
+
+
+def _check_count(path: str | Path, count: int, promised: int) -> None:
+    if not promised:
+        raise UserError(f"{path}: holds no samples; delete the utterance or get the file again")
+    if count != promised:
+        raise UserError(f"{path}: cut short: {count} of {promised} samples are there; get the file again")
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:

@@ -39,6 +39,11 @@ def change_length(samples: np.ndarray, ratio: Fraction) -> np.ndarray:
     return result
 
 
+def reach(ratio: Fraction) -> int:
+    """How many samples on each side an output of :func:`change_length` is made of, at most."""
+    return _CROSSINGS * max(ratio.numerator, ratio.denominator) // ratio.numerator + 1
+
+
 @lru_cache(maxsize=8)
 def _filters(up: int, down: int) -> np.ndarray:
     """A filter for each of the places of an output between two inputs (up, taps), first tap on the oldest sample."""

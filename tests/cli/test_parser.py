@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Scripts of users call these: a name that goes or changes its meaning is to be noted in the change log.
 OPTIONS = {
     "": "--version",
-    "transcribe": "audio --model --policy --budget --json --engine --int8 --batch_size --num_threads --device",
+    "transcribe": "audio --model --policy --budget --format --json --out --max_segment_seconds --engine --int8 --batch_size --num_threads --device",
     "data": "",
     "data prepare": "--corpus --root --out --sets --corpus_options --max_skipped --skip_in --lm_text",
     "data validate": "--data --feats_type",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,6 +109,59 @@ def test_names_with_tabs_and_line_ends_stay_one_cell(experiment: Path, tmp_path:
     assert len(lines) == 2 and lines[0].split("\t")[:-1] == [f"{tmp_path}/a\\tb\\nc\\\\d.wav"]
     transcribe(experiment, odd, "--json")
     assert json.loads(capsys.readouterr().out)["file"] == str(odd)
+
+
+def test_a_long_recording_is_the_sum_of_its_pieces(experiment: Path, tmp_path: Path, capsys: Captured) -> None:  # noqa: F811
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 8000 * 7), 8000)
+    (tmp_path / "first.yaml").write_text("policy: fixed\npolicy_conf: {exit_layer: 1}\n")
+    texts, policy = [], ("--policy", tmp_path / "first.yaml")
+    for size in (1, 3):
+        transcribe(experiment, tmp_path / "long.wav", "--json", "--max_segment_seconds", 2, "--batch_size", size, *policy)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    found = json.loads(texts[0])
+    assert found["seconds"] == 7.0 and found["exit_layer"] == 1 and len(found["segments"]) >= 4
+    assert found["text"] == " ".join(part["text"] for part in found["segments"] if part["text"])
+    assert found["text"] == " ".join(word["text"] for word in found["words"])
+    times = [time for word in found["words"] for time in (word["start"], word["end"])]
+    assert times == sorted(times) and times[-1] <= 7.0
+    whole = EarlyExitASR.from_files(experiment / "config.yaml", next(experiment.glob("*.pth")), tmp_path / "first.yaml")
+    assert whole.transcribe_recording(tmp_path / "long.wav", 2.0).text == found["text"]
+    with pytest.raises(UsageError, match="max_segment_seconds"):
+        transcribe(experiment, tmp_path / "long.wav", "--max_segment_seconds", 0.5)
+
+
+def test_folders_lists_and_standard_input(
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "wav.scp").write_text(f"utt1 {recordings[0]}\nutt2 {recordings[1]}\n")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=io.BytesIO(recordings[2].read_bytes())))
+    with pytest.raises(SystemExit) as stop:
+        transcribe(experiment, tmp_path / "wav.scp", "-", tmp_path / "empty", experiment, "--batch_size", 3)
+    said = capsys.readouterr()
+    assert stop.value.code == 1 and said.err.count("error") == 1 and "empty: holds no audio file" in said.err
+    lines = dict(line.split("\t") for line in said.out.splitlines())
+    assert list(lines) == ["utt1", "utt2", "-", *map(str, recordings)]
+    assert lines["utt1"] == lines[str(recordings[0])] and lines["-"] == lines[str(recordings[2])]
+
+
+def test_every_format_into_a_folder(experiment: Path, recordings: list[Path], tmp_path: Path, capsys: Captured) -> None:  # noqa: F811
+    for name, suffix in (("text", "txt"), ("json", "json"), ("ctm", "ctm"), ("srt", "srt"), ("vtt", "vtt")):
+        transcribe(experiment, *recordings[:2], "--format", name, "--out", tmp_path / "out")
+        assert capsys.readouterr().out == ""
+        assert all((tmp_path / "out" / f"{path.stem}.{suffix}").is_file() for path in recordings[:2])
+    words = (tmp_path / "out" / f"{recordings[0].stem}.txt").read_text().split()
+    assert [line.split()[4] for line in (tmp_path / "out" / f"{recordings[0].stem}.ctm").read_text().splitlines()] == words
+    with pytest.raises(UsageError, match="--out DIR"):
+        transcribe(experiment, *recordings, "--format", "srt")
+    (tmp_path / recordings[0].name).write_bytes(recordings[0].read_bytes())
+    with pytest.raises(UsageError, match="one file"):
+        transcribe(experiment, recordings[0], tmp_path / recordings[0].name, "--out", tmp_path / "out")
 
 
 def test_nothing_to_do_needs_no_model(tmp_path: Path, capsys: Captured) -> None:

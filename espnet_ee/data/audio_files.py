@@ -1,0 +1,61 @@
+"""Which recordings somebody means: files, folders of files, lists of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_ee.data.datadir import refuse_command
+from espnet_ee.errors import UserError
+from espnet_ee.files import is_file, read_lines
+from espnet_ee.kaldi import read_scp
+
+SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".snd", ".sph", ".w64", ".wav")
+"""Files that a folder is searched for; any other has to be named itself."""
+LISTS = (".list", ".lst", ".txt")
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A recording.
+
+    Attributes:
+        name: what it is called: the path as it was given, or the id of a wav.scp.
+        path: where it is.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def stem(self) -> str:
+        """A name without folders and suffix, and without blanks: for formats that want one word, and for files made of it."""
+        return "_".join((self.path.stem if self.name == str(self.path) else self.name).split()) or "_"
+
+
+def audio_files(word: str) -> Iterator[AudioFile]:
+    """The recordings that a word of a command line means, in order.
+
+    Args:
+        word: an audio file, which need not be there; a folder, searched with all folders in it; a ``.scp`` of Kaldi; a
+            ``.txt``, ``.lst`` or ``.list`` with a path a line.
+
+    Raises:
+        UserError: the folder or the list holds none, or cannot be read.
+    """
+    path, found = Path(word), list[AudioFile]()
+    if path.is_dir():
+        files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = [AudioFile(str(file), file) for file in sorted(files)]
+    elif path.suffix == ".scp" and is_file(path):
+        for number, (utt_id, value) in enumerate(read_scp(path).items(), 1):
+            refuse_command(value, f"{path}:{number}")
+            found.append(AudioFile(utt_id, Path(value)))
+    elif path.suffix in LISTS and is_file(path):
+        found = [AudioFile(line, Path(line)) for line in read_lines(path) if line.strip()]
+    else:
+        found = [AudioFile(word, path)]
+    if not found:
+        raise UserError(f"{path}: holds no audio file ({', '.join(SUFFIXES)}); name the files, or another folder")
+    yield from found

@@ -1,0 +1,168 @@
+"""Recordings of any length: cut at their quietest places, and read piece by piece in the memory of one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from espnet_ee.data.audio import (
+    FULL_SCALE,
+    cancel_out,
+    count_samples,
+    mixing_note,
+    read_any,
+    read_blocks,
+    resample,
+    to_int16,
+)
+from espnet_ee.data.polyphase import reach
+from espnet_ee.errors import UserError
+
+LEAST_SECONDS = 1.0
+_STEPS = 100  # a second is looked at in so many steps
+_QUIET_STEPS = 50  # a pause is judged by so many: half a second, in which no consonant's closure fits
+_BLOCK_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a recording.
+
+    Attributes:
+        start: seconds on the recording's clock.
+        samples: (T,) float32 in [-1, 1] at the rate that was asked for.
+    """
+
+    start: float
+    samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording that is to be read in pieces.
+
+    Attributes:
+        path: the file.
+        rate: sampling rate in Hz that its pieces shall have.
+        file_rate: that of the file.
+        note: what is done to it, such as "8000 Hz, resampled to 16000 Hz"; empty if nothing.
+        cuts: where each piece begins, and the end, in the file's samples; each piece begins where the one before ends.
+        first_channel: whether the first channel alone is taken, because the channels cancel each other out.
+        whole: all samples, of a file that is short enough for one piece.
+    """
+
+    path: Path
+    rate: int
+    file_rate: int
+    note: str
+    cuts: tuple[int, ...]
+    first_channel: bool = False
+    whole: np.ndarray | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.cuts[-1] / self.file_rate
+
+    def pieces(self) -> Iterator[Piece]:
+        """Reads one piece after the other. All samples are those that the whole file, resampled at once, would have.
+
+        Raises:
+            UserError: the file changed, or its end cannot be read.
+        """
+        if self.whole is not None:
+            yield Piece(0.0, self.whole)
+            return
+        ratio, stream = Fraction(self.rate, self.file_rate), _Stream(self)
+        down, margin = ratio.denominator, 0 if ratio == 1 else reach(ratio)
+        for start, end in pairwise(self.cuts):
+            # The filter sees beyond both ends; from a multiple of `down` on, new samples lie where they always do.
+            before = max(0, start - margin) // down * down
+            samples = stream.read(before, end + margin)
+            first, last = (-(-(place - before) * ratio.numerator // down) for place in (start, end))
+            if ratio != 1:
+                samples = resample(to_int16(samples * FULL_SCALE), self.file_rate, self.rate) / FULL_SCALE
+            yield Piece(start / self.file_rate, samples[first:last].astype(np.float32))
+
+
+def open_recording(path: str | Path, rate: int, longest: float) -> Recording:
+    """Looks a file through, and decides where it is cut: nowhere, if it is short enough.
+
+    A piece ends at the quietest half second in the second half of what it may last; only loudness is looked at.
+
+    Args:
+        path: whatever libsndfile reads, of any rate and channels.
+        rate: sampling rate in Hz that the pieces shall have.
+        longest: seconds that a piece lasts at most.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity.
+    """
+    if longest < LEAST_SECONDS:
+        raise UserError(f"pieces of at most {longest:g} seconds: give {LEAST_SECONDS:g} or more")
+    path = Path(path)
+    count, file_rate = count_samples(path)
+    if count <= longest * file_rate:
+        whole, note = read_any(path, rate)
+        return Recording(path, rate, file_rate, note, (0, count), whole=whole)
+    step = max(1, file_rate // _STEPS)
+    energies, of_mean, channels = _survey(path, step)
+    cancelled = cancel_out(of_mean, float(energies.mean()))
+    notes = [mixing_note(channels, cancelled), f"{file_rate} Hz, resampled to {rate} Hz" if file_rate != rate else ""]
+    cuts = [place * step for place in quiet_places(energies, int(longest * file_rate / step))]
+    return Recording(path, rate, file_rate, "; ".join(filter(None, notes)), (0, *cuts, count), cancelled)
+
+
+def quiet_places(energies: Sequence[float] | np.ndarray, longest: int) -> list[int]:
+    """Where to cut, in steps: between any two cuts lie at most ``longest``, and no piece is shorter than a quarter of that.
+
+    Args:
+        energies: mean square of each step (N,).
+        longest: at least 4.
+    """
+    total, places = len(energies), [0]
+    sums = np.concatenate(([0.0], np.cumsum(energies, dtype=np.float64)))
+    half = max(1, min(_QUIET_STEPS, longest // 2) // 2)
+    while total - places[-1] > longest:
+        first = places[-1] + longest // 2
+        last = min(places[-1] + longest, total - longest // 4)
+        candidates = np.arange(first, last + 1)
+        low, high = np.maximum(candidates - half, 0), np.minimum(candidates + half, total)
+        places.append(int(candidates[((sums[high] - sums[low]) / (high - low)).argmin()]))
+    return places[1:]
+
+
+def _survey(path: Path, step: int) -> tuple[np.ndarray, float, int]:
+    """Mean square of each step over all channels, that of the channels' mean over the whole file, number of channels."""
+    energies, of_mean, count, channels = [], 0.0, 0, 1
+    for block in read_blocks(path, step * _BLOCK_STEPS):
+        channels = block.shape[1]
+        power = np.square(block, dtype=np.float64).mean(axis=1)
+        starts = np.arange(0, len(block), step)
+        energies.append(np.add.reduceat(power, starts) / np.diff(np.append(starts, len(block))))
+        of_mean += float(np.square(block.mean(axis=1, dtype=np.float64)).sum())
+        count += len(block)
+    return np.concatenate(energies), of_mean / count, channels
+
+
+class _Stream:
+    """The samples of a recording, one channel, by their places; it only goes forward."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._blocks = read_blocks(recording.path, max(1, recording.file_rate // _STEPS) * _BLOCK_STEPS)
+        self._first_channel = recording.first_channel
+        self._start, self._held = 0, np.zeros(0)
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Samples from one place to before another, or to the end; what lies before them is let go."""
+        parts, end = [self._held[first - self._start :]], self._start + len(self._held)
+        while end < last and (block := next(self._blocks, None)) is not None:
+            parts.append(block[:, 0].astype(np.float64) if self._first_channel else block.mean(axis=1, dtype=np.float64))
+            end += len(block)
+        self._start, self._held = first, np.concatenate(parts)
+        return self._held[: last - first]
