@@ -7,9 +7,18 @@ from typing import Any, cast
 
 import torch
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames
 from espnet_ee.errors import UsageError
-from espnet_ee.host.compat import LayerNorm, accept_either_version, call_block, isolate_calls, make_pad_mask, with_positions
+from espnet_ee.host.compat import (
+    LayerNorm,
+    accept_either_version,
+    call_block,
+    isolate_calls,
+    make_pad_mask,
+    traced_embed,
+    traced_positions,
+    with_positions,
+)
 from espnet_ee.host.signature import reject_unknown_keys
 
 # What exit_layers stands for, and what no early exit can honour; no encoder of ours takes them.
@@ -118,6 +127,14 @@ class BlockListEncoder(SegmentEncoder):
         padded = int(olens.min()) < hidden.size(1)
         masks = ~make_pad_mask(olens, maxlen=hidden.size(1))[:, None, :].to(hidden.device) if padded else None
         return EncoderState(hidden, olens, BlockCarry(positions, masks))
+
+    def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
+        """See :class:`SegmentEncoder`."""
+        return traced_embed(self.embed, xs)
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> BlockCarry:
+        """See :class:`SegmentEncoder`."""
+        return BlockCarry(traced_positions(self.embed, hidden.size(1)), real_frames(olens, hidden)[:, None])
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
         """Computes one block; see :class:`SegmentEncoder`."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -18,11 +19,11 @@ from espnet_ee.host.mel import mel_filters
 
 try:  # ESPnet >= 202604
     from espnet2.legacy.nets.pytorch_backend import nets_utils
-    from espnet2.legacy.nets.pytorch_backend.transformer import attention
+    from espnet2.legacy.nets.pytorch_backend.transformer import attention, embedding
     from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
 except ImportError:
     from espnet.nets.pytorch_backend import nets_utils
-    from espnet.nets.pytorch_backend.transformer import attention
+    from espnet.nets.pytorch_backend.transformer import attention, embedding
     from espnet.nets.pytorch_backend.transformer.layer_norm import LayerNorm
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "make_pad_mask",
     "make_pad_masks_linear",
     "rename_keys",
+    "traced_embed",
+    "traced_positions",
     "with_positions",
 ]
 
@@ -152,6 +155,43 @@ def with_positions(embed: torch.nn.Module, frames: int) -> torch.nn.Module:
 def _position_tables(embed: torch.nn.Module) -> list[Any]:
     """The modules with a table ``pe`` of positions, which ``extend_pe`` lets grow."""
     return [part for part in embed.modules() if isinstance(getattr(part, "pe", None), torch.Tensor)]
+
+
+def traced_embed(embed: Any, xs: torch.Tensor) -> torch.Tensor:
+    """What the subsampling layer makes of the hidden states (B, T, D); positions come from a formula instead of its table.
+
+    Args:
+        embed: the layer.
+        xs: (B, L, F).
+    """
+    (positions,) = _position_tables(embed)
+    if isinstance(embed, torch.nn.Sequential):  # input_layer: linear
+        for part in embed:
+            xs = xs if part is positions else part(xs)
+    else:
+        xs = embed.conv(xs[:, None]).transpose(1, 2).flatten(2)
+        xs = (embed.out[0] if isinstance(embed.out, torch.nn.Sequential) else embed.out)(xs)
+    if isinstance(positions, embedding.RelPositionalEncoding):
+        return xs * positions.xscale
+    absolute = _sinusoids(torch.arange(xs.size(1)), positions.d_model)
+    if isinstance(positions, embedding.ScaledPositionalEncoding):
+        return xs + positions.alpha * absolute
+    return xs * positions.xscale + absolute
+
+
+def traced_positions(embed: torch.nn.Module, frames: int) -> torch.Tensor | None:
+    """The relative positions (1, 2T-1, D) that blocks take, from T-1 down; None where positions are added to hidden states."""
+    (positions,) = _position_tables(embed)
+    if not isinstance(positions, embedding.RelPositionalEncoding):
+        return None
+    return _sinusoids(torch.arange(frames - 1, -frames, -1), positions.d_model)
+
+
+def _sinusoids(places: torch.Tensor, size: int) -> torch.Tensor:
+    """(1, T, D): sines and cosines by turns, as in ESPnet's tables."""
+    frequencies = torch.exp(torch.arange(0, size, 2, dtype=torch.float32) * -(math.log(10000.0) / size))
+    angles = places.to(torch.float32)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None]
 
 
 # --- masks of padding -------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 
+from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
 from espnet_ee.store.onnx_modules import Segment
 
@@ -29,7 +30,7 @@ def trace(module: torch.nn.Module, arguments: Sequence[Any], inputs: Sequence[st
         outputs: names of what the module returns.
     """
     free = tuple(dict.fromkeys(range(min(2, argument.dim())), torch.export.Dim.DYNAMIC) for argument in arguments)
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), _one_line():
         program = torch.onnx.export(
             module,
             tuple(arguments),
@@ -42,6 +43,16 @@ def trace(module: torch.nn.Module, arguments: Sequence[Any], inputs: Sequence[st
         )
     assert program is not None
     return without_traces(program.model_proto)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What the exporter cannot trace is told in a line; its own account of it is long."""
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"this model has no ONNX form: torch cannot trace it ({reason})") from error
 
 
 @contextmanager

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from espnet_ee.decode.torch_session import TorchSession
+from espnet_ee.encoder.base import SegmentEncoder
 from espnet_ee.errors import UserError
-from espnet_ee.store.onnx_graphs import quantised, trace_segment
+from espnet_ee.store.onnx_graphs import quantised, trace, trace_segment
 from espnet_ee.store.onnx_modules import Normalisation, segments_of
 from tests import tiny
 from tests.store import onnx_models
@@ -97,13 +98,41 @@ def test_int8_is_near_and_quantises_products_alone() -> None:
     assert signs == {onnx.TensorProto.INT8}
 
 
-def test_what_has_no_form_is_said_in_one_line() -> None:
-    lstm = onnx_models.settings(model_conf={"ctc_weight": 1.0, "exit_heads": "lstm"})
-    for changes in ({"encoder": "early_exit_branchformer", "encoder_conf": tiny_branchformer()}, lstm):
-        with pytest.raises(UserError, match="has no ONNX form"):
-            for segment in segments_of(tiny.model(**changes)).values():
-                trace_segment(segment)
+def test_espnets_conformer_is_equal_too() -> None:
+    conf = {**tiny.CONFORMER, "num_blocks": 1, "exit_layers": [1]}
+    model = onnx_models.model(frontend="kaldi_fbank", frontend_conf={}, encoder_conf=conf)
+    graphs = [trace_segment(segments_of(model)[1])]
+    for lengths in BATCHES[1:3]:
+        assert_equal_to_torch(model, graphs, lengths)
 
 
-def tiny_branchformer() -> dict[str, Any]:
-    return {**tiny.BACKBONES["branchformer"][1], "exit_layers": [2, 4]}
+@pytest.mark.parametrize("positions", ["rel_pos", "abs_pos", "scaled_abs_pos"])
+@pytest.mark.parametrize("input_layer", ["conv2d", "conv2d6", "linear"])
+def test_espnets_positions_come_from_a_formula(positions: str, input_layer: str) -> None:
+    attention = "rel_selfattn" if positions == "rel_pos" else "selfattn"
+    changes = {"pos_enc_layer_type": positions, "selfattention_layer_type": attention, "input_layer": input_layer}
+    encoder = tiny.encoder([1, 4], **changes)
+    for parameter in (part.alpha for part in encoder.modules() if hasattr(part, "alpha")):
+        torch.nn.init.constant_(parameter, 0.5)
+    xs, ilens = torch.randn(2, 70, 80), torch.tensor([70, 41])
+    state = encoder.start(xs, ilens)
+    hidden = encoder.traced_embed(xs)
+    torch.testing.assert_close(hidden, state.hidden)
+    carry = encoder.traced_carry(hidden, state.olens)
+    assert torch.equal(carry.masks, state.carry.masks)
+    torch.testing.assert_close(carry.positions, state.carry.positions)
+
+
+def test_what_has_no_form_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm = tiny.model(**onnx_models.settings(model_conf={"ctc_weight": 1.0, "exit_heads": "lstm"}))
+    with pytest.raises(UserError, match="kind lstm has no ONNX form"):
+        segments_of(lstm)
+    with pytest.raises(UserError, match="EarlyExitFastConformerEncoder has no ONNX form"):
+        SegmentEncoder.traced_embed(lstm.encoder, torch.zeros(1, 20, 80))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.onnx.OnnxExporterError("long story") from NotImplementedError("no pack\nmuch more")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(UserError, match=r"no ONNX form: torch cannot trace it \(no pack\)$"):
+        trace(torch.nn.Identity(), [torch.ones(2, 3)], ["xs"], ["ys"])
