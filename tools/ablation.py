@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the rows of a table of experiments by their recipe, and sets their exits side by side.
 
-    python tools/ablation.py egs/an4/asr1/conf/ablation.yaml [--jobs 2] [--seconds 3600] [--rows NAME ...] [-- --an4_root DIR ...]
+    python tools/ablation.py egs/an4/asr1/local/ablation.yaml [--jobs 2] [--seconds 3600] [--rows NAME ...] [-- --an4_root DIR ...]
 
 What follows ``--`` goes to the recipe's run.sh, for every row. The data stages and the statistics run once; then each row is one
 experiment, exp/asr_ROW: trained, decoded and scored. A row that is done is not done again, one that was cut off goes on.
@@ -40,7 +40,7 @@ PREPARED = ("token_type", "nbpe", "bpemode", "asr_stats_dir")  # what stages 1 t
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows_file", type=Path, help="the file of rows, in the conf folder of a recipe")
+    parser.add_argument("rows_file", type=Path, help="the file of rows, in the local folder of a recipe")
     parser.add_argument("--rows", nargs="+", default=[], help="only these rows")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="what is not done by then is cut off")

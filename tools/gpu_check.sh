@@ -7,8 +7,8 @@ usage() {
     cat <<EOF
 Usage: $0 PART [options]
   bench                                  throughput in bf16 and float32, and memory by the size of the batch
-  an4 --an4_root DIR [words]             the rows of egs/an4/asr1/conf/ablation.yaml
-  librispeech --librispeech_root DIR [words]   the rows of egs/librispeech/asr1/conf/ablation_5h.yaml
+  an4 --an4_root DIR [words]             the rows of egs/an4/asr1/local/ablation.yaml
+  librispeech --librispeech_root DIR [words]   the rows of egs/librispeech/asr1/local/ablation_5h.yaml
   collect --out DIR                      tables, evidence, configurations and logs of both as one archive
 Words go to tools/ablation.py (--jobs N --seconds S --rows NAME ...). Without a GPU set NGPU=0 (and --inference_device cpu in the rows).
 ESPNET_EE_PYTHON names the interpreter.
@@ -36,11 +36,11 @@ case ${part} in
         ;;
     an4)
         [ "${1:-}" = --an4_root ] || { usage >&2 && exit 2; }
-        ablation egs/an4/asr1/conf/ablation.yaml "$@"
+        ablation egs/an4/asr1/local/ablation.yaml "$@"
         ;;
     librispeech)
         [ "${1:-}" = --librispeech_root ] || { usage >&2 && exit 2; }
-        ablation egs/librispeech/asr1/conf/ablation_5h.yaml "$@"
+        ablation egs/librispeech/asr1/local/ablation_5h.yaml "$@"
         ;;
     collect)
         [ "${1:-}" = --out ] && [ $# -eq 2 ] || { usage >&2 && exit 2; }

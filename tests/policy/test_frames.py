@@ -10,7 +10,7 @@ import pytest
 
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of, spoken_tokens
-from espnet_ee.search.greedy import Hypothesis, greedy
+from espnet_ee.search.greedy import greedy
 
 # Seven frames, four tokens, blank 0: A A . A . . B of probabilities chosen so that no two statistics are equal.
 PROBABILITIES = np.array(
@@ -86,4 +86,5 @@ def test_tokens_of_a_path() -> None:
     assert spoken_tokens(np.array([3, 3, 0, 3, 5, 5, 0]), 0) == (3, 3, 5)
     assert spoken_tokens(np.array([3, 3, 0, 3, 5, 5, 0]), 5) == (3, 0, 3, 0)
     assert spoken_tokens(np.zeros(0, int), 0) == ()
-    assert greedy(frames_of(PROBABILITIES[:2]), 0) == Hypothesis((1,), pytest.approx(math.log(0.6 * 0.7)))
+    hypothesis = greedy(frames_of(PROBABILITIES[:2]), 0)
+    assert hypothesis.tokens == (1,) and hypothesis.score == pytest.approx(math.log(0.6 * 0.7))

@@ -28,7 +28,7 @@ def ablation() -> ModuleType:
 
 
 def write_plan(folder: Path, text: str) -> Path:
-    path = folder / "asr1" / "conf" / "ablation.yaml"
+    path = folder / "asr1" / "local" / "ablation.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="utf-8")
     return path
@@ -42,7 +42,7 @@ def test_the_table_is_made_of_the_rows_that_were_scored(ablation: ModuleType, tm
         shutil.copy(PAGES / name, exp)
     (exp / "config.yaml").write_text("max_epoch: 16\n", encoding="utf-8")
     (exp / "train.log").write_text("x 9epoch results: y\nx 10epoch results: y\n", encoding="utf-8")
-    out = ablation.write_table(ablation.read_plan(path, [], []), ["conf/ablation.yaml"])
+    out = ablation.write_table(ablation.read_plan(path, [], []), ["local/ablation.yaml"])
     lines = out.read_text(encoding="utf-8").splitlines()
     page = (PAGES / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     wers = [line.split("|")[2] for line in page if re.match(r"\|exit \d", line)][:6]  # of the test set, exits 2 to 12
@@ -74,7 +74,7 @@ def test_what_is_no_file_of_rows_is_one_line(ablation: ModuleType, tmp_path: Pat
         ablation.write_table(ablation.read_plan(path, [], []), [])
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("egs/*/asr1/conf/ablation*.yaml")), ids=lambda path: path.parts[-4])
+@pytest.mark.parametrize("path", sorted(ROOT.glob("egs/*/asr1/local/ablation*.yaml")), ids=lambda path: path.parts[-4])
 def test_the_recipes_rows_name_configurations_that_are_there(ablation: ModuleType, path: Path) -> None:
     plan = ablation.read_plan(path, [], [])
     assert plan.rows and plan.note
