@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from espnet_ee.errors import UserError
+
 # Slaney's scale: linear up to 1000 Hz, logarithmic above, 27 mels for a factor of 6.4.
 _LINEAR, _KNEE_HERTZ, _STEP = 200.0 / 3, 1000.0, np.log(6.4) / 27.0
 _KNEE = _KNEE_HERTZ / _LINEAR
@@ -19,7 +21,12 @@ def mel_filters(*, sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float, h
         fmin: where the first begins, in Hz.
         fmax: where the last ends, in Hz.
         htk: HTK's scale.
+
+    Raises:
+        UserError: there is no spectrum of so few samples.
     """
+    if n_fft < 1:
+        raise UserError(f"frontend_conf: n_fft is {n_fft}; give a number of samples")
     low, high = (_htk_mel if htk else _slaney_mel)(np.array([fmin, fmax], float))
     edges = _hertz(np.linspace(low, high, n_mels + 2), htk)
     slopes = np.subtract.outer(edges, np.fft.rfftfreq(n_fft, 1.0 / sr))
