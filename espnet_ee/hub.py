@@ -25,6 +25,10 @@ def model_folder(source: str | Path, patterns: Sequence[str]) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise UserError(
+            f"{source}: is a file, and a model is a folder; unpack an archive, and give the folder of its config.yaml"
+        )
     if not _HUB_NAME.fullmatch(os.fspath(source)) or folder.parent.exists():
         raise UserError(f"{source}: no such folder (and no name like owner/model of the hub)")
     return _download(os.fspath(source), patterns)

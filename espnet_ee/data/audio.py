@@ -231,6 +231,11 @@ def _check_count(path: str | Path, count: int, promised: int) -> None:
 def _open(path: str | Path) -> soundfile.SoundFile:
     path = Path(path)
     if not is_file(path):
+        if re.search(r"\.ark:\d+$", str(path)):
+            raise UserError(
+                f"{path}: audio inside an archive is read by ESPnet alone: decode it with python3 -m espnet_ee -m "
+                "espnet2.bin.asr_inference --policy, or make files of it (asr.sh --audio_format flac)"
+            )
         raise UserError(f"{path}: no such audio file; check the path, or unpack the corpus again")
     try:
         os.fspath(path).encode()

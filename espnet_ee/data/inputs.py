@@ -84,6 +84,12 @@ def _samples(clip: Clip) -> np.ndarray:
 
 
 def _features(folder: Path) -> list[Input]:
+    missing = [name for name in ("utt2num_frames", "frontend.yaml") if not (folder / name).exists()]
+    if missing:
+        raise UserError(
+            f"{folder}: has feats.scp, and no {' and no '.join(missing)}, which stage 3 of asr_ee.sh writes; decode features of "
+            "another recipe with python3 -m espnet_ee -m espnet2.bin.asr_inference --policy"
+        )
     frames = read_scp(folder / "utt2num_frames")
     shift = frame_shift(folder)
     features = load_scp(folder / "feats.scp")

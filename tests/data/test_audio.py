@@ -212,3 +212,8 @@ def test_a_name_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
     os.rename(tmp_path / "a.wav", path)
     with pytest.raises(UserError, match=r"bad\\udcff.wav.*rename"):
         read_audio(os.fsdecode(path))
+
+
+def test_audio_in_an_archive_is_told_where_it_can_be_read():
+    with pytest.raises(UserError, match=r"data_wav.ark:42: audio inside an archive .* --audio_format flac"):
+        read_audio("data_wav.ark:42")
