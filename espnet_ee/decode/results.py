@@ -84,7 +84,7 @@ def decode(
     for batch in _batches([item for item in inputs if item.utt_id not in results], config.batch_size):
         loaded, unreadable = _load(batch)
         started = time.perf_counter()
-        recognised, refused = _recognise(recognise_some, loaded)
+        recognised, refused = recognise_each(recognise_some, loaded)
         seconds = time.perf_counter() - started
         spent += seconds
         journal.add(recognised, seconds)
@@ -108,10 +108,18 @@ def _load(batch: Sequence[Input]) -> tuple[dict[str, np.ndarray], Reasons]:
     return loaded, failed
 
 
-def _recognise(
+def recognise_each(
     recognise_some: Callable[[Sequence[np.ndarray]], list[Recognition]], batch: Mapping[str, np.ndarray]
 ) -> tuple[Results, Reasons]:
-    """Recognises a batch, without those that cannot be; in halves where it does not fit into memory."""
+    """Recognises a batch, without those that cannot be; in halves where it does not fit into memory.
+
+    Args:
+        recognise_some: recognises some utterances; see :func:`espnet_ee.decode.loop.recognise`.
+        batch: by utterance.
+
+    Returns:
+        The results, and why the others have none.
+    """
     names = list(batch)
     if not names:
         return {}, {}
@@ -123,11 +131,11 @@ def _recognise(
         if len(names) > 1:
             halves = names[: len(names) // 2], names[len(names) // 2 :]
             (first, refused), (second, others) = (
-                _recognise(recognise_some, {name: batch[name] for name in half}) for half in halves
+                recognise_each(recognise_some, {name: batch[name] for name in half}) for half in halves
             )
             return {**first, **second}, {**refused, **others}
         bad, reason = set(names), str(error)
-    results, failed = _recognise(recognise_some, {name: batch[name] for name in names if name not in bad})
+    results, failed = recognise_each(recognise_some, {name: batch[name] for name in names if name not in bad})
     return results, {**failed, **dict.fromkeys(bad, reason)}
 
 
@@ -140,6 +148,7 @@ def _batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[Input]]:
 def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any], every_exit: bool) -> None:
     """Writes a decode directory as a whole: it replaces what was there, or nothing changes.
 
+    ``text``, which stage 13 of ESPnet's recipes scores (a line for every utterance: it pairs lines by their number);
     ``1best_recog/{text,token,token_int,score}`` as ESPnet's asr_inference; ``utt2exit``, ``utt2macs``, ``utt2dur``;
     ``decode.yaml``; with every exit also ``evidence.tsv`` and ``timing.tsv``; ``failed``, if anything could not be decoded.
 
@@ -160,6 +169,7 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any
         write_scp(best / "token", {key: " ".join(result.tokens) for key, result in results.items()})
         write_scp(best / "token_int", {key: " ".join(map(str, r.token_ids)) for key, r in results.items()})
         write_scp(best / "score", {key: repr(result.score) for key, result in results.items()})
+        write_scp(folder / "text", {**dict.fromkeys(decoding.failed, ""), **{key: r.text for key, r in results.items()}})
         write_scp(folder / "utt2exit", {key: str(result.exit_layer) for key, result in results.items()})
         write_scp(folder / "utt2macs", {key: str(result.macs) for key, result in results.items()})
         write_scp(folder / "utt2dur", {key: repr(value) for key, value in decoding.audio_seconds.items()})

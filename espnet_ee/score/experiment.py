@@ -24,7 +24,7 @@ from espnet_ee.score.calibrate import PROMISES
 from espnet_ee.score.evaluate import Policies, SetResult, evaluate, make_policies
 from espnet_ee.score.failed import read_failed
 from espnet_ee.score.grid import Grid, read_grid
-from espnet_ee.score.page import Page, write_page
+from espnet_ee.score.page import HEADER, Page, write_page
 from espnet_ee.score.picture import draw_curve
 from espnet_ee.score.points import Point, read_exits, write_exits
 from espnet_ee.score.runs import read_config, read_run
@@ -94,9 +94,18 @@ def score_experiment(options: ScoreOptions) -> Page:
     points = [point for result in results for point in result.points]
     draw_curve(options.exp / page.picture, points, [*options.sets[:-1]] or options.sets, page.model)
     write_exits(options.exp / "exits.csv", points)
-    write_page(options.exp / "RESULTS.md", page)
+    write_page(page_path(options.exp), page)
     _warn_of_differences(results)
     return page
+
+
+def page_path(exp: Path) -> Path:
+    """RESULTS.md, but where somebody else's stands, as that of ESPnet's stage 13: EXITS.md beside it, which is said."""
+    usual = exp / "RESULTS.md"
+    if not usual.is_file() or usual.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
+        return usual
+    print(f"{usual} is not of espnet-ee score and stays; the page is {exp / 'EXITS.md'}", file=sys.stderr)
+    return exp / "EXITS.md"
 
 
 def _evaluate(grid: Grid, policies: Policies, folders: Sequence[Path], text: Path, separate: Sequence[Point]) -> SetResult:

@@ -18,7 +18,7 @@ from espnet_ee.policy.table import read_table
 from tests import tiny
 
 FILES = ["1best_recog/score", "1best_recog/text", "1best_recog/token", "1best_recog/token_int", "decode.yaml",
-         "utt2dur", "utt2exit", "utt2macs"]  # fmt: skip
+         "text", "utt2dur", "utt2exit", "utt2macs"]  # fmt: skip
 ENTROPY = ("--policy", "entropy", "--policy_conf", "threshold=0.2")
 
 

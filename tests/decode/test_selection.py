@@ -34,6 +34,7 @@ FILES = {
     "1best_recog/token",
     "1best_recog/token_int",
     "decode.yaml",
+    "text",
     "utt2dur",
     "utt2exit",
     "utt2macs",
@@ -324,6 +325,9 @@ def test_utterances_that_cannot_be_decoded_are_listed_and_cost_no_other_its_text
     folder = options.out / "decode_every_exit/dev"
     failed = read_scp(folder / "failed")
     assert sorted(failed) == sorted(bad)
+    # ESPnet's stage 13 pairs the lines of this file and of the references by their number.
+    texts = {**dict.fromkeys(bad, ""), **read_scp(folder / "1best_recog/text", allow_empty=True)}
+    assert read_scp(folder / "text", allow_empty=True) == texts and len(texts) == 16
     for utt, words in (("nan", "not finite"), ("garbage", "garbage.wav"), ("long", "memory"), ("empty", "no samples")):
         assert words in failed[f"bad-{utt}"]
     said = capsys.readouterr().err
