@@ -257,13 +257,16 @@ class _Run:
         macs = self.session.macs
         return EvidenceRow(
             evidence,
-            tokens_to_text(self._strings(evidence.tokens)) if self.keep else "",
+            self._text(self._strings(evidence.tokens)) if self.keep else "",
             macs.encoder_macs(evidence.layer, utterance.feature_frames),
             macs.head_macs(evidence.layer, evidence.frames),
         )
 
     def _strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
         return tuple(self.session.tokens[token] for token in tokens)
+
+    def _text(self, tokens: Sequence[str]) -> str:
+        return tokens_to_text(tokens, self.session.token_type)
 
     def _result(self, utterance: _Utterance, frames: Frames) -> Recognition:
         """The text is made here, where the utterance stops, and not at the exits it passed."""
@@ -277,7 +280,7 @@ class _Run:
             )
         hypothesis = greedy(frames, self.session.blank)
         tokens = self._strings(hypothesis.tokens)
-        rows[-1] = replace(rows[-1], hypothesis=tokens_to_text(tokens))
+        rows[-1] = replace(rows[-1], hypothesis=self._text(tokens))
         return Recognition(
             text=rows[-1].hypothesis,
             tokens=tokens,
@@ -294,4 +297,4 @@ class _Run:
         rate, frame_seconds = self.session.sample_rate, self.session.frame_seconds
         if rate is None or frame_seconds is None:
             return ()
-        return words_of(tokens, hypothesis.spans, frame_seconds, utterance.samples / rate)
+        return words_of(tokens, hypothesis.spans, frame_seconds, utterance.samples / rate, self.session.token_type)

@@ -16,6 +16,7 @@ from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.errors import UserError
 from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.frames import Frames
+from espnet_ee.text import token_type_of
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -80,6 +81,7 @@ class TorchSession:
         self.exit_layers: tuple[int, ...] = self.encoder.exit_layers
         self.blank: int = model.blank_id
         self.tokens: Sequence[str] = tuple(model.token_list)
+        self.token_type: str = getattr(model, "token_type", None) or token_type_of(self.tokens)
         self.device = next(model.parameters()).device
         self.sample_rate = sample_rate
         hop = 1 if self.encoder.takes == "samples" else getattr(model.frontend, "hop_length", None)
@@ -116,7 +118,10 @@ class TorchSession:
         """The exit's frames for some rows of the batch."""
         output = state.output
         assert output is not None, "no segment was computed yet"
-        logits = self.heads.logits(output.layer, output.hs[places], output.olens[places])
+        if output.logits is None:
+            logits = self.heads.logits(output.layer, output.hs[places], output.olens[places])
+        else:
+            logits = output.logits[places]
         lengths = output.olens[places].tolist()
         frames = reduce_frames(logits, lengths)
         if "log_probs" not in want:

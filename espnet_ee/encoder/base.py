@@ -18,6 +18,14 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet_ee.compute import MacTable
 from espnet_ee.encoder.counting import count_encoder
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.host.compat import TooShortUttError
+
+
+class TooShortError(UserError, TooShortUttError):
+    """No frame would be left of a whole batch. Stock inference knows ESPnet's class: it then writes an empty text."""
+
+    def __init__(self, message: str, length: int, least: int) -> None:
+        TooShortUttError.__init__(self, message, length, least)
 
 
 class Carry(Protocol):
@@ -65,6 +73,13 @@ class EncoderState:
         return replace(self, hidden=self.hidden[rows, :frames], olens=olens, carry=self.carry.select(rows, frames))
 
 
+class ExitReader(Protocol):
+    """Which head reads which exit."""
+
+    def logits(self, layer: int, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
+        """What the head of the exit after block ``layer`` gives: hs (B, T, D), olens (B,) -> (B, T, V)."""
+
+
 @dataclass(frozen=True)
 class ExitOutput:
     """What one exit gives.
@@ -74,12 +89,14 @@ class ExitOutput:
         hs: normalised hidden states for the exit's head (B, T, D).
         olens: real frames per utterance (B,).
         state: from where to go on to the next exit.
+        logits: what the exit's head gives (B, T, V), where the blocks above read it; None: nobody has asked yet.
     """
 
     layer: int
     hs: torch.Tensor
     olens: torch.Tensor
     state: EncoderState
+    logits: torch.Tensor | None = None
 
 
 class SegmentEncoder(AbsEncoder):
@@ -95,11 +112,15 @@ class SegmentEncoder(AbsEncoder):
         frame_period: 2 where some blocks see every second frame: then odd and even numbers of frames cost differently.
         mean_gradients: in training each segment's parameters get the mean of the gradients of the exits from it on, not their
             sum (arXiv 1908.06294); what is after the blocks, norms and heads, gets its own as ever.
+        conditioned: whether a segment reads what the head of the exit below says (self-conditioned CTC, arXiv 2104.02724).
+        heads: of a conditioned encoder, the model's; they are parameters of the model, not of the encoder.
     """
 
     takes: ClassVar[str] = "features"
     frame_period: int = 1
     mean_gradients: bool = False
+    conditioned: bool = False
+    heads: ExitReader | None = None
     input_size: int
     exit_layers: tuple[int, ...]
     _macs: MacTable | None = None
@@ -197,7 +218,8 @@ class SegmentEncoder(AbsEncoder):
         """The state before the first block; see :meth:`embed_frames`.
 
         Raises:
-            UserError: the whole batch is too short to leave a frame, or holds other features than the encoder takes.
+            TooShortError: the whole batch is too short to leave a frame.
+            UserError: it holds other features than the encoder takes.
         """
         if self.takes == "features" and xs_pad.size(2) != self.input_size:
             raise UserError(
@@ -206,9 +228,11 @@ class SegmentEncoder(AbsEncoder):
             )
         if xs_pad.size(1) < self.min_frames:
             unit = "feature frames" if self.takes == "features" else self.takes
-            raise UserError(
+            raise TooShortError(
                 f"{xs_pad.size(1)} {unit} are too few for {type(self).__name__}; "
-                f"pad the input to {self.min_frames} or drop the utterance"
+                f"pad the input to {self.min_frames} or drop the utterance",
+                xs_pad.size(1),
+                self.min_frames,
             )
         return self.embed_frames(xs_pad, ilens)
 

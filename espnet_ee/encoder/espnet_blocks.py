@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames
+from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder, check_exit_layers, real_frames
 from espnet_ee.errors import UsageError
 from espnet_ee.host.compat import (
     LayerNorm,
@@ -21,14 +22,14 @@ from espnet_ee.host.compat import (
 )
 from espnet_ee.host.signature import reject_unknown_keys
 
-# What exit_layers stands for, and what no early exit can honour; no encoder of ours takes them.
-REPLACED = (
-    "interctc_layer_idx",
-    "interctc_use_conditioning",
-    "ctc_trim",
-    "layer_drop_rate",
-    "gradient_checkpoint_layers",
-)
+# What exit_layers stands for, and what no early exit can honour, each with the value that changes nothing; a recipe may
+# write that down, and no encoder of ours shows it.
+REPLACED: dict[str, Any] = {
+    "interctc_layer_idx": [],
+    "ctc_trim": False,
+    "layer_drop_rate": 0.0,
+    "gradient_checkpoint_layers": [],
+}
 INPUT_LAYERS = ("linear", "conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
 # The one value of a stock setting with which no frame sees another utterance's padding.
 _PADDING_SAFE = {
@@ -48,10 +49,12 @@ class BlockCarry:
     Attributes:
         positions: relative positional embedding (1, 2T-1, D), or None where positions are added to the hidden states.
         masks: True on real frames (B, 1, T), or None where every frame is real: then no block needs to mask.
+        logits: of a conditioned encoder, what the head of the exit that was just passed gave (B, T, V).
     """
 
     positions: torch.Tensor | None
     masks: torch.Tensor | None
+    logits: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor, frames: int) -> BlockCarry:
         """See :class:`espnet_ee.encoder.base.Carry`."""
@@ -63,13 +66,24 @@ class BlockCarry:
         if masks is not None:
             masks = masks[rows, :, :frames]
             masks = None if bool(masks.all()) else masks
-        return BlockCarry(positions, masks)
+        return BlockCarry(positions, masks, None if self.logits is None else self.logits[rows, :frames])
+
+
+@dataclass(frozen=True)
+class _StockHead:
+    """ESPnet's one head as that of every exit."""
+
+    ctc: Any
+
+    def logits(self, layer: int, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
+        return self.ctc.ctc_lo(hs)
 
 
 class BlockListEncoder(SegmentEncoder):
     """Mixin before an ESPnet encoder class that has a plain list of blocks ``self.encoders``.
 
-    The stock parameters keep their stock names.
+    The stock parameters keep their stock names. With ``interctc_use_conditioning`` block k+1 above an exit k reads what the
+    exit's head says: a stop at k has computed that anyway, and whoever goes on has paid it once.
 
     Args:
         input_size: feature dimension.
@@ -84,6 +98,7 @@ class BlockListEncoder(SegmentEncoder):
 
     embed: torch.nn.Module
     encoders: torch.nn.ModuleList
+    conditioning_layer: Any  # ESPnet's model makes it, who knows the vocabulary
 
     def __init__(
         self,
@@ -92,6 +107,7 @@ class BlockListEncoder(SegmentEncoder):
         exit_norm: str = "shared",
         **stock: Any,
     ) -> None:
+        stock = effective(stock)
         reject_unknown_keys(type(self), "encoder_conf", stock)
         check_padding_safe(stock)
         super().__init__(input_size, **stock)
@@ -105,6 +121,7 @@ class BlockListEncoder(SegmentEncoder):
         self.input_size = input_size
         self.exit_layers = check_exit_layers(exit_layers, len(blocks))
         self.interctc_layer_idx = list(self.exit_layers[:-1])
+        self.conditioned = bool(getattr(self, "interctc_use_conditioning", False))
         self.add_exit_norms(exit_norm)
         accept_either_version(self)
         isolate_calls(self.encoders)
@@ -136,6 +153,32 @@ class BlockListEncoder(SegmentEncoder):
         """See :class:`SegmentEncoder`."""
         return BlockCarry(traced_positions(self.embed, hidden.size(1)), real_frames(olens, hidden)[:, None])
 
+    def forward(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: torch.Tensor | None = None,
+        ctc: torch.nn.Module | None = None,
+    ) -> tuple[tuple[torch.Tensor, list[tuple[int, torch.Tensor]]], torch.Tensor, None]:
+        """All exits; see :class:`SegmentEncoder`. ``ctc`` reads the exits of a conditioned encoder that knows no other heads."""
+        if self.conditioned and self.heads is None and ctc is not None:
+            self.heads = _StockHead(ctc)
+        return super().forward(xs_pad, ilens)
+
+    def advance(self, state: EncoderState) -> ExitOutput:
+        """Computes the blocks up to the next exit; see :class:`SegmentEncoder`. Of a conditioned encoder also the exit's head."""
+        if not self.conditioned:
+            return super().advance(state)
+        if self.heads is None:
+            raise UsageError("interctc_use_conditioning: such an encoder reads the heads of its exits; compute it in its model")
+        below = cast(BlockCarry, state.carry).logits
+        if below is not None:
+            state = replace(state, hidden=state.hidden + self.conditioning_layer(below.softmax(dim=-1)))
+        output = super().advance(state)
+        logits = self.heads.logits(output.layer, output.hs, output.olens)
+        carry = replace(cast(BlockCarry, output.state.carry), logits=logits)
+        return replace(output, logits=logits, state=replace(output.state, carry=carry))
+
     def block(self, number: int, state: EncoderState) -> EncoderState:
         """Computes one block; see :class:`SegmentEncoder`."""
         carry = cast(BlockCarry, state.carry)
@@ -164,6 +207,25 @@ class BlockListEncoder(SegmentEncoder):
         self.exit_norm = exit_norm
         own = self.exit_layers[:-1] if exit_norm == "separate" and hasattr(self, "after_norm") else ()
         self.exit_norms = torch.nn.ModuleDict({str(layer): LayerNorm(self.output_size()) for layer in own})
+
+
+def effective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that change nothing; recipes write many of ESPnet's defaults down.
+
+    Args:
+        settings: ``encoder_conf``.
+
+    Raises:
+        UsageError: one that changes something and that no early exit can honour.
+    """
+    left = dict(settings)
+    for name, nothing in REPLACED.items():
+        if name in left and (value := left.pop(name)) not in (nothing, None):
+            place = "name the exits in exit_layers" if name == "interctc_layer_idx" else "an early exit cannot honour it"
+            raise UsageError(f"encoder_conf: {name} {value!r}: {place}; remove it")
+    if left.get("pos_enc_layer_type", "rel_pos") != "rel_pos":
+        left.pop("rel_pos_type", None)  # a kind of relative positions, where there are others
+    return left
 
 
 def check_padding_safe(stock: dict[str, Any]) -> None:

@@ -21,13 +21,16 @@ try:  # ESPnet >= 202604
     from espnet2.legacy.nets.pytorch_backend import nets_utils
     from espnet2.legacy.nets.pytorch_backend.transformer import attention, embedding
     from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
+    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 except ImportError:
     from espnet.nets.pytorch_backend import nets_utils
     from espnet.nets.pytorch_backend.transformer import attention, embedding
     from espnet.nets.pytorch_backend.transformer.layer_norm import LayerNorm
+    from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 __all__ = [
     "LayerNorm",
+    "TooShortUttError",
     "accept_either_version",
     "call_block",
     "espnet_version",

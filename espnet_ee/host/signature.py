@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ def parameters_of(cls: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def extend_signature(
-    stock: type, without: Sequence[str] = (), defaults: Mapping[str, Any] = MappingProxyType({})
+    stock: type, without: Collection[str] = (), defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[[Class], Class]:
     """Class decorator: shows the constructor of ``stock`` plus the decorated class's own keywords.
 

@@ -80,6 +80,11 @@ class EarlyExitASRModel(ESPnetASRModel):
             self.specaug: torch.nn.Module = CopyingSpecAug(stock["specaug"], self.exit_terms.copies)
         self.exit_weights = ExitWeights(resolve_weights(exit_weights, len(encoder.exit_layers)), exit_gradients)
         encoder.mean_gradients = exit_gradients == "scaled"
+        if encoder.conditioned and encoder.mean_gradients:
+            raise UsageError(
+                "exit_gradients: scaled: with interctc_use_conditioning a segment has more than one way up; use full"
+            )
+        exit_heads_of(self)  # for a conditioned encoder, whose blocks read them
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             for name, parameter in self.named_parameters():

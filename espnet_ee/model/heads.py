@@ -97,10 +97,16 @@ class ExitHeads:
 
 
 def exit_heads_of(model: ESPnetASRModel) -> ExitHeads:
-    """The heads of a model with an early-exit encoder: of ours, or of ESPnet's own, whose one head serves every exit."""
+    """The heads of a model with an early-exit encoder: of ours, or of ESPnet's own, whose one head serves every exit.
+
+    A conditioned encoder, whose blocks read them, is given them, too.
+    """
     own, final = getattr(model, "exit_ctc", {}), LinearHead(model.ctc.ctc_lo, model.ctc.dropout_rate)
     layers = model.encoder.exit_layers
-    return ExitHeads({layer: own[str(layer)] if str(layer) in own else final for layer in layers})
+    heads = ExitHeads({layer: own[str(layer)] if str(layer) in own else final for layer in layers})
+    if model.encoder.conditioned:
+        model.encoder.heads = heads
+    return heads
 
 
 def mac_table(model: ESPnetASRModel) -> MacTable:
@@ -111,6 +117,7 @@ def mac_table(model: ESPnetASRModel) -> MacTable:
     """
     heads = {}
     for layer, head in exit_heads_of(model).by_layer.items():
-        cost, evidence = head.macs(), EVIDENCE_MACS * head.vocabulary
+        # A conditioned encoder computes the head at every exit, and counts it.
+        cost, evidence = Parabola(0, 0) if model.encoder.conditioned else head.macs(), EVIDENCE_MACS * head.vocabulary
         heads[layer] = Parabola(cost.at_one + evidence, cost.step + evidence, cost.growth)
     return replace(model.encoder.macs(), heads=heads)

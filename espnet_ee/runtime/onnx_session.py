@@ -16,6 +16,7 @@ from espnet_ee.files import is_file
 from espnet_ee.policy.frames import Frames
 from espnet_ee.runtime.model import Export
 from espnet_ee.runtime.onnx_file import FLOAT, INT64, Signature, Value, read_signature
+from espnet_ee.text import token_type_of
 
 FIRST, LATER = ("x", "x_lens"), ("hidden", "lens")
 KINDS = {"x": (FLOAT, 3), "x_lens": (INT64, 1), "hidden": (FLOAT, 3), "lens": (INT64, 1),
@@ -62,6 +63,7 @@ class OnnxSession:
         self.export, self.precision = export, _precision(export, int8)
         self.exit_layers, self.macs, self.blank = export.exit_layers, export.macs, export.blank
         self.tokens: Sequence[str] = export.tokens
+        self.token_type = token_type_of(export.tokens)
         self.sample_rate: int | None = export.sample_rate
         self.frame_seconds = export.frame_seconds
         self._threads = 1

@@ -33,20 +33,25 @@ class Word:
 
 
 def words_of(
-    tokens: Sequence[str], spans: Sequence[TokenSpan], frame_seconds: float, seconds: float = math.inf
+    tokens: Sequence[str],
+    spans: Sequence[TokenSpan],
+    frame_seconds: float,
+    seconds: float = math.inf,
+    token_type: str = "char",
 ) -> tuple[Word, ...]:
     """The words that tokens spell; joined with blanks they are what :func:`espnet_ee.text.tokens_to_text` makes.
 
     Args:
-        tokens: characters with ``<space>``, or pieces with ``▁``.
+        tokens: characters with ``<space>``, pieces with ``▁``, or words.
         spans: of each, in order.
         frame_seconds: length of a frame.
         seconds: of the audio, within which all words lie: the last frame may reach beyond.
+        token_type: what the tokens are; see :func:`espnet_ee.text.tokens_to_text`.
 
     >>> words_of(["▁HEL", "LO", "▁YOU"], [TokenSpan(1, 2, -0.1), TokenSpan(3, 4, -0.3), TokenSpan(6, 9, 0.0)], 0.5, 4.0)
     (Word(text='HELLO', start=0.5, end=2.0, confidence=0.8187307530779818), Word(text='YOU', start=3.0, end=4.0, confidence=1.0))
     """
-    return tuple(_word(parts, frame_seconds, seconds) for parts in _grouped(tokens, spans))
+    return tuple(_word(parts, frame_seconds, seconds) for parts in _grouped(tokens, spans, token_type))
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,11 @@ class _Part:
     log_probability: float
 
 
-def _grouped(tokens: Sequence[str], spans: Sequence[TokenSpan]) -> Iterator[list[_Part]]:
+def _grouped(tokens: Sequence[str], spans: Sequence[TokenSpan], token_type: str) -> Iterator[list[_Part]]:
     """What each word is made of. A token may hold a blank anywhere, and several; its frames are shared out evenly then."""
     word: list[_Part] = []
     for token, span in zip(tokens, spans, strict=True):
-        spelled = spelling(token)
+        spelled = spelling(token, token_type)
         if word and spelled[:1].isspace():
             yield word
             word = []

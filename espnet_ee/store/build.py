@@ -31,12 +31,16 @@ def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:
     try:
         if are_known(config):
             refuse_ignored(args)
-            return assemble(config)
-        from espnet_ee.plugin.task import EarlyExitASRTask  # seconds of import: for the parts that only ESPnet's tables know
+            model = assemble(config)
+        else:
+            # Seconds of import: for the parts that only ESPnet's tables know.
+            from espnet_ee.plugin.task import EarlyExitASRTask
 
-        return EarlyExitASRTask.build_model(args)
+            model = EarlyExitASRTask.build_model(args)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    vars(model)["token_type"] = config.get("token_type")  # how its tokens become text, which ESPnet's models do not know
+    return model
 
 
 def fit_state(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:

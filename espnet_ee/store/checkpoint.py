@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.tensors import read_tensors
 from espnet_ee.store.train_config import check_encoder, complete, read_train_config
 from espnet_ee.store.untrusted import check_package
+from espnet_ee.text import READABLE
 
 MODEL_FILE = "model.safetensors"  # of a package
 # Of an experiment: the first pattern that fits exactly one file. ESPnet averages, and keeps the best epoch, by a criterion.
@@ -37,6 +39,11 @@ def experiment_files(folder: str | Path, model_file: str | Path | None = None) -
     folder = Path(folder)
     config = folder / "config.yaml"
     if not config.is_file():
+        if (folder / "meta.yaml").is_file():  # what ESPnet's pack makes
+            inside = [str(path.parent) for path in sorted(folder.glob("exp/*/config.yaml"))]
+            raise UserError(
+                f"{folder}: an archive of ESPnet's pack; give the folder of the model's config.yaml: {' or '.join(inside)}"
+            )
         raise UserError(f"{config}: no such file; give the folder of an experiment (exp/asr_...) or of a package")
     if model_file is not None:
         for path in (folder / model_file, Path(model_file)):
@@ -81,13 +88,28 @@ def load_trained(
     train_config, model_file = Path(train_config), Path(model_file)
     packaged = (train_config.parent / DESCRIPTION).exists()
     trained = complete(check_package(train_config, model_file), train_config) if packaged else read_train_config(train_config)
-    config = from_interctc(trained, train_config)
+    config = from_interctc(trained)
     check_encoder(config, train_config)
+    _check_readable(config, train_config)
     model = build_model(config, train_config)
     if getattr(model, "decoder", None) is not None and config["model"] not in MODELS:
         logging.warning(f"{train_config}: its decoder ({config['decoder']}) is not used: exits are read by CTC alone")
     model.load_state_dict(fit_state(model, read_tensors(model_file), model_file))
     return move(model, device).eval(), config
+
+
+def _check_readable(config: Mapping[str, Any], path: Path) -> None:
+    """Refuses what a training of ESPnet's may be and no model here."""
+    if config.get("use_adapter"):
+        raise UserError(
+            f"{path}: use_adapter: parameters of adapters ({config.get('adapter')}) are none of an early-exit model; "
+            "merge them into the model's own and set use_adapter: false"
+        )
+    if (config.get("token_type") or READABLE[0]) not in READABLE:
+        raise UserError(
+            f"{path}: token_type {config['token_type']}: its tokens become text by a tokeniser of another package; "
+            f"train with {', '.join(READABLE)}"
+        )
 
 
 def check_device(device: str) -> None:

@@ -43,7 +43,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
 
     output_dir = Path(output_dir)
     refuse_other_folder(output_dir, ("model.pth",), (train_config, model_file))
-    config = from_interctc(read_train_config(train_config), train_config)
+    config = from_interctc(read_train_config(train_config))
     model = load_model(train_config, model_file)
     lack = stock_lacks(config)
     if lack:
@@ -83,6 +83,9 @@ def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
         if name in known
     }
     conf["num_blocks"] = exit_layer
+    if conf.pop("interctc_use_conditioning", False):
+        below = [layer for layer in config["encoder_conf"]["exit_layers"] if layer < exit_layer]
+        conf |= {"interctc_use_conditioning": True, "interctc_layer_idx": below} if below else {}
     if "rel_pos_type" in known:
         conf["rel_pos_type"] = "latest"  # the stock conformer's default is another
     model_known = parameters_of(ESPnetASRModel)
@@ -103,12 +106,19 @@ def stock_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tenso
     """The parameters of the exit after block ``exit_layer`` under their stock names.
 
     Raises:
-        UserError: the exit has no norm, where stock always ends in ``after_norm``; or its head has no stock form.
+        UserError: the exit has no norm, where stock always ends in ``after_norm``; or its head, or one that its blocks read, has
+            no stock form.
     """
     if model.encoder.exit_norm_of(exit_layer) is None and hasattr(model.encoder, "after_norm"):
         raise UserError(
             f"exit_layer {exit_layer}: with exit_norm none it has no norm, and a stock encoder always ends in one; "
             f"only the final exit ({model.encoder.exit_layers[-1]}) can be exported"
+        )
+    lowest, own = model.encoder.exit_layers[0], len(getattr(model, "exit_ctc", ())) or len(model.encoder.exit_norms)
+    if model.encoder.conditioned and own and exit_layer > lowest:
+        raise UserError(
+            f"exit_layer {exit_layer}: its blocks read exits with heads or norms of their own, where a stock encoder has one; "
+            f"only the exit after block {lowest} can be exported"
         )
     if exit_heads_of(model).stock_state(exit_layer) is None:
         raise UserError(f"exit_layer {exit_layer}: its kind of head has no stock form and cannot be exported")
@@ -120,6 +130,8 @@ def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor
     replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_ctc.", "ctc.", "decoder.")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}
     state = {name: value for name, value in state.items() if _block_of(name) < exit_layer}
+    if exit_layer == model.encoder.exit_layers[0]:  # of a conditioned encoder: no block so far read an exit
+        state = {name: value for name, value in state.items() if not name.startswith("encoder.conditioning_layer.")}
     head = exit_heads_of(model).by_layer[exit_layer]
     state.update((f"ctc.{name}", value) for name, value in (head.stock_state() or head.state_dict()).items())
     norm = model.encoder.exit_norm_of(exit_layer)

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from espnet_ee.encoder.espnet_blocks import REPLACED
-from espnet_ee.errors import UserError
 from espnet_ee.host.signature import parameters_of
 from espnet_ee.plugin.classes import PREFIX, STOCK_ENCODERS
 
+_OF_TRAINING = ("interctc_layer_idx", "layer_drop_rate", "gradient_checkpoint_layers")  # nothing of it is left in the model
 
-def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+
+def from_interctc(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rewrites the configuration of a stock InterCTC model: the same parameters, read as a shared-head early-exit model.
 
-    The layers of ``interctc_layer_idx`` and the last block become the exits; the model stays ESPnet's own.
+    The layers of ``interctc_layer_idx`` and the last block become the exits, also where the blocks above read their heads
+    (``interctc_use_conditioning``); the model stays ESPnet's own.
     Any other configuration comes back as it is.
 
     Args:
         config: of a training.
-        path: where it was read from, for messages.
-
-    Raises:
-        UserError: an InterCTC model that cannot be computed exit by exit, or not without seeing the padding.
     """
     conf = dict(config.get("encoder_conf") or {})
     layers = conf.get("interctc_layer_idx") or []
     if not layers or str(config["encoder"]) not in STOCK_ENCODERS:
         return dict(config)
-    if conf.get("interctc_use_conditioning"):
-        raise UserError(
-            f"{path}: interctc_use_conditioning: its blocks read the heads below; self-conditioned CTC has no early exit"
-        )
     stock = parameters_of(STOCK_ENCODERS[config["encoder"]])
     # ESPnet writes into config.yaml what was given, and its own default is the older kind of positions.
     positions = conf.get("pos_enc_layer_type", stock["pos_enc_layer_type"].default)
@@ -41,7 +33,7 @@ def from_interctc(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]
     elif positions != "rel_pos":
         conf.pop("rel_pos_type", None)
     blocks = conf.get("num_blocks", stock["num_blocks"].default)
-    conf = {name: value for name, value in conf.items() if name not in REPLACED}
+    conf = {name: value for name, value in conf.items() if name not in _OF_TRAINING}
     conf["exit_layers"] = [*sorted(layers), blocks]
     conf["exit_norm"] = "none" if config["encoder"] == "e_branchformer" else "shared"
     return {**config, "encoder": PREFIX + config["encoder"], "encoder_conf": conf}

@@ -37,6 +37,12 @@ def describe_model(model: ESPnetASRModel, sample_rate: int, exits_csv: Path | No
     """
     encoder = model.encoder
     hop = getattr(model.frontend, "hop_length", None)
+    if getattr(model, "token_type", None) == "word":
+        raise UserError("token_type: word: engines without torch join tokens without blanks; train with char or bpe")
+    if encoder.conditioned:
+        raise UserError(
+            "interctc_use_conditioning: a segment that reads the exit below has no ONNX form; compute it with torch"
+        )
     macs = asdict(mac_table(model))
     return {
         "format": FORMAT,

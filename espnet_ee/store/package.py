@@ -86,7 +86,7 @@ def pack_model(
     """
     out = Path(out)
     refuse_other_folder(out, (DESCRIPTION,), (train_config, model_file, *configs))
-    config = from_interctc(read_train_config(train_config), train_config)
+    config = from_interctc(read_train_config(train_config))
     model = load_model(train_config, model_file)
     described = _read_configs(configs, model.encoder.exit_layers)
     exported = None if onnx is None else read_export(Path(onnx), model)

@@ -14,6 +14,7 @@ from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
+from espnet_ee.encoder.espnet_blocks import BlockListEncoder, effective
 from espnet_ee.errors import UserError
 from espnet_ee.host.compat import make_mel_filters_light, make_pad_masks_linear
 from espnet_ee.host.signature import reject_unknown_keys
@@ -92,6 +93,8 @@ def _make(config: Mapping[str, Any], part: str, **arguments: Any) -> Any:
 
 def _construct(cls: Any, config: Mapping[str, Any], part: str, **arguments: Any) -> Any:
     settings = config.get(f"{part}_conf") or {}
+    if issubclass(cls, BlockListEncoder):
+        settings = effective(settings)
     reject_unknown_keys(cls, f"{part}_conf", settings)
     try:
         inspect.signature(cls).bind(**settings, **arguments)

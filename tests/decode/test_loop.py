@@ -53,6 +53,7 @@ class FakeSession:
     macs: MacTable = MACS
     blank: int = 0
     tokens: Sequence[str] = ("<blank>", "A", "B", "<space>")
+    token_type: str = "char"
     sample_rate: int | None = 10
     frame_seconds: float | None = 0.2  # two samples
     asked: list[tuple] = field(default_factory=list)

@@ -212,11 +212,11 @@ def test_bad_model_settings_are_named(changes, message):
         tiny.model(**changes)
 
 
-def stock_and_ours(backbone: str, exits: list[int], exit_norm: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+def stock_and_ours(backbone: str, exits: list[int], exit_norm: str, **changes: bool) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Stock InterCTC and our encoder under the stock model, with the same parameters."""
     count = len(exits)
     settings_ = {"ctc_weight": 1.0, "interctc_weight": (count - 1) / count}
-    conf = dict(tiny.BACKBONES[backbone][1])
+    conf = {**tiny.BACKBONES[backbone][1], **changes}
     if backbone == "e_branchformer":
         # Its stock loop draws a random number per block (layer_drop_rate) that ours does not: same dropout is no dropout.
         conf.update(dropout_rate=0.0, positional_dropout_rate=0.0)
@@ -236,11 +236,13 @@ def stock_and_ours(backbone: str, exits: list[int], exit_norm: str) -> tuple[tor
     return stock, ours
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize(
     ("backbone", "exit_norm"), [("conformer", "shared"), ("transformer", "shared"), ("e_branchformer", "none")]
 )
-def test_shared_head_under_the_stock_model_is_stock_interctc(backbone, exit_norm):
-    stock, ours = stock_and_ours(backbone, [1, 2, 4], exit_norm)
+def test_shared_head_under_the_stock_model_is_stock_interctc(backbone, exit_norm, conditioned):
+    stock, ours = stock_and_ours(backbone, [1, 2, 4], exit_norm, interctc_use_conditioning=conditioned)
+    assert ours.encoder.conditioned == conditioned == ("encoder.conditioning_layer.weight" in ours.state_dict())
     # 202511's stock convolution leaks padding: there the identity holds for batches of one length.
     lengths = (16000, 16000, 16000) if espnet_version() == "202511" else (16000, 12000, 9000)
     results = []

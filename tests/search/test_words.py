@@ -16,6 +16,7 @@ from espnet_ee.text import collapse, tokens_to_text
 
 CHARACTERS = ["<blank>", "A", "B", "<space>", "<sos/eos>"]
 PIECES = ["<blank>", "▁A", "B", "▁", "C▁D", "▁E▁", "<unk>"]
+WORDS = ["<blank>", "A", "BB", "<unk>", "<sos/eos>"]
 
 
 def frames_of(path: list[int], seed: int = 0) -> Frames:
@@ -23,15 +24,19 @@ def frames_of(path: list[int], seed: int = 0) -> Frames:
     return Frames(np.array(path, int), np.exp(log), log, np.zeros(len(path)), 9)
 
 
-@given(st.lists(st.integers(0, 6), max_size=25), st.sampled_from([CHARACTERS, PIECES]), st.floats(0, 3), st.integers(0, 99))
-def test_words_of_any_path(path: list[int], vocabulary: list[str], seconds: float, seed: int) -> None:
+VOCABULARIES = {"char": CHARACTERS, "bpe": PIECES, "word": WORDS}
+
+
+@given(st.lists(st.integers(0, 6), max_size=25), st.sampled_from(sorted(VOCABULARIES)), st.floats(0, 3), st.integers(0, 99))
+def test_words_of_any_path(path: list[int], token_type: str, seconds: float, seed: int) -> None:
+    vocabulary = VOCABULARIES[token_type]
     path = [label % len(vocabulary) for label in path]
     frames = frames_of(path, seed)
     hypothesis = greedy(frames, 0)
     assert list(hypothesis.tokens) == collapse(path)
     tokens = [vocabulary[token] for token in hypothesis.tokens]
-    words = words_of(tokens, hypothesis.spans, 0.08, seconds)
-    assert " ".join(word.text for word in words) == tokens_to_text(tokens)
+    words = words_of(tokens, hypothesis.spans, 0.08, seconds, token_type)
+    assert " ".join(word.text for word in words) == tokens_to_text(tokens, token_type)
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times) and all(0 <= time <= seconds for time in times)
     assert all(0 < word.confidence <= 1 and word.text for word in words)

@@ -14,6 +14,7 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.host.compat import rename_keys
 from espnet_ee.store.checkpoint import experiment_files, load_model
+from espnet_ee.store.package import open_model
 from espnet_ee.store.train_config import read_train_config, sampling_rate
 from tests import tiny
 
@@ -281,3 +282,31 @@ def test_what_is_no_sampling_rate_is_said_wherever_it_is_read(tmp_path, rate):
     (tmp_path / "conf.yaml").write_text(yaml.safe_dump({"fs": rate}))
     with pytest.raises(UserError, match="fs"):
         read_frontend(tmp_path / "conf.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_adapter": True, "adapter": "lora"}, "use_adapter: parameters of adapters .lora."),
+        ({"token_type": "hugging_face"}, "token_type hugging_face: .* train with char, bpe, word"),
+    ],
+)
+def test_what_only_espnet_reads_is_one_line(model, tmp_path, changes, message):
+    config, path = tiny.save(tmp_path, model, **changes)
+    with pytest.raises(UserError, match=message):
+        load_model(config, path)
+
+
+def test_words_are_joined_by_blanks(model, tmp_path):
+    loaded = load_model(*tiny.save(tmp_path, model, token_type="word"))
+    assert tiny.asr(loaded).session.token_type == "word" and tiny.asr(model).session.token_type == "char"
+
+
+def test_an_archive_of_espnets_pack_is_told_what_to_do_with(tmp_path):
+    (tmp_path / "model.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="model.zip: is a file.* unpack"):
+        open_model(tmp_path / "model.zip")
+    (tmp_path / "meta.yaml").write_text("files: {}")
+    experiment(tmp_path / "exp/asr_train")
+    with pytest.raises(UserError, match="archive of ESPnet's pack; give .*exp/asr_train"):
+        open_model(tmp_path)

@@ -35,6 +35,9 @@ def speech() -> list[np.ndarray]:
     return [(random.standard_normal(length) * 0.1).astype(np.float32) for length in LENGTHS]
 
 
+SELF_CONDITIONED = {"interctc_use_conditioning": True}
+
+
 def stock_settings(backbone: str, **changes) -> dict:
     """A stock InterCTC model's configuration."""
     latest = tiny.STOCK_ONLY if "conformer" in backbone else {}
@@ -69,12 +72,13 @@ def greedy(model: torch.nn.Module, hs: torch.Tensor) -> list[int]:
     return [token for token, _ in groupby(best) if token != model.blank_id]
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("backbone", INTERCTC)
-def test_a_stock_interctc_model_stops_early_without_training(tmp_path, speech, backbone):
-    settings = stock_settings(backbone)
+def test_a_stock_interctc_model_stops_early_without_training(tmp_path, speech, backbone, conditioned):
+    settings = stock_settings(backbone, **SELF_CONDITIONED if conditioned else {})
     stock = stock_model(**settings)
     loaded = load_model(*tiny.save(tmp_path, stock, **settings))
-    assert loaded.encoder.exit_layers == (1, 2, 4)
+    assert loaded.encoder.exit_layers == (1, 2, 4) and loaded.encoder.conditioned == conditioned
     said = set()
     for samples in speech:
         with torch.no_grad():
@@ -97,7 +101,7 @@ def test_a_stock_model_with_an_attention_decoder_loads(tmp_path, speech):
 @pytest.mark.parametrize(
     ("backbone", "changes", "message"),
     [
-        ("conformer", {"interctc_use_conditioning": True}, "config.yaml: .*interctc_use_conditioning"),
+        ("conformer", {"ctc_trim": True}, "config.yaml: .*ctc_trim True"),
         ("conformer", {"rel_pos_type": "legacy"}, "rel_pos_type 'legacy'"),
         ("conformer", {"interctc_layer_idx": []}, "interctc_layer_idx"),
         ("multiconv_conformer", {"interctc_layer_idx": []}, "interctc_layer_idx"),
