@@ -9,18 +9,23 @@ given our task, and its ``main()`` called (``runpy`` would lose the registration
 from __future__ import annotations
 
 import importlib
+import runpy
 import sys
 import warnings
+from pathlib import Path
 
 from espnet_ee.errors import UsageError, run
 
-USAGE = "usage: python -m espnet_ee -m espnet2.bin.MODULE ARGUMENTS..."
+USAGE = "usage: python -m espnet_ee -m espnet2.bin.MODULE ARGUMENTS... (or SCRIPT.py ARGUMENTS...)"
 
 
 def main() -> None:
     """Registers the plug-in, then hands over to the module named after ``-m``."""
     if sys.argv[1:] in (["-h"], ["--help"]):
         print(USAGE)
+        return
+    if sys.argv[1:] and sys.argv[1].endswith(".py"):
+        _run_script(sys.argv[1:])
         return
     if len(sys.argv) < 3 or sys.argv[1] != "-m":
         raise UsageError(USAGE)
@@ -41,7 +46,22 @@ def main() -> None:
 
         adopt(module)
     sys.argv = [name, *sys.argv[3:]]
-    module.main()
+    if name == "espnet2.bin.asr_inference":
+        from espnet_ee.espnet2 import main as infer
+
+        infer(module)
+    else:
+        module.main()
+
+
+def _run_script(words: list[str]) -> None:
+    """Runs a recipe's own script, which asr.sh starts with the same ``--python``, as ``python SCRIPT.py`` would."""
+    script = Path(words[0])
+    if not script.is_file():
+        raise UsageError(f"{script}: no such file; {USAGE}")
+    importlib.import_module("espnet_ee.plugin.task")  # registers: the script may train
+    sys.argv, sys.path[0] = words, str(script.parent.resolve())
+    runpy.run_path(words[0], run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ FLOORS = {
     **dict.fromkeys(("score", "model"), 4),
     **dict.fromkeys(("decode", "plugin"), 5),
     **dict.fromkeys(("store", "runtime"), 6),
-    **dict.fromkeys(("api",), 7),
+    **dict.fromkeys(("api", "espnet2"), 7),
     **dict.fromkeys(("espnet3", "__main__", "cli"), 8),
 }
 LIGHT = ("espnet_ee.policy", "espnet_ee.search", "espnet_ee.score", "espnet_ee.decode.loop", "espnet_ee.runtime")

@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from espnet_ee.cli.parser import Parser, pairs
+from espnet_ee.cli.parser import Parser
 from espnet_ee.data.download import ARCHIVES, BASE_URL, download_parts
 from espnet_ee.data.librispeech import parts_of
 from espnet_ee.data.registry import CORPORA, open_corpus
+from espnet_ee.policy.decoding import pairs
 
 Run = Callable[[argparse.Namespace], None]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_ee import __version__
-from espnet_ee.cli.parser import Parser, pairs
+from espnet_ee.cli.parser import Parser
 from espnet_ee.cli.score import add_calibration, calibration_of
 from espnet_ee.errors import UsageError
-from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.decoding import DecodingConfig, pairs
 from espnet_ee.policy.registry import POLICIES
 
 if TYPE_CHECKING:

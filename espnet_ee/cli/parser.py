@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from espnet_ee.errors import UsageError
-
 
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations and keeps the line breaks of its description; so do its subparsers."""
@@ -25,21 +23,3 @@ class Parser(argparse.ArgumentParser):
     def path(self, name: str, text: str, kind: str = "DIR", **settings: Any) -> None:
         """Adds an option that is a path, or with ``nargs`` several."""
         self.option(name, text, type=Path, metavar=kind, **settings)
-
-
-def pairs(words: list[str], option: str) -> dict[str, str]:
-    """Reads ``KEY=VALUE`` words.
-
-    >>> pairs(["threshold=0.1"], "--policy_conf")
-    {'threshold': '0.1'}
-
-    Raises:
-        UsageError: a word is something else.
-    """
-    table = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not (key and equals and value):
-            raise UsageError(f"{option}: {word!r} is not KEY=VALUE")
-        table[key] = value
-    return table

@@ -122,3 +122,21 @@ def _policy(name: Any, conf: Any) -> ExitPolicy | None:
 
 def _plain(value: Any) -> Any:
     return {key: _plain(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
+
+
+def pairs(words: list[str], option: str) -> dict[str, str]:
+    """Reads ``KEY=VALUE`` words.
+
+    >>> pairs(["threshold=0.1"], "--policy_conf")
+    {'threshold': '0.1'}
+
+    Raises:
+        UsageError: a word is something else.
+    """
+    table = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"{option}: {word!r} is not KEY=VALUE")
+        table[key] = value
+    return table

@@ -24,6 +24,7 @@ def launch(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
         ([], "usage:"),
         (["-m", "os"], "only ESPnet's own commands"),
         (["-m", "espnet2.bin.no_such_command"], "no such module"),
+        (["pyscripts/no_such_script.py"], "no such file"),
     ],
 )
 def test_misuse(arguments, message):
@@ -37,6 +38,17 @@ def test_help_is_no_mistake():
     done = launch("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: python -m espnet_ee -m espnet2.bin.")
+
+
+def test_a_recipes_script_runs_with_the_plug_in(tmp_path):
+    """asr.sh starts ``${python} pyscripts/...``, too."""
+    (tmp_path / "beside.py").write_text("WORD = 'beside'\n")
+    (tmp_path / "script.py").write_text(
+        "import sys\nfrom beside import WORD\nfrom espnet2.tasks.asr import encoder_choices\n"
+        "print(__name__, sys.argv[1:], WORD, 'early_exit_conformer' in encoder_choices.classes)\n"
+    )
+    done = launch(str(tmp_path / "script.py"), "--a", "b")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "__main__ ['--a', 'b'] beside True"), done.stderr
 
 
 def dry_run(tmp_path, launch=launch, **settings) -> subprocess.CompletedProcess:

@@ -116,10 +116,12 @@ def test_every_exit_is_trained_resumed_and_averaged(trained: Path):
 
 def test_stock_inference_recognises_and_a_fresh_process_loads(trained: Path):
     files = ("--asr_train_config", "exp/config.yaml", "--asr_model_file", "exp/valid.loss.ave.pth")
-    run(
+    (trained / "decode_asr.yaml").write_text("ctc_weight: 0.3\nbeam_size: 1\n")  # as recipes have it, for another model
+    done = run(
         trained, *LAUNCHER, "espnet2.bin.asr_inference", *files, "--data_path_and_name_and_type", "wav.scp,speech,sound",
-        "--output_dir", "stock", "--ctc_weight", "1.0", "--beam_size", "1", "--ngpu", "0",
+        "--output_dir", "stock", "--config", "decode_asr.yaml", "--ngpu", "0",
     )  # fmt: skip
+    assert "searched with ctc_weight 1.0 in place of 0.3" in done.stderr
     keys = [f"utt{number}" for number in range(len(TEXTS))]
     assert [line.split()[0] for line in (trained / "stock/1best_recog/text").read_text().splitlines()] == keys
     run(

@@ -1,0 +1,167 @@
+"""``espnet2.bin.asr_inference`` under our launcher: stage 12 of ESPnet's recipes, also with an exit policy.
+
+A model without a decoder is searched by CTC alone, whatever the recipe's decoding configuration says. With a ``policy``, on the
+command line or in that configuration, every utterance stops by our loop; written is what stage 13 reads, and where each stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from espnet_ee.decode.loop import Recognition, recognise
+from espnet_ee.decode.results import recognise_each
+from espnet_ee.decode.torch_session import TorchSession
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import read_yaml
+from espnet_ee.kaldi import write_scp
+from espnet_ee.policy.decoding import DecodingConfig, pairs
+from espnet_ee.score.failed import FAILED
+from espnet_ee.store.checkpoint import load_trained
+
+_OWN = ("policy", "policy_conf", "num_threads")
+# Of the stock command: what asks for another search, another model or another result than the loop that stops gives.
+_ELSEWHERE = (
+    *("lm_train_config", "lm_file", "word_lm_train_config", "word_lm_file", "ngram_file", "nbest", "time_sync", "partial_ar"),
+    *("model_tag", "streaming", "enh_s2t_task", "multi_asr", "hugging_face_decoder", "transducer_conf", "dtype"),
+    *("quantize_asr_model", "quantize_lm", "token_type", "bpemodel"),
+)
+
+BEST = "1best_recog"
+_FILES: dict[str, Callable[[Recognition], str]] = {
+    f"{BEST}/text": lambda result: result.text,
+    f"{BEST}/token": lambda result: " ".join(result.tokens),
+    f"{BEST}/token_int": lambda result: " ".join(map(str, result.token_ids)),
+    f"{BEST}/score": lambda result: repr(result.score),
+    "utt2exit": lambda result: str(result.exit_layer),
+    "utt2macs": lambda result: str(result.macs),
+}
+
+
+def main(stock: ModuleType) -> None:
+    """Runs the command with ``sys.argv``, in place of its own ``main``.
+
+    Args:
+        stock: the imported ``espnet2.bin.asr_inference``, its task already ours.
+
+    Raises:
+        UserError: a file is missing or does not fit, or an option has no place beside the policy.
+    """
+    print(stock.get_commandline_args(), file=sys.stderr)
+    options = vars(add_options(stock.get_parser()).parse_args())
+    del options["config"]
+    own = {name: options.pop(name) for name in _OWN}
+    if own["policy"] is None:
+        if own["policy_conf"]:
+            raise UsageError("--policy_conf: are settings of --policy; name it")
+        options["ctc_weight"] = ctc_weight(options)
+        stock.inference(**options)
+        return
+    defaults = stock.get_parser()
+    for name in _ELSEWHERE:
+        if options.get(name) != defaults.get_default(name):
+            remedy = "run asr.sh with --use_lm false" if name.startswith(("lm_", "word_lm_")) else "leave it out"
+            raise UsageError(
+                f"--{name} {options[name]}: has no place beside --policy, whose texts are the greedy ones of CTC; {remedy}"
+            )
+    _decode(stock, argparse.Namespace(**options), _decoding_config(own, options["batch_size"]))
+
+
+def add_options(parser: Any) -> Any:
+    """Adds to the stock parser what a decoding configuration of ours holds, so that it also takes one as its ``--config``."""
+    group = parser.add_argument_group("Early exit")
+    group.add_argument("--policy", help="when an utterance stops: a decoding configuration (YAML), or a policy's name")
+    group.add_argument("--policy_conf", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the policy")
+    group.add_argument("--num_threads", type=int, metavar="N", help="CPU threads, with a policy")
+    return parser
+
+
+def ctc_weight(options: Mapping[str, Any]) -> float:
+    """The weight of CTC in stock search; that of a model without a decoder is 1.0, else its hypotheses would be arbitrary.
+
+    With less, ESPnet prunes before CTC is asked, by the scores of all others: of none.
+
+    Args:
+        options: of the stock command.
+    """
+    asked, path = options["ctc_weight"], options["asr_train_config"]
+    if path is None or asked == 1.0:
+        return asked
+    trained = read_yaml(path, "give the config.yaml that training wrote")
+    decoder, conf = trained.get("decoder"), trained.get("model_conf") or {}
+    # A model that was trained by CTC alone is made without its decoder, but for a transducer's.
+    if decoder is not None and (decoder == "transducer" or conf.get("ctc_weight") != 1.0):
+        return asked
+    print(f"{path}: the model has no decoder, so it is searched with ctc_weight 1.0 in place of {asked}", file=sys.stderr)
+    return 1.0
+
+
+def _decoding_config(own: Mapping[str, Any], batch_size: int) -> DecodingConfig:
+    """The decoding configuration that the options stand for."""
+    policy, settings, threads = (own[name] for name in _OWN)
+    if isinstance(settings, list):  # words of the command line; in a YAML file it is a table
+        settings = pairs(settings, "--policy_conf")
+    if not isinstance(settings or {}, Mapping):
+        raise UserError(f"policy_conf must be 'key: value' lines, not {settings!r}")
+    if isinstance(policy, str) and (policy.endswith((".yaml", ".yml")) or Path(policy).is_file()):
+        return DecodingConfig.read(policy).changed(settings=settings, num_threads=threads)
+    return DecodingConfig().changed(policy, settings, batch_size=batch_size, num_threads=threads)
+
+
+def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConfig) -> None:
+    if options.asr_model_file is None:
+        raise UsageError("--asr_model_file: name the model's parameters")
+    train_config = options.asr_train_config or Path(options.asr_model_file).with_name("config.yaml")
+    model, trained = load_trained(train_config, options.asr_model_file, "cuda" if options.ngpu else "cpu")
+    session, out = TorchSession(model), Path(options.output_dir)
+    policy = config.policy_for(session.exit_layers)
+    session.use_threads(config.num_threads)
+    written: dict[str, dict[str, str]] = {name: {} for name in _FILES}
+    failed: dict[str, str] = {}
+    for batch in _batches(_load(stock, options, trained), config.batch_size):
+        results, reasons = recognise_each(lambda speech: recognise(session, config, speech), batch)
+        failed |= reasons
+        for name, value_of in _FILES.items():
+            written[name] |= {key: value_of(result) for key, result in results.items()}
+    layers = [int(layer) for layer in written["utt2exit"].values()]
+    if not layers:
+        raise UserError("{}: {}".format(*next(iter(failed.items()), ("--key_file", "there is no utterance to recognise"))))
+    for name, table in written.items():
+        # Stage 13 pairs the lines of two files by their number: an utterance without a text has an empty line.
+        write_scp(out / name, {**(dict.fromkeys(failed, "") if name.startswith(BEST) else {}), **table})
+    depth = sum(layers) / len(layers)
+    print(f"policy {policy.name}: {len(layers)} utterances, mean exit layer {depth:.2f} of {session.exit_layers[-1]}")
+    if failed:
+        write_scp(out / FAILED, {key: " ".join(reason.split()) for key, reason in failed.items()})
+        first = "{}: {}".format(*next(iter(failed.items())))
+        print(f"warning: {len(failed)} utterances have no text, see {out / FAILED}; {first}", file=sys.stderr, flush=True)
+
+
+def _load(stock: ModuleType, options: argparse.Namespace, trained: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """The utterances as ESPnet loads them: all its types of data, its ``key_file``, its preprocessing."""
+    task, args = stock.ASRTask, argparse.Namespace(**trained)
+    loader = task.build_streaming_iterator(
+        options.data_path_and_name_and_type,
+        dtype="float32",
+        batch_size=1,
+        key_file=options.key_file,
+        num_workers=options.num_workers,
+        preprocess_fn=task.build_preprocess_fn(args, False),
+        collate_fn=task.build_collate_fn(args, False),
+        allow_variable_data_keys=options.allow_variable_data_keys,
+        inference=True,
+    )
+    for keys, batch in loader:
+        yield keys[0], batch["speech"][0].numpy()
+
+
+def _batches(utterances: Iterator[tuple[str, np.ndarray]], size: int) -> Iterator[dict[str, np.ndarray]]:
+    while batch := dict(islice(utterances, size)):
+        yield batch
