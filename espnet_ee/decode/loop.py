@@ -81,6 +81,7 @@ class ExitSession(Protocol[State]):
         macs: what the model costs.
         blank: blank id.
         tokens: the vocabulary.
+        token_type: what they are; see :func:`espnet_ee.text.tokens_to_text`.
         sample_rate: of the audio it takes, in Hz; None: it takes features, or nobody told it.
         frame_seconds: length of an encoder frame; None: not known, so that words have no times.
     """
@@ -89,6 +90,7 @@ class ExitSession(Protocol[State]):
     macs: MacTable
     blank: int
     tokens: Sequence[str]
+    token_type: str
     sample_rate: int | None
     frame_seconds: float | None
 
