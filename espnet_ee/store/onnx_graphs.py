@@ -18,6 +18,7 @@ from espnet_ee.files import atomic_write
 from espnet_ee.store.onnx_modules import Segment
 
 OPSET = 18  # of 2022: what phones' runtimes have
+TOLERANCE = 1e-2  # rounding of an untrained model on noise stays far below, a wrong length far above
 
 
 def trace(module: torch.nn.Module, arguments: Sequence[Any], inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
@@ -92,7 +93,38 @@ def trace_segment(segment: Segment) -> onnx.ModelProto:
     example = (torch.zeros(2, segment.least + 40, segment.width), torch.tensor([segment.least + 40, segment.least + 9]))
     with torch.no_grad():
         segment(*example)  # what cannot be computed at all is said here; the exporter would wrap it
-    return trace(segment, example, segment.inputs, segment.outputs)
+    model = trace(segment, example, segment.inputs, segment.outputs)
+    check_graph(segment, model)
+    return model
+
+
+def check_graph(segment: Segment, model: onnx.ModelProto) -> None:
+    """Compares a graph with the module that it was made of, on noise of other sizes than those it was traced with.
+
+    Raises:
+        UserError: they differ: something of the module was taken for a constant.
+    """
+    import onnxruntime
+
+    lengths = torch.tensor([segment.least + 57, segment.least + 21, segment.least])
+    noise = torch.randn(3, int(lengths[0]), segment.width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = dict(zip(segment.outputs, segment(noise, lengths), strict=True))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = session.run(list(segment.outputs), dict(zip(segment.inputs, (noise.numpy(), lengths.numpy()), strict=True)))
+    outputs = {name: torch.from_numpy(value) for name, value in zip(segment.outputs, values, strict=True)}
+    frames = expected["lens_out"]
+    apart = [
+        float((outputs[name][row, :count] - expected[name][row, :count]).abs().max())
+        for name in ("hidden_out", "log_probs", "entropy")
+        for row, count in enumerate(frames.tolist())
+        if count
+    ]
+    if not torch.equal(outputs["lens_out"], frames) or not max(apart) < TOLERANCE:
+        raise UserError(
+            f"this model has no ONNX form: its graph differs from torch by {max(apart):.2g} on audio of another length; "
+            "torch took something for a constant"
+        )
 
 
 def quantised(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -13,7 +13,7 @@ import torch
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.encoder.base import SegmentEncoder
 from espnet_ee.errors import UserError
-from espnet_ee.store.onnx_graphs import quantised, trace, trace_segment
+from espnet_ee.store.onnx_graphs import check_graph, quantised, trace, trace_segment
 from espnet_ee.store.onnx_modules import Normalisation, segments_of
 from tests import tiny
 from tests.store import onnx_models
@@ -45,6 +45,18 @@ def test_graphs_equal_torch() -> None:
     assert any(len(set(output["label"][0])) > 1 for output in outputs)  # or little was compared
     assert not any(tensor.external_data for graph in graphs for tensor in graph.graph.initializer)
     assert not any(b"/espnet_ee" in graph.SerializeToString() for graph in graphs), "a path of this machine"
+
+
+def test_a_graph_that_computes_something_else_is_refused() -> None:
+    model, graphs = onnx_models.traced()
+    [segment, *_] = segments_of(model).values()
+    check_graph(segment, graphs[0])
+    other = onnx.ModelProto()
+    other.CopyFrom(graphs[0])
+    weights = max((tensor for tensor in other.graph.initializer if len(tensor.dims) == 2), key=lambda tensor: tensor.dims[0])
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights)[::-1].copy(), weights.name))
+    with pytest.raises(UserError, match="no ONNX form.*differs"):
+        check_graph(segment, other)
 
 
 def test_other_sizes_and_heads_are_equal_too() -> None:
