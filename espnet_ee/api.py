@@ -19,7 +19,7 @@ from espnet_ee.errors import UsageError, UserError, missing_packages_named
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES, required_settings
-from espnet_ee.search.beam import NBestSearch
+from espnet_ee.search.beam import NBestSearch, build_search
 
 Engine = Literal["torch", "onnx"]
 """What computes a model: torch and ESPnet, or ONNX Runtime (where the model was exported)."""
@@ -126,6 +126,7 @@ class EarlyExitASR:
         checked = config.policy_for(self.exit_layers)
         if checked.nbest:  # said now, not at the first utterance
             NBestSearch(checked.nbest, len(self.session.tokens), self.session.blank)
+        build_search(config.search, tuple(self.session.tokens), self.session.blank)
         self.config, self.policy_name = replace(config, policy=checked), name or checked.name
 
     def transcribe(self, audio: str | Path | np.ndarray, rate: int | None = None) -> Recognition:

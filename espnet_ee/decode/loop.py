@@ -16,8 +16,8 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
-from espnet_ee.search.beam import NBestSearch
-from espnet_ee.search.greedy import Hypothesis, greedy
+from espnet_ee.search.beam import BeamSearch, GreedySearch, NBestSearch, build_search
+from espnet_ee.search.greedy import Hypothesis
 from espnet_ee.search.words import Word, words_of
 from espnet_ee.text import tokens_to_text
 
@@ -128,7 +128,7 @@ class Recognition:
         text: the words.
         tokens: the tokens.
         token_ids: their numbers.
-        score: log-probability of the greedy path.
+        score: log-probability of the greedy path, or the score of the beam's best hypothesis.
         exit_layer: 1-based number of the last block that was computed.
         macs: multiply-accumulates spent: subsampling, blocks, the heads that were read, evidence.
         rows: the exits whose heads were read, in order; the last one gave the text. Where not every exit was kept, the
@@ -178,16 +178,17 @@ def recognise(
     Raises:
         UtteranceError: an utterance cannot be recognised, or the model's output for it is not finite.
         OutOfMemoryError: fewer at once may fit.
-        UserError: the policy does not fit the model, or needs an N-best and flashlight-text is missing.
+        UserError: the policy does not fit the model, flashlight-text is missing, or a language model cannot be read.
     """
     if isinstance(batch, (np.ndarray, str)):
         raise UserError("a batch is a list of utterances; give [samples] for one")
     policy = config.policy_for(session.exit_layers)
     size = max(nbest, policy.nbest)
-    search = NBestSearch(size, len(session.tokens), session.blank) if size else None
+    nbests = NBestSearch(size, len(session.tokens), session.blank) if size else None
+    search = build_search(config.search, tuple(session.tokens), session.blank)
     if not batch:
         return []
-    run = _Run(session, policy, keep_every_exit, search, len(batch))
+    run = _Run(session, policy, keep_every_exit, search, nbests, len(batch))
     state = session.start(batch)
     for utterance, frames, speech in zip(run.utterances, state.feature_frames, batch, strict=True):
         utterance.feature_frames, utterance.samples = frames, len(speech)
@@ -215,15 +216,21 @@ class _Run:
     """One batch on its way through the encoder."""
 
     def __init__(
-        self, session: ExitSession[Any], policy: ExitPolicy, keep: bool, search: NBestSearch | None, size: int
+        self,
+        session: ExitSession[Any],
+        policy: ExitPolicy,
+        keep: bool,
+        search: GreedySearch | BeamSearch,
+        nbests: NBestSearch | None,
+        size: int,
     ) -> None:
-        self.session, self.policy, self.keep, self.search = session, policy, keep, search
+        self.session, self.policy, self.keep, self.search, self.nbests = session, policy, keep, search, nbests
         self.started = time.perf_counter()
         self.utterances = [_Utterance(place) for place in range(size)]
         self.active = list(self.utterances)
         self.reads_heads = keep or bool(policy.reads)
         self.reads = FIELDS if keep else policy.reads
-        self.want = frozenset({"log_probs"} if search else ())
+        self.want = frozenset({"log_probs"} if nbests or search.needs_log_probs else ())
 
     def pass_exit(self, state: SessionState) -> list[int]:
         """Reads the heads that are wanted and lets the finished utterances go; gives the places of the others."""
@@ -251,15 +258,15 @@ class _Run:
 
     def _evidence(self, layer: int, frames: Frames) -> ExitEvidence:
         evidence = evidence_of(layer, frames, self.session.blank, self.reads)
-        if self.search is None or frames.log_probs is None:
+        if self.nbests is None or frames.log_probs is None:
             return evidence
-        return replace(evidence, nbest_scores=self.search.scores(frames.log_probs))
+        return replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs))
 
     def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames) -> EvidenceRow:
         macs = self.session.macs
         return EvidenceRow(
             evidence,
-            self._text(self._strings(evidence.tokens)) if self.keep else "",
+            self._text(self._strings(self.search(frames).tokens)) if self.keep else "",
             macs.encoder_macs(evidence.layer, utterance.feature_frames),
             macs.head_macs(evidence.layer, evidence.frames),
         )
@@ -280,7 +287,7 @@ class _Run:
                 "text; its parameters are damaged, or the audio is far from what it was trained on",
                 utterance.place,
             )
-        hypothesis = greedy(frames, self.session.blank)
+        hypothesis = self.search(frames)
         tokens = self._strings(hypothesis.tokens)
         rows[-1] = replace(rows[-1], hypothesis=self._text(tokens))
         return Recognition(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from espnet_ee.files import read_yaml
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
+from espnet_ee.policy.searching import SearchConfig
 
-KEYS = ("policy", "policy_conf", "batch_size", "num_threads")
+KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads")
 _REMEDY = "give a decoding configuration, such as calibration writes"
 
 
@@ -25,17 +26,19 @@ class DecodingConfig:
         policy: when an utterance stops; None: at the final exit.
         batch_size: utterances recognised together.
         num_threads: CPU threads.
+        search: how the text is looked for at the exit where it stops.
 
     Raises:
         UserError: a number is not a whole one from 1 on.
 
-    >>> DecodingConfig.from_mapping({"policy": "entropy", "policy_conf": {"threshold": 0.01}}, "decode.yaml")
-    DecodingConfig(policy=EntropyPolicy(threshold=0.01), batch_size=1, num_threads=1)
+    >>> DecodingConfig.from_mapping({"policy": "entropy", "policy_conf": {"threshold": 0.01}}, "decode.yaml").policy
+    EntropyPolicy(threshold=0.01)
     """
 
     policy: ExitPolicy | None = None
     batch_size: int = 1
     num_threads: int = 1
+    search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "num_threads"):
@@ -60,20 +63,25 @@ class DecodingConfig:
         values = {key: value for key, value in mapping.items() if value is not None}
         name, conf = values.pop("policy", None), values.pop("policy_conf", {})
         try:
+            if "search" in values:
+                values["search"] = SearchConfig.from_mapping(values["search"])
             return cls(_policy(name, conf), **values)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
     @classmethod
     def read(cls, path: str | Path) -> DecodingConfig:
-        """Reads a YAML file; an empty one is the final exit's. See :meth:`from_mapping`."""
-        return cls.from_mapping(read_yaml(path, _REMEDY, allow_empty=True), str(path))
+        """Reads a YAML file; an empty one is the final exit's; a language model's path starts from its folder. See
+        :meth:`from_mapping`."""
+        config = cls.from_mapping(read_yaml(path, _REMEDY, allow_empty=True), str(path))
+        return replace(config, search=config.search.beside(Path(path).parent))
 
     def to_mapping(self) -> dict[str, Any]:
         """What :meth:`from_mapping` reads back: plain numbers, words and tables."""
         conf = {} if self.policy is None else _plain(asdict(self.policy))  # type: ignore[call-overload]
         name = FixedExitPolicy.name if self.policy is None else self.policy.name
-        return {"policy": name, "policy_conf": conf, "batch_size": self.batch_size, "num_threads": self.num_threads}
+        search = {} if self.search == SearchConfig() else {"search": self.search.to_mapping()}
+        return {"policy": name, "policy_conf": conf, **search, "batch_size": self.batch_size, "num_threads": self.num_threads}
 
     def changed(
         self, policy: str | None = None, settings: Mapping[str, Any] | None = None, **numbers: int | None

@@ -76,9 +76,12 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def fitting(config: DecodingConfig, path: str | Path, exit_layers: Sequence[int]) -> DecodingConfig:
-    """The configuration. Raises UserError, which names its file, if its policy does not fit the model's exits."""
+    """The configuration. Raises UserError, which names its file, if its policy does not fit the model's exits, or if it names a
+    language model: a package holds none, and what a stranger's file names is not read."""
     try:
         config.policy_for(exit_layers)
+        if config.search.lm is not None:
+            raise UserError("search: an lm does not travel with a model; give the configuration's file as the policy")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return config

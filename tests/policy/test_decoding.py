@@ -12,7 +12,9 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.learned import LearnedPolicy
+from espnet_ee.policy.packaged import fitting
 from espnet_ee.policy.posterior import PosteriorPolicy
+from espnet_ee.policy.searching import SearchConfig
 
 LEARNED = LearnedPolicy(0.25, {"log_entropy": 1.5, "changed_tokens": -0.1}, {2: 0.5, 4: 0.1}, {2: 0.1, 4: 0.0})
 
@@ -81,3 +83,35 @@ def test_a_policy_is_checked_against_the_model() -> None:
     for config in (DecodingConfig(LEARNED), DecodingConfig(FixedExitPolicy(6))):
         with pytest.raises(UserError, match=r"learned|fixed"):
             config.policy_for((2, 4))
+
+
+def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path) -> None:
+    assert "search" not in DecodingConfig().to_mapping()
+    assert DecodingConfig.from_mapping({"search": {"kind": "greedy"}}, "x") == DecodingConfig()
+    (tmp_path / "decode.yaml").write_text("search: {kind: beam, beam: 5, lm: lm.arpa, lm_weight: 0.3, insertion: 1}\n")
+    config = DecodingConfig.read(tmp_path / "decode.yaml")
+    assert config.search == SearchConfig("beam", 5, str(tmp_path / "lm.arpa"), 0.3, 1)
+    for search in (config.search, SearchConfig("beam", 3), SearchConfig("beam", 3, insertion=0.5)):
+        whole = DecodingConfig(search=search)
+        assert DecodingConfig.from_mapping(whole.to_mapping(), "x") == whole
+    with pytest.raises(UserError, match=r"decode_x\.yaml: search: an lm does not travel"):
+        fitting(config, "decode_x.yaml", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ("beam", "search is 'beam'"),
+        ({"kind": "best"}, "kind 'best' is unknown"),
+        ({"kind": "beam", "width": 3}, "unknown key 'width'"),
+        ({"kind": "beam", "beam": 0}, "beam is 0"),
+        ({"kind": "beam", "beam": "ten"}, "beam is 'ten'"),
+        ({"kind": "beam", "lm": 3}, "lm is 3"),
+        ({"kind": "beam", "insertion": "x"}, "insertion is 'x'"),
+        ({"beam": 10}, "no use without kind: beam"),
+        ({"kind": "beam", "lm_weight": 0.5}, "no use without an lm"),
+    ],
+)
+def test_a_search_that_cannot_be_is_named(search: object, message: str) -> None:
+    with pytest.raises(UserError, match=f"decode.yaml: .*{message}"):
+        DecodingConfig.from_mapping({"search": search}, "decode.yaml")
