@@ -13,6 +13,7 @@ from espnet_ee.errors import run
 PROG = "espnet-ee"
 COMMANDS = {
     "transcribe": ("transcribe", "audio files to text"),
+    "align": ("align", "when the words of known texts are said, as CTM"),
     "data": ("data", "make, check and change data directories"),
     "decode": ("decode", "data directories to text and evidence, in one process"),
     "calibrate": ("score", "fit and calibrate exit policies on a development set's evidence"),

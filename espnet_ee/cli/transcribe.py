@@ -93,7 +93,7 @@ def add_transcribe(parser: Parser) -> None:
     parser.set_defaults(run=_transcribe)
 
 
-class _Problems:
+class Problems:
     """What went wrong with files, one line each on stderr; and what was done to them, once per kind."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def _transcribe(options: argparse.Namespace) -> None:
     DecodingConfig().changed(**numbers)  # what is wrong is said before a model is loaded for seconds
     if not options.max_segment_seconds >= 1:
         raise UsageError(f"--max_segment_seconds {options.max_segment_seconds:g}: give 1 or more")
-    budget, problems = _budget(options), _Problems()
+    budget, problems = _budget(options), Problems()
     with contextlib.ExitStack() as stack:
         files = list(_files(options.audio, problems, stack))
         _check_output(options, files)
@@ -136,7 +136,7 @@ def _transcribe(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _files(words: Sequence[str], problems: _Problems, stack: contextlib.ExitStack) -> Iterator[AudioFile]:
+def _files(words: Sequence[str], problems: Problems, stack: contextlib.ExitStack) -> Iterator[AudioFile]:
     for word in words:
         if word == STDIN:
             yield AudioFile(STDIN, _standard_input(stack))
@@ -170,7 +170,7 @@ def _check_output(options: argparse.Namespace, files: Sequence[AudioFile]) -> No
 
 
 def _recogniser(options: argparse.Namespace) -> EarlyExitASR:
-    with _quiet():
+    with quiet():
         from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
 
         int8 = options.int8 or None
@@ -189,7 +189,7 @@ def _transcripts(
     longest: float,
     recogniser: EarlyExitASR,
     controller: BudgetController | None,
-    problems: _Problems,
+    problems: Problems,
 ) -> Iterator[Transcript]:
     from espnet_ee.data.recording import open_recording
     from espnet_ee.decode.transcript import Transcriber
@@ -246,7 +246,7 @@ def _budget(options: argparse.Namespace) -> Budget | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what ESPnet and its libraries print and warn of while they are imported: stdout is for texts, stderr for problems."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

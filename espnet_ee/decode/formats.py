@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +59,13 @@ def json_of(transcript: Transcript) -> str:
 
 def ctm_of(transcript: Transcript) -> str:
     """A line a word: recording, channel, start, duration, word, confidence."""
+    return ctm_lines(transcript.audio.stem, _timed(transcript))
+
+
+def ctm_lines(name: str, words: Iterable[Word]) -> str:
+    """The lines of a recording of this name."""
     return "".join(
-        f"{transcript.audio.stem} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.confidence:.4f}\n"
-        for word in _timed(transcript)
+        f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.confidence:.4f}\n" for word in words
     )
 
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "": "--version",
     "transcribe": "audio --model --policy --budget --format --json --out --max_segment_seconds --engine --int8 --batch_size --num_threads --device",
+    "align": "--model --data --audio --text --exit_layer --engine --device --out",
     "data": "",
     "data prepare": "--corpus --root --out --sets --corpus_options --max_skipped --skip_in --lm_text",
     "data validate": "--data --feats_type",

@@ -1,0 +1,87 @@
+"""``espnet-ee align``: when the words of known texts are said."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.transcribe import Problems, quiet
+from espnet_ee.errors import UsageError, UserError
+from espnet_ee.files import atomic_write
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from espnet_ee.api import EarlyExitASR
+
+    Utterance = tuple[str, str, np.ndarray]
+    """Name, text, samples at the model's rate."""
+
+
+def add_align(parser: Parser) -> None:
+    """Options of ``espnet-ee align``."""
+    parser.description = (
+        "Says when the words of known texts are said: a CTM line a word (recording, 1, start, duration, word, confidence), by the\n"
+        "most probable alignment of one exit. An utterance that cannot be aligned is named, and the exit status is 1."
+    )
+    parser.option(
+        "--model", "folder of a package, an experiment (exp/asr_...) or an export, or a name on the hub", required=True
+    )
+    parser.path("--data", "Kaldi data directory (wav.scp, text)")
+    parser.path("--audio", "in place of it: an audio file of any format, rate and channels", "FILE")
+    parser.option("--text", "with --audio: what is said in it", metavar="WORDS")
+    parser.option("--exit_layer", "the exit that aligns (default: the last)", type=int, metavar="K")
+    parser.option("--engine", "as of espnet-ee transcribe", choices=("torch", "onnx"))
+    parser.option("--device", "torch device", default="cpu")
+    parser.path("--out", "the CTM file (default: standard output)", "FILE")
+    parser.set_defaults(run=_align)
+
+
+def _align(options: argparse.Namespace) -> None:
+    if (options.data is None) == (options.audio is None):
+        raise UsageError("give either --data or --audio")
+    if (options.audio is None) != (options.text is None):
+        raise UsageError("--audio and --text belong together")
+    from espnet_ee.decode.alignment import Aligner
+    from espnet_ee.decode.formats import ctm_lines
+
+    with quiet():
+        from espnet_ee.api import EarlyExitASR
+
+        recogniser = EarlyExitASR.from_pretrained(options.model, "fixed", options.device, options.engine)
+    aligner, problems, lines = Aligner(recogniser.session, options.exit_layer), Problems(), []
+    for name, text, samples in _utterances(options, recogniser, problems):
+        try:
+            lines.append(ctm_lines(name, aligner(samples, text)))
+        except UserError as error:
+            problems.fail(UserError(f"{name}: {error}"))
+    if options.out is None:
+        print("".join(lines), end="")
+    else:
+        with atomic_write(options.out) as stream:
+            stream.write("".join(lines))
+    if problems.count:
+        raise SystemExit(1)
+
+
+def _utterances(options: argparse.Namespace, recogniser: EarlyExitASR, problems: Problems) -> Iterator[Utterance]:
+    from espnet_ee.data.audio import read_any
+    from espnet_ee.data.audio_files import AudioFile
+    from espnet_ee.data.inputs import read_inputs
+    from espnet_ee.kaldi import read_scp
+
+    if options.audio is not None:
+        samples, note = read_any(options.audio, recogniser.sample_rate)
+        problems.note(str(options.audio), note)
+        yield AudioFile(str(options.audio), options.audio).stem, options.text, samples
+        return
+    texts = read_scp(options.data / "text", allow_empty=True)
+    for item in read_inputs(options.data, recogniser.sample_rate):
+        try:
+            if item.utt_id not in texts:
+                raise UserError(f"not in {options.data / 'text'}; add or delete it")
+            yield item.utt_id, texts[item.utt_id], item.load()
+        except UserError as error:
+            problems.fail(UserError(f"{item.utt_id}: {error}"))

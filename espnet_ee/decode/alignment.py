@@ -1,0 +1,62 @@
+"""Forced alignment: when the words of a known text are said, by one exit of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from espnet_ee.decode.loop import ExitSession
+from espnet_ee.errors import UserError
+from espnet_ee.search.align import Speller, align
+from espnet_ee.search.greedy import spans_of_path
+from espnet_ee.search.words import Word, words_of
+
+
+class Aligner:
+    """Aligns texts with audio by one exit of a model; no block above it is computed.
+
+    Args:
+        session: the engine.
+        layer: the exit; None: the last one.
+
+    Raises:
+        UserError: there is no such exit, or the model does not know how long its frames are.
+    """
+
+    def __init__(self, session: ExitSession[Any], layer: int | None = None) -> None:
+        self.session, self.layer = session, session.exit_layers[-1] if layer is None else layer
+        if self.layer not in session.exit_layers:
+            raise UserError(f"no exit after layer {layer}; the model's exits are {', '.join(map(str, session.exit_layers))}")
+        if session.sample_rate is None or session.frame_seconds is None:
+            raise UserError(
+                "the model does not tell how long its frames are, so words have no times; take one that takes audio"
+            )
+        self._rate, self._frame_seconds = session.sample_rate, session.frame_seconds
+        self._speller = Speller(session.tokens, session.blank)
+
+    def __call__(self, speech: np.ndarray, text: str) -> tuple[Word, ...]:
+        """The words of the text with their times and confidences.
+
+        Args:
+            speech: samples (N,) in [-1, 1] at the model's rate.
+            text: what is said in it.
+
+        Raises:
+            UserError: the tokens cannot spell the text, the audio is too short for it, or the model's output is broken.
+        """
+        graph = self._speller(text)
+        state = self.session.start([speech])
+        while state.layer < self.layer:
+            state = self.session.advance(state)
+        log_probs = self.session.read(state, [0], frozenset({"log_probs"}))[0].log_probs
+        if log_probs is None or np.isnan(log_probs).any():
+            raise UserError(f"the model's output at exit {self.layer} is not a number; its parameters are damaged")
+        path = align(log_probs, graph)
+        if path is None:
+            raise UserError(
+                f"{len(speech) / self._rate:.2f} s are too short for its text of {len(text.split())} words; mend one of them"
+            )
+        blank = self.session.blank
+        tokens, spans = spans_of_path(path, log_probs[np.arange(len(path)), path], blank)
+        return words_of([self.session.tokens[token] for token in tokens], spans, self._frame_seconds, len(speech) / self._rate)
