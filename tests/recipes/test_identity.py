@@ -181,7 +181,7 @@ set -euo pipefail
 . {template}/utils/stages_data.sh
 . {template}/utils/stages_train.sh
 need() {{ :; }}
-feats_type=raw
+feats_type=raw model_file=exp/asr/model
 stage_options() {{ echo "seed=$seed"; }}
 run_training() {{ echo "trains, resumed: $1"; echo epoch >>"$asr_exp/model"; [ ! -e crash ]; }}
 asr_exp=exp/asr asr_stats_dir=exp/stats data_feats=dump train_set=train valid_set=dev token_list=tokens fly_factors=""
