@@ -140,6 +140,8 @@ class EarlyExitASR:
         Raises:
             UserError: the audio cannot be read, or an array comes without its rate.
         """
+        if not isinstance(audio, (str, Path, np.ndarray)):
+            raise UserError(f"audio is a file's name, or a NumPy array of samples with its rate, not {type(audio).__name__}")
         if isinstance(audio, np.ndarray):
             if rate is None:
                 raise UserError(

@@ -63,7 +63,7 @@ def missing_package(error: ImportError) -> str | None:
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return None
-    return f"{package} is not installed; install it with: pip install 'espnet_ee[{_EXTRAS[package]}]'"
+    return f"{package} is not installed; in the project's folder: pip install -e '.[{_EXTRAS[package]}]'"
 
 
 @contextmanager

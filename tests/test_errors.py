@@ -124,7 +124,7 @@ def test_a_missing_package_is_one_line_with_its_extra(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as stop:
         errors.run(main)
     line = capsys.readouterr().err
-    assert stop.value.code == 1 and "pip install 'espnet_ee[espnet]'" in line and line.count("\n") == 1
+    assert stop.value.code == 1 and "pip install -e '.[espnet]'" in line and line.count("\n") == 1
 
     def ours() -> None:
         raise ModuleNotFoundError("No module named 'espnet_ee.nothing'", name="espnet_ee.nothing")

@@ -75,7 +75,7 @@ def _export_onnx(options: argparse.Namespace) -> None:
 def _need_onnx(*libraries: str) -> None:
     for library in ("onnx", *libraries):
         if find_spec(library) is None:
-            raise UserError(f"{library} is not installed; pip install 'espnet_ee[onnx]'")
+            raise UserError(f"{library} is not installed; in the project's folder: pip install -e '.[onnx]'")
 
 
 def add_set_threshold(parser: Parser) -> None:

@@ -32,10 +32,12 @@ class SegmentFiles:
     Attributes:
         layer: exit layer at its end.
         paths: by precision, ``fp32`` or ``int8``; a file need not be there.
+        graph: what the graphs call themselves: of which export and exit they are; None: they need not say.
     """
 
     layer: int
     paths: Mapping[str, Path]
+    graph: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def _segments(listed: Any, folder: Path) -> tuple[SegmentFiles, ...]:
         paths = {precision: _place(folder, name, f"segments: {precision}") for precision, name in names.items()}
         if not all(path.suffix == ".onnx" for path in paths.values()):  # ONNX Runtime would read .ort as another format
             raise UserError(f"segments: {', '.join(names.values())}: a graph's name ends in .onnx; refused")
-        segments.append(SegmentFiles(_whole(entry, "layer", MAX_EXITS), paths))
+        graph = entry.get("graph")
+        segments.append(SegmentFiles(_whole(entry, "layer", MAX_EXITS), paths, None if graph is None else str(graph)))
     layers = [segment.layer for segment in segments]
     if layers != sorted(set(layers)):
         raise UserError(f"segments: the layers {layers} do not rise; export again")

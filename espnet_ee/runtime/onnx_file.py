@@ -21,7 +21,7 @@ FLOAT, INT64 = 1, 7  # TensorProto.DataType
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 # Field numbers of onnx.proto.
 _MODEL = {"graph": 7, "opset": 8, "functions": 25, "training": 20}
-_GRAPH = {"node": 1, "initializer": 5, "input": 11, "output": 12, "sparse": 15}
+_GRAPH = {"node": 1, "name": 2, "initializer": 5, "input": 11, "output": 12, "sparse": 15}
 _NODE = {"attribute": 5, "op_type": 4, "domain": 7}
 _ATTRIBUTE = {"tensor": 5, "graph": 6, "tensors": 10, "graphs": 11, "sparse": 22, "sparse_tensors": 23}
 _TENSOR = {"dims": 1, "name": 8, "external": 13, "location": 14}
@@ -41,8 +41,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of a graph by name."""
+    """Inputs and outputs of a graph by name, and what it calls itself."""
 
+    name: str
     inputs: Mapping[str, Value]
     outputs: Mapping[str, Value]
 
@@ -99,7 +100,7 @@ class _Model:
                 (inputs if number == _GRAPH["input"] else outputs)[_text(part, 1)] = _value(part)
             elif number == _GRAPH["sparse"]:
                 raise UserError(f"{self.path}: has sparse tensors, which no export of ours has, refused")
-        return Signature(inputs, outputs)
+        return Signature(_text(message, _GRAPH["name"]), inputs, outputs)
 
     def _node(self, message: memoryview, depth: int) -> None:
         for number, kind, value in _fields(message):

@@ -177,6 +177,11 @@ class OnnxSession:
         """Compares what a graph declares with ``model.yaml`` and its neighbours, before it is loaded."""
         path = self._path(number)
         signature = self._signatures[number] = read_signature(path)
+        called = self.export.segments[number].graph
+        if called is not None and signature.name != called:
+            raise UserError(
+                f"{path}: is another segment, or of another export, than {self.export.path} names; copy the whole folder"
+            )
         below = self._signatures[number - 1].outputs if number else {}
         takes, gives = LATER if number else FIRST, [f"{name}_out" for name in LATER]
         _check_values(path, "takes", signature.inputs, takes)

@@ -143,6 +143,6 @@ def _flashlight() -> Any:
     except ImportError:
         raise UserError(
             "an N-best (policy posterior, search beam, --nbest) needs flashlight-text, which is built for Python 3.12 and older; "
-            "install it with: pip install 'espnet_ee[nbest]'"
+            "in the project's folder: pip install -e '.[nbest]'"
         ) from None
     return decoder

@@ -105,9 +105,10 @@ def _segments(
         graphs = {"fp32": onnx_graphs.trace_segment(segment)}
         if export.int8:
             graphs["int8"] = onnx_graphs.quantised(graphs["fp32"])
-        entry: dict[str, Any] = {"layer": layer}
+        # So that a device can tell files of two exports apart.
+        entry: dict[str, Any] = {"layer": layer, "graph": f"{description['parameters_sha256'][:16]} exit {layer}"}
         for kind, graph in graphs.items():
-            entry[kind] = file_name(f"segment_{layer:02d}", kind)
+            graph.graph.name, entry[kind] = entry["graph"], file_name(f"segment_{layer:02d}", kind)
             onnx_graphs.write_model(folder / entry[kind], graph)
             size[kind] += (folder / entry[kind]).stat().st_size
         description["segments"].append(entry)

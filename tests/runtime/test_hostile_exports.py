@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,20 @@ def test_what_is_no_onnx_is_named(content: bytes, tmp_path: Path) -> None:
     folder = write_export(tmp_path / "onnx")
     (folder / "segment_01.onnx").write_bytes(content)
     with pytest.raises(UserError, match=r"segment_01\.onnx"):
+        recognise(folder)
+
+
+def test_a_graph_of_another_export_is_refused(tmp_path: Path) -> None:
+    """The second file would be computed without a word, were it another exit's or another model's."""
+    named = [{**entry, "graph": f"abc exit {entry['layer']}"} for entry in description()["segments"]]
+    folder = write_export(tmp_path / "onnx", segments=named)
+    for entry in named:
+        graph = onnx.load(folder / entry["fp32"])
+        graph.graph.name = entry["graph"]
+        onnx.save(graph, folder / entry["fp32"])
+    assert recognise(folder)
+    shutil.copy(folder / named[-1]["fp32"], folder / named[1]["fp32"])
+    with pytest.raises(UserError, match=r"another segment, or of another export"):
         recognise(folder)
 
 

@@ -61,4 +61,4 @@ def test_a_package_that_is_missing_is_one_line_with_its_extra(folder: Path) -> N
     ):
         done = command(*words)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-        assert f"{package} is not installed; install it with: pip install 'espnet_ee[{extra}]'" in done.stderr
+        assert f"{package} is not installed; in the project's folder: pip install -e '.[{extra}]'" in done.stderr

@@ -25,7 +25,7 @@ def test_without_flashlight_the_policy_says_what_to_install(monkeypatch: pytest.
     for name in ("flashlight", "flashlight.lib", "flashlight.lib.text"):
         monkeypatch.setitem(sys.modules, name, None)
     model = tiny.model()
-    with pytest.raises(UserError, match=r"policy posterior.*pip install 'espnet_ee\[nbest\]'"):
+    with pytest.raises(UserError, match=r"policy posterior.*pip install -e '\.\[nbest\]'"):
         tiny.asr(model, PosteriorPolicy(0.5))
     tiny.asr(model, EntropyPolicy(0.5))  # nobody else asks for it
 

@@ -239,7 +239,7 @@ def test_two_names_of_one_parameter_are_written(tmp_path):
 
 def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"someone/tiny.*pip install 'espnet_ee\[hub\]'"):
+    with pytest.raises(UserError, match=r"someone/tiny.*pip install -e '\.\[hub\]'"):
         EarlyExitASR.from_pretrained("someone/tiny")
 
 
