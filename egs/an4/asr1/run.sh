@@ -11,7 +11,7 @@ exec ./asr_ee.sh \
     --speed_perturb_factors "0.9 1.0 1.1" \
     --token_type char \
     --feats_normalize config \
-    --asr_config conf/train_ee_conformer.yaml \
+    --asr_config conf/train_ee_fast_conformer.yaml \
     --inference_asr_model valid.cer_exit12.ave.pth \
     --command "./run.sh ${*@Q}" \
     "$@"
