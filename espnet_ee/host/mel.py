@@ -23,10 +23,10 @@ def mel_filters(*, sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float, h
         htk: HTK's scale.
 
     Raises:
-        UserError: there is no spectrum of so few samples.
+        UserError: there is no spectrum of so few samples, or no rate.
     """
-    if n_fft < 1:
-        raise UserError(f"frontend_conf: n_fft is {n_fft}; give a number of samples")
+    if n_fft < 1 or sr < 1:
+        raise UserError(f"no model can be built from it: frontend_conf: fs is {sr}, n_fft is {n_fft}; give more than 0")
     low, high = (_htk_mel if htk else _slaney_mel)(np.array([fmin, fmax], float))
     edges = _hertz(np.linspace(low, high, n_mels + 2), htk)
     slopes = np.subtract.outer(edges, np.fft.rfftfreq(n_fft, 1.0 / sr))
