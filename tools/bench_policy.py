@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from espnet_ee.errors import UsageError, run
-from espnet_ee.policy.table import EvidenceTable
 from espnet_ee.score.calibrate import Target, calibrate, make_families
 from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import Grid, fixed_outcomes, read_grid, sweep
@@ -49,19 +47,6 @@ def draw(speakers: np.ndarray, count: int, random: np.random.Generator) -> np.nd
             break
         mask |= speakers == speaker
     return mask
-
-
-def part_of(grid: Grid, selection: np.ndarray) -> Grid:
-    """The set of some utterances alone, by number or by a mask (N,)."""
-    names = tuple(np.array(grid.utterances)[selection].tolist())
-    arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed")
-    return replace(
-        grid,
-        table=EvidenceTable(grid.table.exit_layers, {name: grid.table.utterances[name] for name in names}),
-        utterances=names,
-        clock=None if grid.clock is None else grid.clock[selection],
-        **{name: getattr(grid, name)[selection] for name in arrays},
-    )
 
 
 def compared_depths(layers: np.ndarray) -> np.ndarray:
@@ -108,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> None:
             mask = draw(speakers, count, random)
             if mask.all():
                 raise UsageError(f"--fit {count}: leaves no speaker to measure on; give less")
-            found.append(gains(part_of(grid, mask), part_of(grid, ~mask)))
+            found.append(gains(grid.part(mask), grid.part(~mask)))
         over_entropy, over_fixed, lost = (np.array(part) for part in zip(*found, strict=True))
         print(
             f"\nfitted on {count}, compute of exit {'':<1}"

@@ -20,7 +20,7 @@ from espnet_ee.decode.loop import Recognition, recognise
 from espnet_ee.errors import UserError, run
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.score.wer import count_edits
+from espnet_ee.score.wer import add_counts, count_edits
 
 ENGINES = ("torch", "fp32", "int8")
 
@@ -37,8 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """In per cent."""
-    hits, *errors = count_edits(list(zip(references, hypotheses, strict=True)), "word").sum(axis=0).tolist()
-    return 100 * sum(errors) / (hits + errors[0] + errors[1])
+    return add_counts(count_edits(list(zip(references, hypotheses, strict=True)), "word")).rate
 
 
 def equal(texts: Sequence[str], others: Sequence[str]) -> str:

@@ -56,15 +56,18 @@ class Grid:
         stay = np.array([utt not in failed for utt in self.utterances], dtype=bool)
         if not stay.any():
             raise UserError(f"set {self.name}: no utterance was decoded by every run; see the files {FAILED} of its decodings")
-        names = tuple(utt for utt in self.utterances if utt not in failed)
+        return replace(self.part(stay), failed={**self.failed, **failed})
+
+    def part(self, selection: np.ndarray) -> Grid:
+        """The same set with some utterances alone, by number or by a mask (N,)."""
+        names = tuple(np.array(self.utterances)[selection].tolist())
         arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed")
         return replace(
             self,
             table=EvidenceTable(self.table.exit_layers, {utt: self.table.utterances[utt] for utt in names}),
             utterances=names,
-            clock=None if self.clock is None else self.clock[stay],
-            failed={**self.failed, **failed},
-            **{name: getattr(self, name)[stay] for name in arrays},
+            clock=None if self.clock is None else self.clock[selection],
+            **{name: getattr(self, name)[selection] for name in arrays},
         )
 
     @cached_property
