@@ -89,7 +89,7 @@ def add_set_threshold(parser: Parser) -> None:
 
 def _set_threshold(options: argparse.Namespace) -> None:
     _need_onnx()
-    from espnet_ee.store.onnx_folder import change_threshold
+    from espnet_ee.store.onnx_threshold import change_threshold
 
     for file in change_threshold(options.model, options.threshold):
         print(f"{file}: threshold {options.threshold:g}")
@@ -152,8 +152,8 @@ def _pack(options: argparse.Namespace) -> None:
         raise UsageError(f"--name {options.name!r}: give one word, OWNER/MODEL on the hub")
     from espnet_ee.store.checkpoint import experiment_files
     from espnet_ee.store.model_card import Card
-    from espnet_ee.store.onnx_description import DESCRIPTION
-    from espnet_ee.store.onnx_description import FOLDER as ONNX
+    from espnet_ee.store.onnx_names import DESCRIPTION
+    from espnet_ee.store.onnx_names import FOLDER as ONNX
     from espnet_ee.store.package import calibrated_configs, pack_model
 
     files = experiment_files(options.model, options.model_file)

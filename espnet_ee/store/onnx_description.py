@@ -17,9 +17,9 @@ from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.heads import mac_table
 from espnet_ee.score.points import read_exits
 from espnet_ee.store.export_stock import exit_state
+from espnet_ee.store.onnx_names import DESCRIPTION
 
 FORMAT = 1
-FOLDER, DESCRIPTION = "onnx", "model.yaml"
 _BLANKS = ("<blk>", "<eps>", "<blank>")  # what sherpa-onnx takes for it
 _SPACE, _SPACE_THERE = "<space>", "▁"
 

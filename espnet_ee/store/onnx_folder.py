@@ -10,19 +10,17 @@ from typing import Any
 import onnx
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_dir, atomic_write, read_yaml, refuse_other_folder, write_yaml
+from espnet_ee.errors import UsageError
+from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.store import onnx_graphs
-from espnet_ee.store.onnx_description import DESCRIPTION, FOLDER, describe_model, token_lines
-from espnet_ee.store.onnx_files import Shape, self_stopping, set_threshold, single_exit
+from espnet_ee.store.onnx_description import describe_model, token_lines
+from espnet_ee.store.onnx_files import Shape, self_stopping, single_exit
 from espnet_ee.store.onnx_modules import segments_of
-from espnet_ee.store.onnx_stop import stop_rule, threshold_of
-
-KINDS = ("fp32", "int8")
+from espnet_ee.store.onnx_names import DESCRIPTION, FOLDER, KINDS
+from espnet_ee.store.onnx_stop import stop_rule
 
 
 @dataclass(frozen=True)
@@ -147,36 +145,6 @@ def shape_of(model: ESPnetASRModel) -> Shape:
     in_steps = isinstance(model.frontend, KaldiFbank) and encoder.stride >= 4
     factor = encoder.stride if in_steps else None
     return Shape(encoder.input_size, encoder.min_frames, factor, len(model.token_list), model.blank_id)
-
-
-def change_threshold(folder: str | Path, threshold: float) -> list[Path]:
-    """Changes the threshold of the self-stopping files of an export, each atomically; ``model.yaml`` tells it then, too.
-
-    Args:
-        folder: that holds ``onnx/``.
-        threshold: of the policy; of ``fixed`` the exit layer.
-
-    Returns:
-        The changed files.
-
-    Raises:
-        UserError: the folder holds no such file, or the threshold does not fit the policy.
-    """
-    path = Path(folder) / FOLDER / DESCRIPTION
-    description = read_yaml(path, "give the folder that espnet-ee export wrote to")
-    entry = description.get("self_stopping")
-    if not isinstance(entry, dict):
-        raise UserError(f"{path}: no self-stopping file was exported; export with --policy")
-    config = DecodingConfig.from_mapping(entry["policy"], str(path))
-    fixed = config.policy is None or isinstance(config.policy, FixedExitPolicy)
-    changed = config.changed(settings={"exit_layer" if fixed else "threshold": f"{threshold:g}" if fixed else threshold})
-    set_to = threshold_of(changed.policy_for(description["exit_layers"]))
-    files = [path.parent / entry[kind] for kind in KINDS if kind in entry]
-    for file in files:
-        set_threshold(file, set_to)
-    entry["policy"] = changed.to_mapping()
-    write_yaml(path, description)
-    return files
 
 
 def file_name(stem: str, kind: str) -> str:

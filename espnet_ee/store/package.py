@@ -24,8 +24,8 @@ from espnet_ee.policy.packaged import DESCRIPTION, FORMAT, PREFIX, fitting, read
 from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model, load_trained
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
-from espnet_ee.store.onnx_description import FOLDER as ONNX
 from espnet_ee.store.onnx_description import read_export
+from espnet_ee.store.onnx_names import FOLDER as ONNX
 from espnet_ee.store.tensors import write_safetensors
 from espnet_ee.store.train_config import copy_needed_files, read_train_config, sampling_rate
 
