@@ -20,6 +20,9 @@ _AT_A_TIME = 128
 MAX_RATE, MAX_FFT, MAX_MELS = 200_000, 16384, 1024
 
 
+Strips = Callable[[int, int, np.ndarray], None]
+
+
 class Features(Protocol):
     """What an exported model takes.
 
@@ -74,15 +77,26 @@ class KaldiFbank:
         # At both ends the utterance's own samples come back in reverse, as often as it takes.
         after = max(0, length - before - len(utterance))
         samples = np.pad(utterance.astype(np.float64), (before, after), mode="symmetric")[:length]
-        return _log_banks(_strips(samples, width, hop), self._emphasised, self._n_fft, self._filters, _KALDI_FLOOR)
+        return _log_banks(self._emphasised(samples, width, hop), (count, width), self._n_fft, self._filters, _KALDI_FLOOR)
 
-    def _emphasised(self, strips: np.ndarray) -> np.ndarray:
-        strips = strips - strips.mean(axis=1, keepdims=True)
-        result = np.empty_like(strips)
-        np.subtract(strips[:, :1], _KALDI_PREEMPHASIS * strips[:, :1], out=result[:, :1])
-        np.subtract(strips[:, 1:], _KALDI_PREEMPHASIS * strips[:, :-1], out=result[:, 1:])
-        result *= self._window
-        return result
+    def _emphasised(self, samples: np.ndarray, width: int, hop: int) -> Strips:
+        """Frames less their mean, pre-emphasised, under the window.
+
+        All of this is linear, so the long signal is emphasised at once, and what a frame's mean has left in it, the same at all of
+        its samples, goes with the window.
+        """
+        rest = 1.0 - _KALDI_PREEMPHASIS
+        strips, emphasised = _strips(samples, width, hop), np.empty_like(samples)
+        emphasised[0] = 0.0  # no frame reads it: its first sample has none before it
+        np.subtract(samples[1:], _KALDI_PREEMPHASIS * samples[:-1], out=emphasised[1:])
+        smooth, means = _strips(emphasised, width, hop), strips @ np.full(width, 1.0 / width)
+
+        def write(first: int, last: int, out: np.ndarray) -> None:
+            np.subtract(smooth[first:last], rest * means[first:last, None], out=out)
+            out[:, 0] = rest * (strips[first:last, 0] - means[first:last])
+            out *= self._window
+
+        return write
 
     @property
     def _n_fft(self) -> int:
@@ -135,7 +149,11 @@ class LogMel:
             samples = np.pad(samples, half, mode="reflect")
         samples = np.pad(samples, (0, max(0, self.n_fft - len(samples))))
         strips = _strips(samples, self.n_fft, self.hop_length)
-        features = _log_banks(strips, lambda part: part * self._window, self.n_fft, self._filters, _ESPNET_FLOOR)
+
+        def write(first: int, last: int, out: np.ndarray) -> None:
+            np.multiply(strips[first:last], self._window, out=out)
+
+        features = _log_banks(write, strips.shape, self.n_fft, self._filters, _ESPNET_FLOOR)
         return features if self.log_base is None else features / np.float32(math.log(self.log_base))
 
     @cached_property
@@ -165,18 +183,24 @@ def _strips(samples: np.ndarray, width: int, hop: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(samples, width)[::hop]
 
 
-def _log_banks(
-    strips: np.ndarray, windowed: Callable[[np.ndarray], np.ndarray], n_fft: int, filters: np.ndarray, floor: float
-) -> np.ndarray:
-    """Log filter banks (T, size) of strips (T, width), so many at a time as stay in the cache: several times as fast.
+def _log_banks(write: Strips, shape: tuple[int, ...], n_fft: int, filters: np.ndarray, floor: float) -> np.ndarray:
+    """Log filter banks (count, size) of frames, so many at a time as stay in the cache: several times as fast.
 
     In float64 up to the spectrum: NumPy transforms it faster than float32.
+
+    Args:
+        write: puts the frames from a first to a last one into an array (last - first, width).
+        shape: how many frames there are, and their width, n_fft at most.
     """
-    banks = np.empty((len(strips), filters.shape[1]), np.float32)
-    for first in range(0, len(strips), _AT_A_TIME):
-        spectrum = np.fft.rfft(windowed(strips[first : first + _AT_A_TIME]), n=n_fft)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        np.matmul(power.astype(np.float32), filters, out=banks[first : first + _AT_A_TIME])
+    count, width = shape
+    banks = np.empty((count, filters.shape[1]), np.float32)
+    twice = np.repeat(filters, 2, axis=0)  # for the squares of real and imaginary parts as they lie in memory
+    for first in range(0, count, _AT_A_TIME):
+        last = min(first + _AT_A_TIME, count)
+        frames = np.zeros((last - first, n_fft))
+        write(first, last, frames[:, :width])
+        parts = np.fft.rfft(frames).view(np.float64)
+        np.matmul(np.square(parts, out=parts).astype(np.float32), twice, out=banks[first:last])
     return np.log(np.maximum(banks, np.float32(floor)))
 
 
