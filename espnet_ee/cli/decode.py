@@ -42,6 +42,12 @@ def add_decode(parser: Parser) -> None:
     )
     parser.option("--num_threads", "CPU threads (likewise)", type=int, metavar="N")
     parser.option("--device", "torch device", default="cpu")
+    parser.option(
+        "--chunk_ms",
+        "a frame sees no more than its chunk and some frames before, as in a stream: milliseconds of a chunk (default: all)",
+        type=int,
+        metavar="MS",
+    )
     group = parser.add_argument_group("calibration: the evidence of every exit, and of it OUT/policies/decode_NAME.yaml")
     group.add_argument("--calibrate_on", metavar="SET", help="the development set, one of --data")
     add_calibration(parser)
@@ -68,6 +74,7 @@ def _decode(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         num_threads=options.num_threads,
         device=options.device,
+        chunk_ms=options.chunk_ms,
         calibration=calibration,
     )
     decode_sets(request, lambda: _load(options, files))
@@ -122,4 +129,6 @@ def _load(options: argparse.Namespace, files: Sequence[Path]) -> LoadedModel:
             "espnet": espnet_version(),
         },
     }
-    return LoadedModel(TorchSession(package.model), package.sample_rate, facts)
+    session = TorchSession(package.model)
+    session.use_chunk(options.chunk_ms, package.sample_rate)
+    return LoadedModel(session, package.sample_rate, facts)

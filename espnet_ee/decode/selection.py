@@ -61,6 +61,7 @@ class DecodeOptions:
         batch_size: utterances recognised together; None: as a configuration says, or 1.
         num_threads: CPU threads, likewise.
         device: torch device.
+        chunk_ms: milliseconds of a chunk beyond which a frame sees nothing, as in a stream; None: it sees all.
         calibration: what is calibrated on the evidence; None: nothing.
     """
 
@@ -73,6 +74,7 @@ class DecodeOptions:
     batch_size: int | None = None
     num_threads: int | None = None
     device: str = "cpu"
+    chunk_ms: int | None = None
     calibration: Calibration | None = None
 
 
@@ -182,6 +184,7 @@ class _Decodings:
                 "every_exit": every_exit,
                 "nbest": nbest,
                 "device": self.options.device,
+                "chunk_ms": self.options.chunk_ms,
                 "model_digest": self.model_digest,
                 "data_digest": self.digests[name],
             }
@@ -232,7 +235,7 @@ def _is_done(folder: Path, identity: Mapping[str, Any]) -> bool:
     if not (folder / SUMMARY).is_file():
         return False
     facts = read_yaml(folder / SUMMARY, "delete the folder to decode again")
-    return all(key in facts and facts[key] == value for key, value in identity.items())
+    return all(facts.get(key) == value for key, value in identity.items())
 
 
 def _warn_of_failures(folder: Path, decoding: Decoding) -> None:

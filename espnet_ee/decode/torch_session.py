@@ -13,6 +13,7 @@ import torch
 
 from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_utterance
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
+from espnet_ee.encoder.chunk import chunk_of
 from espnet_ee.errors import UserError
 from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.frames import Frames
@@ -44,7 +45,7 @@ class TorchState:
         return self.encoder.layer
 
 
-def _in_memory(method: Callable[P, Result]) -> Callable[P, Result]:
+def in_memory(method: Callable[P, Result]) -> Callable[P, Result]:
     """Tells an allocation that failed, which torch has three ways to say, from a bug."""
 
     @functools.wraps(method)
@@ -84,14 +85,31 @@ class TorchSession:
         self.token_type: str = getattr(model, "token_type", None) or token_type_of(self.tokens)
         self.device = next(model.parameters()).device
         self.sample_rate = sample_rate
-        hop = 1 if self.encoder.takes == "samples" else getattr(model.frontend, "hop_length", None)
-        self.frame_seconds = self.macs.stride * hop / sample_rate if hop and sample_rate else None
+        self.frame_seconds = self._frame_seconds(sample_rate)
 
     def use_threads(self, count: int) -> None:
         """Sets torch's threads, for the whole process."""
         torch.set_num_threads(count)
 
-    @_in_memory
+    def use_chunk(self, milliseconds: int | None, sample_rate: int) -> None:
+        """Lets a frame see its chunk, and some frames before it, as in a stream; None: the whole utterance.
+
+        Args:
+            milliseconds: of a chunk.
+            sample_rate: of the audio, in Hz.
+
+        Raises:
+            UserError: the model was not trained for chunks, or has none of this length.
+        """
+        encoder, seconds = self.encoder, self._frame_seconds(sample_rate)
+        limits, step = encoder.chunk_limits, encoder.chunk_step
+        encoder.chunk = None if milliseconds is None else chunk_of(limits, step, seconds, milliseconds)
+
+    def _frame_seconds(self, sample_rate: int | None) -> float | None:
+        hop = 1 if self.encoder.takes == "samples" else getattr(self.model.frontend, "hop_length", None)
+        return self.macs.stride * hop / sample_rate if hop and sample_rate else None
+
+    @in_memory
     @torch.inference_mode()
     def start(self, batch: Sequence[np.ndarray]) -> TorchState:
         """Features, one utterance at a time (the STFT's last frames would otherwise see the batch's padding), then embedded."""
@@ -105,14 +123,14 @@ class TorchSession:
         padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
         return TorchState(self.encoder.start(padded, torch.tensor(lengths, device=padded.device)), lengths)
 
-    @_in_memory
+    @in_memory
     @torch.inference_mode()
     def advance(self, state: TorchState) -> TorchState:
         """Computes the blocks up to the next exit."""
         output = self.encoder.advance(state.encoder)
         return replace(state, encoder=output.state, output=output)
 
-    @_in_memory
+    @in_memory
     @torch.inference_mode()
     def read(self, state: TorchState, places: Sequence[int], want: frozenset[str] = frozenset()) -> list[Frames]:
         """The exit's frames for some rows of the batch."""
@@ -132,7 +150,7 @@ class TorchSession:
             for exit_, table, length in zip(frames, tables, lengths, strict=True)
         ]
 
-    @_in_memory
+    @in_memory
     @torch.inference_mode()
     def select(self, state: TorchState, places: Sequence[int]) -> TorchState:
         """Keeps some rows; what the exit gave is let go."""

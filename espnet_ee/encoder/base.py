@@ -114,6 +114,9 @@ class SegmentEncoder(AbsEncoder):
             sum (arXiv 1908.06294); what is after the blocks, norms and heads, gets its own as ever.
         conditioned: whether a segment reads what the head of the exit below says (self-conditioned CTC, arXiv 2104.02724).
         heads: of a conditioned encoder, the model's; they are parameters of the model, not of the encoder.
+        chunk_limits: of an encoder that was trained for chunks, the fewest and the most frames that a chunk had; None: it was not.
+        chunk_step: 2 where a chunk has an even number of frames.
+        chunk: frames of a chunk beyond which a frame sees nothing, outside of training; None: it sees the whole utterance.
     """
 
     takes: ClassVar[str] = "features"
@@ -121,6 +124,9 @@ class SegmentEncoder(AbsEncoder):
     mean_gradients: bool = False
     conditioned: bool = False
     heads: ExitReader | None = None
+    chunk_limits: tuple[int, int] | None = None
+    chunk_step: int = 1
+    chunk: int | None = None
     input_size: int
     exit_layers: tuple[int, ...]
     _macs: MacTable | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from espnet_ee.encoder.chunk import BlockCache
 from espnet_ee.errors import UsageError
 
 # Kernel and stride over time and frequency of each stage of the subsampling.
@@ -52,10 +53,10 @@ class DepthwiseSubsampling(nn.Module):
         return self.out(xs.permute(0, 2, 1, 3).flatten(2))
 
 
-def rotary(frames: int, width: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines (T, width) of the rotary positions; ``like`` gives device and type."""
+def rotary(frames: int, width: int, like: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines (T, width) of the rotary positions from ``first`` on; ``like`` gives device and type."""
     frequencies = 10000.0 ** (-torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width)
-    angles = torch.arange(frames, device=like.device, dtype=torch.float32)[:, None] * frequencies
+    angles = torch.arange(first, first + frames, device=like.device, dtype=torch.float32)[:, None] * frequencies
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
@@ -81,7 +82,14 @@ class RotaryAttention(nn.Module):
         self.qkv = nn.Linear(size, 3 * size)
         self.out = nn.Linear(size, size)
 
-    def forward(self, xs: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self,
+        xs: torch.Tensor,
+        cosines: torch.Tensor,
+        sines: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: BlockCache | None = None,
+    ) -> torch.Tensor:
         """Attends within (B, T, D).
 
         Args:
@@ -89,10 +97,13 @@ class RotaryAttention(nn.Module):
             cosines: (T, D/H), of :func:`rotary`.
             sines: (T, D/H).
             mask: which keys a query sees, True: it does; (B, 1, T, T) or what is broadcast to it; None: all.
+            cache: of a stream, whose next frames these are: they see those that it holds, too.
         """
         batch, frames, size = xs.shape
         queries, keys, values = self.qkv(xs).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys = rotated(queries, cosines, sines), rotated(keys, cosines, sines)
+        if cache is not None:
+            keys, values = cache.attend(keys, values)
         dropout = self.dropout if self.training else 0.0
         mixed = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).reshape(batch, frames, size))
@@ -154,21 +165,28 @@ class ConvolutionModule(nn.Module):
         size: D.
         kernel: odd.
         norm: a key of ``CONVOLUTION_NORMS``.
+        causal: whether a frame sees the ``kernel`` - 1 frames before it, not half of them before and half after.
     """
 
-    def __init__(self, size: int, kernel: int, norm: str) -> None:
+    def __init__(self, size: int, kernel: int, norm: str, causal: bool = False) -> None:
         super().__init__()
+        self.before = kernel - 1 if causal else 0
         self.expand = nn.Linear(size, 2 * size)
-        self.depthwise = nn.Conv1d(size, size, kernel, padding=kernel // 2, groups=size)
+        self.depthwise = nn.Conv1d(size, size, kernel, padding=0 if causal else kernel // 2, groups=size)
         self.norm = CONVOLUTION_NORMS[norm](size)
         self.out = nn.Linear(size, size)
 
-    def forward(self, xs: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
-        """Convolves (B, T, D) over time; ``real`` is True on real frames (B, T, 1), None: all are."""
+    def forward(self, xs: torch.Tensor, real: torch.Tensor | None, cache: BlockCache | None = None) -> torch.Tensor:
+        """Convolves (B, T, D) over time; ``real`` is True on real frames (B, T, 1), None: all are; ``cache`` is a stream's."""
         xs = nn.functional.glu(self.expand(xs))
         if real is not None:
             xs = xs.masked_fill(~real, 0.0)
-        xs = self.depthwise(xs.transpose(1, 2)).transpose(1, 2)
+        xs = xs.transpose(1, 2)
+        if cache is not None:
+            xs = cache.convolve(xs)
+        elif self.before:
+            xs = nn.functional.pad(xs, (self.before, 0))
+        xs = self.depthwise(xs).transpose(1, 2)
         return self.out(nn.functional.silu(self.norm(xs, real)))
 
 
@@ -196,16 +214,25 @@ class FastConformerBlock(nn.Module):
         norm: a key of ``CONVOLUTION_NORMS``.
         dropout: of every module's output and within the feed-forward modules.
         attention_dropout: of the attention weights.
+        causal: see :class:`ConvolutionModule`.
     """
 
     def __init__(
-        self, size: int, heads: int, units: int, kernel: int, norm: str, dropout: float, attention_dropout: float
+        self,
+        size: int,
+        heads: int,
+        units: int,
+        kernel: int,
+        norm: str,
+        dropout: float,
+        attention_dropout: float,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(5))
         self.feed_forward_in = FeedForward(size, units, dropout)
         self.attention = RotaryAttention(size, heads, attention_dropout)
-        self.convolution = ConvolutionModule(size, kernel, norm)
+        self.convolution = ConvolutionModule(size, kernel, norm, causal)
         self.feed_forward_out = FeedForward(size, units, dropout)
         self.dropout = nn.Dropout(dropout)
 
@@ -217,6 +244,7 @@ class FastConformerBlock(nn.Module):
         real: torch.Tensor | None,
         seen: torch.Tensor | None,
         share: float = 1.0,
+        cache: BlockCache | None = None,
     ) -> torch.Tensor:
         """Computes (B, T, D) from (B, T, D).
 
@@ -227,11 +255,12 @@ class FastConformerBlock(nn.Module):
             real: True on real frames (B, T, 1); None: all are.
             seen: which keys a query sees (B, 1, T or 1, T); None: all.
             share: what the modules' outputs are multiplied by (stochastic depth).
+            cache: of a stream, whose next frames these are; of a causal block.
         """
         half = share / 2
         xs = xs + half * self.dropout(self.feed_forward_in(self.norms[0](xs)))
-        xs = xs + share * self.dropout(self.attention(self.norms[1](xs), cosines, sines, seen))
-        xs = xs + share * self.dropout(self.convolution(self.norms[2](xs), real))
+        xs = xs + share * self.dropout(self.attention(self.norms[1](xs), cosines, sines, seen, cache))
+        xs = xs + share * self.dropout(self.convolution(self.norms[2](xs), real, cache))
         xs = xs + half * self.dropout(self.feed_forward_out(self.norms[3](xs)))
         return self.norms[4](xs)
 

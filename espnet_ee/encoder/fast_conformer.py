@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import cast
 
 import torch
 from torch import nn
 
 from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames
+from espnet_ee.encoder.chunk import BlockCache, check_chunks, chunk_mask, drawn_chunk
 from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
 from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate, full_rate
 
@@ -24,29 +25,38 @@ class FastCarry:
         sines: likewise.
         real: True on real frames (B, T, 1), or None where every frame is real: then no block needs to mask.
         half: hidden states at half rate (B, ceil(T/2), D), where the encoder stands between their first and last block.
+        chunks: which frames a frame sees (T, T), see :func:`espnet_ee.encoder.chunk.chunk_mask`; None: all.
     """
 
     cosines: torch.Tensor
     sines: torch.Tensor
     real: torch.Tensor | None
     half: torch.Tensor | None = None
+    chunks: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor, frames: int) -> FastCarry:
         """See :class:`espnet_ee.encoder.base.Carry`."""
         real = None if self.real is None else self.real[rows, :frames]
         half = None if self.half is None else self.half[rows, : (frames + 1) // 2]
         real = None if real is None or bool(real.all()) else real
-        return FastCarry(self.cosines[:frames], self.sines[:frames], real, half)
+        chunks = None if self.chunks is None else self.chunks[:frames, :frames]
+        return FastCarry(self.cosines[:frames], self.sines[:frames], real, half, chunks)
 
     @property
     def at_half_rate(self) -> FastCarry:
         """What the blocks at half rate need: of every second frame, the first included."""
-        return FastCarry(self.cosines[::2], self.sines[::2], None if self.real is None else self.real[:, ::2])
+        real = None if self.real is None else self.real[:, ::2]
+        chunks = None if self.chunks is None else self.chunks[::2, ::2]
+        return FastCarry(self.cosines[::2], self.sines[::2], real, chunks=chunks)
 
-    @property
+    @cached_property
     def seen(self) -> torch.Tensor | None:
-        """Which keys a query sees: every real frame (B, 1, 1, T)."""
-        return None if self.real is None else self.real.transpose(1, 2)[:, None]
+        """Which keys a query sees: every real frame (B, 1, 1, T), of those that its chunk may see (B, 1, T, T)."""
+        real = None if self.real is None else self.real.transpose(1, 2)[:, None]
+        if self.chunks is None or real is None:
+            return self.chunks if real is None else real
+        # A padded frame sees itself: of nothing the attention would make NaN, which spreads.
+        return (self.chunks & real) | torch.eye(len(self.chunks), dtype=torch.bool, device=real.device)
 
 
 class EarlyExitFastConformerEncoder(SegmentEncoder):
@@ -75,6 +85,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         half_rate: the first and the last block that see every second frame only, such as [5, 10]; none: []. The state
             before them is added to what comes out (a temporal U-Net). An exit among them reads that sum, too, at the full
             rate, by a linear layer of its own.
+        chunk_frames: for a model that can stream, the frames of the shortest and of the longest chunk that half of the
+            training steps draw; then the convolutions are causal. None: []. (:mod:`espnet_ee.encoder.chunk`)
+        left_frames: frames before its chunk that a frame of a chunk sees.
 
     Raises:
         UsageError: the exits do not fit, or the sizes do not fit together.
@@ -104,6 +117,8 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         attention_dropout_rate: float = 0.1,
         stochastic_depth_rate: float = 0.0,
         half_rate: list[int] = [],  # noqa: B006 - likewise
+        chunk_frames: list[int] = [],  # noqa: B006 - likewise
+        left_frames: int = 64,
     ) -> None:
         super().__init__()
         check_sizes(output_size, attention_heads, cnn_module_kernel, subsampling, convolution_norm)
@@ -114,6 +129,10 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         self.factor, self.stochastic_depth_rate = subsampling, stochastic_depth_rate
         self.embed = DepthwiseSubsampling(input_size, output_size, subsampling, subsampling_channels)
         self.embed_dropout = nn.Dropout(positional_dropout_rate)
+        self.half_rate = check_half_rate(half_rate, num_blocks)
+        self.chunk_step = 2 if self.half_rate else 1
+        self.chunk_limits = check_chunks(chunk_frames, left_frames, self.chunk_step)
+        self.left_frames, self.kernel = left_frames, cnn_module_kernel
         self.new_block = partial(
             FastConformerBlock,
             output_size,
@@ -123,9 +142,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
             convolution_norm,
             dropout_rate,
             attention_dropout_rate,
+            causal=self.chunk_limits is not None,
         )
         self.encoders = nn.ModuleList(self.new_block() for _ in range(num_blocks))
-        self.half_rate = check_half_rate(half_rate, num_blocks)
         if self.half_rate:
             first, last = self.half_rate
             self.frame_period, self.half_rate_input = 2, HalfRateInput(output_size)
@@ -145,8 +164,8 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         """Subsamples; see :class:`SegmentEncoder`."""
         hidden = self.traced_embed(xs)
         olens = self.frames_of(ilens).clamp(max=hidden.size(1))
-        carry = self.traced_carry(hidden, olens)
-        return EncoderState(hidden, olens, carry if int(olens.min()) < hidden.size(1) else replace(carry, real=None))
+        chunk = drawn_chunk(self.chunk_limits, self.chunk_step) if self.training and self.chunk_limits else self.chunk
+        return EncoderState(hidden, olens, self.chunked_carry(hidden, olens, chunk))
 
     def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
         """See :class:`SegmentEncoder`."""
@@ -155,6 +174,28 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
     def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> FastCarry:
         """See :class:`SegmentEncoder`."""
         return FastCarry(*rotary(hidden.size(1), self.head_width, hidden), real_frames(olens, hidden)[..., None])
+
+    def chunked_carry(self, hidden: torch.Tensor, olens: torch.Tensor, chunk: int | None) -> FastCarry:
+        """What the blocks need beside the hidden states (B, T, D); see :class:`SegmentEncoder` for ``chunk``."""
+        carry = self.traced_carry(hidden, olens)
+        mask = None if chunk is None else chunk_mask(hidden.size(1), chunk, self.left_frames, hidden.device)
+        return replace(carry, real=carry.real if int(olens.min()) < hidden.size(1) else None, chunks=mask)
+
+    def new_cache(self) -> BlockCache:
+        """What a block needs of a stream's past, at its start."""
+        return BlockCache(self.left_frames, self.kernel)
+
+    def stream_block(self, number: int, hidden: torch.Tensor, first: int, cache: BlockCache) -> torch.Tensor:
+        """Computes one block, at full rate, for a stream's next chunk.
+
+        Args:
+            number: 1-based.
+            hidden: what goes in (1, n, D).
+            first: the stream's frame that the chunk begins with.
+            cache: the block's own; the chunk is added.
+        """
+        cosines, sines = rotary(hidden.size(1), self.head_width, hidden, first)
+        return self.encoders[number - 1](hidden, cosines, sines, None, None, cache=cache)
 
     def packed_size(self, layer: int) -> int:
         """See :class:`SegmentEncoder`; an exit among the blocks at half rate is followed by both."""

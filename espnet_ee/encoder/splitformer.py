@@ -33,14 +33,14 @@ class HalfRateBranch(nn.Module):
         return self.block(self.input(xs, carry.real), half.cosines, half.sines, half.real, half.seen)
 
 
-@extend_signature(EarlyExitFastConformerEncoder, without=("half_rate",))
+@extend_signature(EarlyExitFastConformerEncoder, without=("half_rate", "chunk_frames", "left_frames"))
 class EarlyExitSplitformerEncoder(EarlyExitFastConformerEncoder):
     """The fast conformer; beside the segments of the first and of the last exit, a block sees every second frame (arXiv 2506.18035).
 
     What goes into such a segment goes into the branch, too, whose output is added to the segment's. Lengths and masks of the
     branch are those of every second frame (the authors' code masks by the full rate's), so no frame sees padding.
 
-    Takes what :class:`EarlyExitFastConformerEncoder` takes, but for ``half_rate``.
+    Takes what :class:`EarlyExitFastConformerEncoder` takes, but for ``half_rate`` and chunks.
 
     Example:
         >>> encoder = EarlyExitSplitformerEncoder(80, [1, 2, 4], output_size=8, attention_heads=2, num_blocks=4)

@@ -205,3 +205,26 @@ def test_stored_features_give_what_audio_gives(frontend: str, experiment: Path, 
     seconds = [read_scp(tmp_path / f"out/{name}/decode_fixed/set/utt2dur") for name in ("audio", "stored")]
     for key, value in seconds[0].items():
         assert float(seconds[1][key]) == pytest.approx(float(value), abs=0.02)
+
+
+def test_chunks_are_another_decoding(experiment: Path, tmp_path: Path) -> None:
+    conf = {key: value for key, value in tiny.CONFORMER.items() if key != "macaron_style"}
+    settings = {
+        "encoder": "early_exit_fast_conformer",
+        "frontend": "kaldi_fbank",
+        "frontend_conf": {},
+        "encoder_conf": {**conf, "exit_layers": [1, 2, 4], "chunk_frames": [2, 6], "left_frames": 4},
+    }
+    (tmp_path / "exp").mkdir()
+    tiny.save(tmp_path / "exp", tiny.model(seed=2, **settings), **settings)
+    contents = []
+    for words in ([], ["--chunk_ms", 80], [], ["--chunk_ms", 160]):
+        decode(tmp_path / "exp", tmp_path / "out", "--every_exit", *words, data=experiment / "set")
+        contents.append(content(tmp_path / "out"))
+        facts = yaml.safe_load((tmp_path / "out/decode_every_exit/set/decode.yaml").read_text())
+        assert facts["chunk_ms"] == (words[1] if words else None)
+    assert contents[0] == contents[2] and len({str(one) for one in contents}) == 3
+    with pytest.raises(UserError, match="a chunk of 100 ms: give a multiple of 40 ms"):
+        decode(tmp_path / "exp", tmp_path / "other", "--chunk_ms", 100, data=experiment / "set")
+    with pytest.raises(UserError, match="was not trained for chunks"):
+        decode(experiment, tmp_path / "other", "--chunk_ms", 320)

@@ -35,7 +35,7 @@ OPTIONS = {
     "data download": "--out --parts --hold_out --url",
     "data mini": "--out --utterances_per_speaker --seed --nj",
     "decode": "--model --model_file --data --out --config --policy --policy_conf --every_exit --nbest --batch_size --num_threads "
-    "--device --calibrate_on --policies --targets --features --online",
+    "--device --chunk_ms --calibrate_on --policies --targets --features --online",
     "calibrate": "--evidence --text --out --policies --targets --features",
     "score": "--exp --data_root --valid_set --test_sets --separate --command --note --date",
     "replay": "--evidence --text --policy --config --thresholds --out",

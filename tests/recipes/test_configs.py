@@ -22,10 +22,12 @@ from espnet_ee.plugin.task import EarlyExitASRTask
 token_list, output, *configs = sys.argv[1:]
 problems = {}
 for number, config in enumerate(configs):
+    # Of no training there are statistics yet.
+    own = ["--normalize", "none"] if "normalize: global_mvn" in pathlib.Path(config).read_text(encoding="utf-8") else []
     try:
         EarlyExitASRTask.main(cmd=[
             "--config", config, "--iterator_type", "none", "--dry_run", "true", "--token_list", token_list,
-            "--token_type", "char", "--output_dir", f"{output}/{number}", "--ngpu", "0",
+            "--token_type", "char", "--output_dir", f"{output}/{number}", "--ngpu", "0", *own,
         ])
     except BaseException:  # SystemExit, too: that is how argparse refuses a key
         problems[config] = traceback.format_exc()
