@@ -49,6 +49,7 @@ pack_name=""               # [14*] name of the package, owner/model on the hub; 
 pack_licence=other         # [14] licence of the package, as the hub names it
 pack_data=""               # [14*] what the model was trained on, one line; empty: the training set's name
 upload_to=""               # [15] owner/model on the hub that gets the package; empty: stage 15 says how
+show_exp=false             # [-] true: print the folder of the experiment that these options make, and do nothing
 command=""                 # [-] the command line that RESULTS.md shows
 note=""                    # [13] a remark for RESULTS.md
 # end options
@@ -67,6 +68,7 @@ require_choice speed_perturb stored on_the_fly
 require_choice token_type char bpe
 require_choice bpemode unigram bpe
 require_choice feats_normalize global_mvn config
+require_choice show_exp true false
 for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
 done
@@ -161,6 +163,10 @@ if [ -z "${asr_tag}" ]; then
     asr_tag+=${seed:+_seed${seed}}
 fi
 asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}}
+if "${show_exp}"; then
+    echo "${asr_exp}"
+    exit 0
+fi
 asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${suffix}}
 model_file=${asr_exp}/${inference_asr_model}
 raw_sets=("${train_set}" "${valid_set}") # what stage 3 formats

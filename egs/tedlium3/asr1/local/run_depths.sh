@@ -1,1 +1,1 @@
-../../../librispeech/asr1/local/run_depths.sh
+../../../TEMPLATE/asr1/local/run_depths.sh

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The baselines: for each depth a model of its own with one exit, after its last block; else as the recipe has it. All other
+# options are those of run.sh, such as
+#   local/run_depths.sh --depths "2 4 6" --ngpu 1
+# Their experiments are called as that of all exits, with _depth2 and so on behind it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# The parser reads this file again, so its name must hold in the recipe's folder. (By itself exec makes an absolute path of it.)
+[ "$0" = local/run_depths.sh ] || exec bash local/run_depths.sh "$@"
+
+# begin options
+depths=""   # [-] numbers of blocks, separated by blanks; empty: the configuration's exits
+python=""   # [-] interpreter with all dependencies; empty: the environment that tools/install.sh makes
+# end options
+
+. utils/parse_options.sh
+option_files=(asr_ee.sh local/data.sh)
+parse_options "$@"
+if [ -n "${python}" ]; then export ESPNET_EE_PYTHON=${python}; fi
+. ./path.sh
+
+options=(${forwarded_options[@]+"${forwarded_options[@]}"})
+settings=$(./run.sh ${options[@]+"${options[@]}"} --settings)
+# setting NAME: what run.sh makes of an option.
+setting() { sed -n "s/^\[[^]]*\] $1=//p" <<<"${settings}"; }
+read -ra asr_args <<<"$(setting asr_args)"
+exp=$(./run.sh ${options[@]+"${options[@]}"} --show_exp true)
+trainings=$("${ESPNET_EE_PYTHON}" utils/one_exit.py "$(setting asr_config)" "$(setting inference_asr_model)" "${depths}" \
+    ${asr_args[@]+"${asr_args[@]}"})
+
+experiments=""
+while IFS=$'\t' read -r depth model words; do
+    echo "run_depths.sh: depth ${depth}: ${exp}_depth${depth}"
+    ./run.sh ${options[@]+"${options[@]}"} --asr_exp "${exp}_depth${depth}" --inference_asr_model "${model}" \
+        --asr_args "${words}" </dev/null
+    experiments+="${experiments:+ }${exp}_depth${depth}"
+done <<<"${trainings}"
+echo "run_depths.sh: to see them in the curve of all exits: ./run.sh --stage 13 --separate_exps \"${experiments}\""
