@@ -121,6 +121,16 @@ def config(**changes: Any) -> dict[str, Any]:
     }
 
 
+def attention(kind: str = "separate", **model_conf: Any) -> dict[str, Any]:
+    """What gives every exit of :func:`config` an attention decoder."""
+    terms = {"ctc": 0.3, "attention": 0.7}
+    return {
+        "decoder": "transformer",
+        "decoder_conf": {"attention_heads": 2, "linear_units": 24, "num_blocks": 2},
+        "model_conf": {"ctc_weight": 0.3, "exit_terms": terms, "exit_decoders": kind, **model_conf},
+    }
+
+
 def model(seed: int = 0, **changes: Any) -> torch.nn.Module:
     """A tiny model built by ESPnet's task from :func:`config`, in evaluation mode."""
     from espnet_ee.plugin.task import EarlyExitASRTask

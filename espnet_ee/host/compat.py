@@ -18,20 +18,32 @@ from espnet2.layers import log_mel
 from espnet_ee.host.mel import mel_filters
 
 try:  # ESPnet >= 202604
+    from espnet2.legacy.nets.batch_beam_search import BatchBeamSearch
     from espnet2.legacy.nets.pytorch_backend import nets_utils
     from espnet2.legacy.nets.pytorch_backend.transformer import attention, embedding
+    from espnet2.legacy.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
     from espnet2.legacy.nets.pytorch_backend.transformer.layer_norm import LayerNorm
     from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+    from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
+    from espnet2.legacy.nets.scorers.ctc import CTCPrefixScorer
 except ImportError:
+    from espnet.nets.batch_beam_search import BatchBeamSearch
     from espnet.nets.pytorch_backend import nets_utils
     from espnet.nets.pytorch_backend.transformer import attention, embedding
+    from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
     from espnet.nets.pytorch_backend.transformer.layer_norm import LayerNorm
     from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+    from espnet.nets.scorer_interface import BatchScorerInterface
+    from espnet.nets.scorers.ctc import CTCPrefixScorer
 
 __all__ = [
+    "BatchBeamSearch",
+    "BatchScorerInterface",
+    "CTCPrefixScorer",
     "LayerNorm",
     "TooShortUttError",
     "accept_either_version",
+    "add_sos_eos",
     "call_block",
     "espnet_version",
     "isolate_calls",

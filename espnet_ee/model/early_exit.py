@@ -1,4 +1,4 @@
-"""``model: early_exit``: ESPnet's ASR model with a CTC head at every exit of its encoder."""
+"""``model: early_exit``: ESPnet's ASR model with a CTC head, or one and an attention decoder, at every exit of its encoder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from espnet_ee.errors import UsageError
 from espnet_ee.host.signature import extend_signature, reject_unknown_keys
 from espnet_ee.model.consistency import CopyingSpecAug
 from espnet_ee.model.ctc import frames_needed
+from espnet_ee.model.decoders import check_decoder, exit_decoders_of, make_decoders
 from espnet_ee.model.head_choices import make_heads
 from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.model.term import ExitBatch
@@ -23,26 +24,32 @@ from espnet_ee.model.weights import ExitWeights
 from espnet_ee.model.weights import exit_weights as resolve_weights
 from espnet_ee.text import collapse, tokens_to_text
 
+# Of a model whose backbone is frozen.
+_TRAINED_ALONE = ("exit_ctc.", "exit_decoders.", "exit_terms.", "ctc.", "decoder.", "encoder.exit_norms.")
+
 
 @extend_signature(ESPnetASRModel, without=("interctc_weight",))
 class EarlyExitASRModel(ESPnetASRModel):
-    """CTC at every exit, trained jointly: L = sum_m w_m CTC_m (arXiv 2309.09546).
+    """Exits trained jointly: L = sum_m w_m L_m, L_m = CTC or 0.3 CTC + 0.7 attention (arXiv 2309.09546).
 
     Reports ``loss_exitNN`` for every exit, and ``cer_exitNN`` (greedy, over real frames only) when
     validating; ``ctc_too_short`` is the share of utterances with fewer frames than their labels need,
     whose loss is infinite and which therefore teach nothing.
 
     Args:
-        stock: everything ``ESPnetASRModel`` takes; ``ctc_weight`` must be 1.0.
+        stock: everything ``ESPnetASRModel`` takes; ``ctc_weight`` must be 1.0, or with decoders the share
+            of CTC in ``exit_terms``.
         exit_heads: ``"separate"`` (a linear head per exit), ``"shared"`` (ESPnet's InterCTC), or what the exits below the
             final one compute before their linear layer: ``"lstm"``, ``"convolution"``.
+        exit_decoders: with ``attention`` among the terms and ``decoder: transformer``: ``"separate"`` (a decoder of ``decoder_conf``
+            per exit, on one embedding of the tokens) or ``"shared"`` (one for all).
         exit_weights: ``"sum"``, ``"mean"`` or a list with a weight per exit.
-        exit_terms: what each exit is trained for: by term (``ctc``, ``cr_ctc``, ``span_distillation``, ``text_distillation``)
-            its weight, or a table of ``weight`` and ``warmup``; see :class:`espnet_ee.model.terms.JointTerms`.
+        exit_terms: what each exit is trained for: by term (``ctc``, ``attention``, ``cr_ctc``, ``span_distillation``,
+            ``text_distillation``) its weight, or a table of ``weight`` and ``warmup``; see :class:`espnet_ee.model.terms.JointTerms`.
         exit_gradients: what of the joint loss reaches the encoder: ``"full"``; ``"scaled"``: a segment gets the mean of the
             gradients of the exits from it on, not their sum; ``"rotating"``: a training step is for the final exit and one
             below, which take turns.
-        freeze_backbone: trains the exits' norms and heads alone; everything else keeps its parameters, and unlike
+        freeze_backbone: trains the exits' norms, heads and decoders alone; everything else keeps its parameters, and unlike
             under ``--freeze_param`` also its BatchNorm statistics (and its dropout is off). Add
             ``--freeze_param ctc`` to keep the final exit as it is.
     """
@@ -50,6 +57,7 @@ class EarlyExitASRModel(ESPnetASRModel):
     def __init__(
         self,
         exit_heads: str = "separate",
+        exit_decoders: str = "separate",
         exit_weights: str | list[float] = "sum",
         exit_terms: dict[str, float] = {"ctc": 1.0},  # noqa: B006 - ESPnet shows it in --print_config
         exit_gradients: str = "full",
@@ -60,8 +68,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         encoder, ctc = stock["encoder"], stock["ctc"]
         if not isinstance(encoder, SegmentEncoder):
             raise UsageError(f"encoder: model early_exit needs an early_exit_* encoder, not {type(encoder).__name__}")
-        if stock.get("ctc_weight", 0.5) != 1.0:
-            raise UsageError("model_conf: early_exit trains CTC heads only; set ctc_weight: 1.0")
+        check_decoder(exit_terms, stock)
         if ctc.ctc_type != "builtin":
             raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
         if not ctc.reduce or not ctc.ctc_loss.zero_infinity:
@@ -75,6 +82,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         super().__init__(**stock)
         self.report_exit_cer = report_cer
         self.exit_ctc = make_heads(exit_heads, encoder.exit_layers[:-1], ctc)
+        self.exit_decoders = make_decoders(exit_decoders, encoder.exit_layers[:-1], self.decoder)
         self.exit_terms = JointTerms(exit_terms, self)
         if self.exit_terms.copies > 1:
             self.specaug: torch.nn.Module = CopyingSpecAug(stock["specaug"], self.exit_terms.copies)
@@ -88,7 +96,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             for name, parameter in self.named_parameters():
-                parameter.requires_grad = name.startswith(("exit_ctc.", "exit_terms.", "ctc.", "encoder.exit_norms."))
+                parameter.requires_grad = name.startswith(_TRAINED_ALONE)
 
     def train(self, mode: bool = True) -> EarlyExitASRModel:
         """Switches to training; a frozen backbone stays in evaluation mode."""
@@ -124,7 +132,8 @@ class EarlyExitASRModel(ESPnetASRModel):
         layers, heads = self.encoder.exit_layers, exit_heads_of(self)
         hidden = [hs for _, hs in below] + [final]
         logits = torch.stack([heads.logits(layer, hs, olens) for layer, hs in zip(layers, hidden, strict=True)])
-        shares = self.exit_terms(ExitBatch(layers, hidden, logits, olens, text, text_lengths))
+        batch = ExitBatch(layers, hidden, logits, olens, text, text_lengths, exit_decoders_of(self))
+        shares = self.exit_terms(batch)
         losses = torch.stack(list(shares.values())).sum(dim=0)
         loss = (losses * self.exit_weights()).sum()
         stats = {f"loss_exit{layer:02d}": value.detach() for layer, value in zip(layers, losses, strict=True)}
@@ -132,6 +141,7 @@ class EarlyExitASRModel(ESPnetASRModel):
             stats |= {
                 f"{name}_exit{n:02d}": v.detach() for name, share in shares.items() for n, v in zip(layers, share, strict=True)
             }
+        stats |= batch.stats
         stats["ctc_too_short"] = (frames_needed(text, text_lengths) > olens).float().mean()
         if self.report_exit_cer and not self.training:
             stats.update(self.exit_cers(logits, olens, text, text_lengths))

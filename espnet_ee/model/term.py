@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -21,6 +21,8 @@ class ExitBatch:
         olens: real frames (B,).
         text: labels (B, L), padded.
         text_lengths: (B,).
+        decoders: attention decoders by exit layer; none of a model of CTC heads alone.
+        stats: what a term reports beside its value, by name; ESPnet's trainer shows the same names for every batch.
     """
 
     layers: Sequence[int]
@@ -29,6 +31,8 @@ class ExitBatch:
     olens: torch.Tensor
     text: torch.Tensor
     text_lengths: torch.Tensor
+    decoders: Mapping[int, torch.nn.Module] = field(default_factory=dict)
+    stats: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def log_probs(self) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError
+from espnet_ee.model.attention import AttentionTerm
 from espnet_ee.model.consistency import ConsistencyTerm
 from espnet_ee.model.ctc import CTCTerm
 from espnet_ee.model.span_distillation import SpanDistillationTerm
@@ -23,6 +24,7 @@ from espnet_ee.model.text_distillation import TextDistillationTerm
 
 TERMS: dict[str, type[Term]] = {
     "ctc": CTCTerm,
+    "attention": AttentionTerm,
     "cr_ctc": ConsistencyTerm,
     "span_distillation": SpanDistillationTerm,
     "text_distillation": TextDistillationTerm,

@@ -55,6 +55,8 @@ def refuse_ignored(args: argparse.Namespace) -> None:
     if getattr(args, "model", None) not in MODELS:
         return
     if getattr(args, "decoder", None) in _OTHER_DECODERS:
-        raise UserError(f"decoder: {args.decoder}: model early_exit has CTC heads only; set decoder: null")
+        raise UserError(
+            f"decoder: {args.decoder}: model early_exit has CTC heads and transformer decoders; set decoder: transformer or null"
+        )
     if (args.model_conf or {}).get("aux_ctc"):
         raise UserError("model_conf: aux_ctc: model early_exit trains no auxiliary CTC; remove it")

@@ -64,7 +64,7 @@ def check_keys(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.T
     """Raises a UserError that names the first parameter of ``state`` that is missing, left over or of another kind."""
     for name in expected:
         if name not in state:
-            raise UserError(f"{path}: lacks {_describe(name)}; train it, or correct exit_layers and exit_heads")
+            raise UserError(f"{path}: lacks {_describe(name)}; train it, or correct exit_layers, exit_heads and exit_decoders")
     for name, value in state.items():
         if name not in expected:
             raise UserError(f"{path}: has {_describe(name)}, which the configuration does not; give the matching config")
@@ -82,6 +82,8 @@ def _describe(name: str) -> str:
     parts = name.split(".")
     if parts[0] == "exit_ctc":
         return f"the head of exit {parts[1]} ({name})"
+    if parts[0] == "exit_decoders":
+        return f"the decoder of exit {parts[1]} ({name})"
     if parts[:2] == ["encoder", "exit_norms"]:
         return f"the norm of exit {parts[2]} ({name})"
     return name

@@ -18,6 +18,7 @@ import torch
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_untrusted_yaml
+from espnet_ee.model.decoders import has_decoders
 from espnet_ee.plugin.classes import ENCODERS, FRONTENDS, MODELS
 from espnet_ee.store.build import build_model, fit_state
 from espnet_ee.store.tensors import SAFETENSORS, read_header, read_tensors
@@ -145,6 +146,10 @@ def check_sizes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], pa
     blocks = (config["encoder_conf"] or {}).get("num_blocks")
     if blocks is not None and blocks != len(stored):
         raise UserError(f"{path}: has {len(stored)} blocks, config.yaml asks for {blocks}")
+    stored = {name.split(".")[2] for name in state if name.startswith("decoder.decoders.")}
+    blocks = (config.get("decoder_conf") or {}).get("num_blocks")
+    if has_decoders(config) and blocks not in (None, len(stored)):  # there are as many at every exit
+        raise UserError(f"{path}: has {len(stored)} decoder blocks, config.yaml asks for {blocks}")
     # Statistics come from a file of the package and are compared when the model is built in earnest.
     meta = {**config, "normalize": None, "init": None}
     with torch.device("meta"):

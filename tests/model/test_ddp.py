@@ -1,4 +1,4 @@
-"""Two processes that share a batch train the early-exit model as one process with the whole batch does.
+"""Two processes that share a batch train an early-exit model, of CTC heads or with decoders, as one process with the whole batch does.
 
 Over gloo on the CPU, with ESPnet's own weighting of the parts (its trainer's). BatchNorm keeps the statistics it has: in
 training they are those of a process' own part, in ESPnet as everywhere without synchronised BatchNorm.
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,10 +27,14 @@ import torch.distributed.nn.functional  # before there is a group, so that it ca
 from espnet2.torch_utils.recursive_op import recursive_average
 from tests import tiny
 
-STILL = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0, "attention_dropout_rate": 0.0}
+STILL = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
+AED = tiny.attention()
+AED["decoder_conf"].update(STILL)
+KINDS = {"ctc": {}, "attention": AED}
 
-def train(rank, world, steps):
-    plain = tiny.model(encoder_conf={**tiny.CONFORMER, **STILL, "exit_layers": [1, 2, 4], "exit_norm": "separate"})
+def train(rank, world, steps, kind):
+    conf = {**tiny.CONFORMER, **STILL, "attention_dropout_rate": 0.0, "exit_layers": [1, 2, 4], "exit_norm": "separate"}
+    plain = tiny.model(encoder_conf=conf, **KINDS[kind])
     plain.double().train()  # so that equal means equal: in single precision three steps part by some 1e-5
     for part in plain.modules():
         if isinstance(part, torch.nn.BatchNorm1d):
@@ -57,10 +62,10 @@ def train(rank, world, steps):
 rank, folder, steps = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-torch.save(train(rank, 2, steps), f"{folder}/{rank}.pt")
+torch.save({kind: train(rank, 2, steps, kind) for kind in KINDS}, f"{folder}/{rank}.pt")
 torch.distributed.barrier()
 if rank == 0:
-    torch.save(train(0, 1, steps), f"{folder}/alone.pt")
+    torch.save({kind: train(0, 1, steps, kind) for kind in KINDS}, f"{folder}/alone.pt")
 torch.distributed.destroy_process_group()
 """
 
@@ -78,7 +83,13 @@ def run_both(folder: Path) -> None:
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     run_both(tmp_path)
-    first, second, alone = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("0", "1", "alone"))
+    saved = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("0", "1", "alone")]
+    for kind in ("ctc", "attention"):
+        check(*(results[kind] for results in saved))
+    assert "loss_att_exit02" in saved[2]["attention"]["losses"][0]
+
+
+def check(first: dict[str, Any], second: dict[str, Any], alone: dict[str, Any]) -> None:
     assert len(alone["losses"]) == STEPS and alone["losses"][0]["loss"] != alone["losses"][-1]["loss"]
     assert {"loss", "loss_exit01", "loss_exit02", "loss_exit04"} <= alone["losses"][0].keys()
     for step in range(STEPS):

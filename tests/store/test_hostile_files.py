@@ -237,6 +237,7 @@ def test_classes_and_files_that_a_package_may_not_name(package, changes, word):
         ({"frontend_conf": {"frontend_conf": {"use_wpe": True, "wlayers": 200}}}, "wlayers 200"),
         ({"frontend_conf": {"frontend_conf": {"use_beamformer": True, "bnmask": 200}}}, "bnmask 200"),
         ({"input_size": 10**15}, "input_size 1000000000000000"),
+        ({**tiny.attention(), "decoder_conf": {"num_blocks": 250}}, "has 0 decoder blocks, config.yaml asks for 250"),
     ],
     ids=str,
 )

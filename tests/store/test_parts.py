@@ -36,6 +36,8 @@ CONFIGS = {
     "consistency": {**SPECAUG, "model_conf": {"ctc_weight": 1.0, "exit_terms": {"ctc": 1.0, "cr_ctc": 0.2}}},
     "deep heads": {"model_conf": {"ctc_weight": 1.0, "exit_heads": "lstm"}},
     "hybrid": HYBRID,
+    "decoders": tiny.attention(lsm_weight=0.1),
+    "one decoder": tiny.attention("shared"),
     "CTC's settings": {"ctc_conf": {"dropout_rate": 0.1}},
     **{
         name: {"encoder": PREFIX + name, "encoder_conf": {**conf, "exit_layers": [1, 4]}}
