@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What a device pays: start to first text, loading, milliseconds for some seconds of audio at each exit, and memory, by engine.
 
-    python tools/bench_runtime.py --model DIR [--torch DIR ...] [--audio a.wav] [--seconds 10] [--repeats 7]
+    python tools/bench_runtime.py --model DIR [--torch DIR ...] [--stock] [--audio a.wav] [--seconds 10] [--repeats 7]
 
 DIR is a package or an experiment with an export (espnet-ee export --int8 --out DIR). Measured are its fp32 and int8 graphs by ONNX
-Runtime; with torch installed DIR itself and those of --torch (another encoder, the plain recipe); with sherpa-onnx installed the
-file that stops by itself. Every engine runs in a process of its own, which is started anew in each repeat, all engines in turn, so
+Runtime; with torch installed DIR itself and those of --torch (another encoder, the plain recipe), with --stock by ESPnet's own
+Speech2Text, too (CTC, beam 10, all blocks: give real --audio, for a search takes its time by what it finds); with sherpa-onnx
+installed the file that stops by itself. Every engine runs in a process of its own, which is started anew in each repeat, all engines in turn, so
 that whatever else the machine does falls on all alike; medians of the repeats are printed. "first text" counts from the start of
 the process, interpreter and imports included; "peak" is the largest memory that the process ever held.
 """
@@ -28,12 +29,14 @@ import numpy as np
 from espnet_ee.errors import UsageError, UserError, run
 
 PASSES = 5  # of each exit in one process
+BEAM = 10  # of ESPnet's own search, as its recipes have it
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder with an export")
     parser.add_argument("--torch", type=Path, nargs="+", default=[], help="models that torch computes beside it")
+    parser.add_argument("--stock", action="store_true", help="torch's models by ESPnet's own inference, too")
     parser.add_argument("--audio", type=Path, help="a file (default: noise)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the noise")
     parser.add_argument("--repeats", type=int, default=7, help="processes of each engine, 3 or more")
@@ -68,6 +71,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     if arguments.engine == "sherpa":
         return measure_sherpa(arguments, started)
+    if arguments.engine == "stock":
+        return measure_stock(arguments, started)
     from espnet_ee import EarlyExitASR
     from espnet_ee.policy.fixed import FixedExitPolicy
 
@@ -109,6 +114,26 @@ def measure_sherpa(arguments: argparse.Namespace, started: float) -> dict[str, A
     return {"load": load, "first": first, "times": times, "peak": peak(), "seconds": len(samples) / 16000}
 
 
+def measure_stock(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
+    """The same of ESPnet's ``Speech2Text``, which knows the model by our plug-in."""
+    import torch
+    from espnet2.bin.asr_inference import Speech2Text
+
+    from espnet_ee.plugin.register import register
+    from espnet_ee.store.checkpoint import experiment_files
+
+    register()
+    torch.set_num_threads(arguments.threads)
+    config, parameters = experiment_files(arguments.model)
+    recogniser = Speech2Text(str(config), str(parameters), ctc_weight=1.0, beam_size=BEAM)
+    load = time.perf_counter() - started
+    samples = load_audio(arguments.audio, arguments.seconds, 16000)
+    recogniser(samples)
+    first = time.monotonic()
+    times = {f"all blocks, beam {BEAM}": median_of(lambda: recogniser(samples))}
+    return {"load": load, "first": first, "times": times, "peak": peak(), "seconds": len(samples) / 16000}
+
+
 def median_of(work: Any) -> float:
     """Median seconds of some passes."""
     return statistics.median(clock(work) for _ in range(PASSES))
@@ -131,9 +156,10 @@ def engines_of(arguments: argparse.Namespace) -> list[tuple[str, Path]]:
     engines = [("fp32", model)] if any(folder.glob("segment_??.onnx")) else []
     engines += [("int8", model)] if any(folder.glob("segment_*.int8.onnx")) else []
     if find_spec("torch"):
-        engines += [("torch", path) for path in ([model] if (model / "config.yaml").is_file() else []) + arguments.torch]
-    elif arguments.torch:
-        raise UserError("--torch: torch is not installed; install it with: pip install 'espnet_ee[espnet]'")
+        torch_models = ([model] if (model / "config.yaml").is_file() else []) + arguments.torch
+        engines += [(engine, path) for path in torch_models for engine in ("torch", "stock")[: 1 + arguments.stock]]
+    elif arguments.torch or arguments.stock:
+        raise UserError("--torch, --stock: torch is not installed; install it with: pip install 'espnet_ee[espnet]'")
     if find_spec("sherpa_onnx") and any(folder.glob("self_stopping*.onnx")):
         engines.append(("sherpa", model))
     return engines
