@@ -20,6 +20,7 @@ COMMANDS = {
     "score": ("score", "score an experiment: RESULTS.md, exits.csv, curve.png"),
     "replay": ("score", "replay exit policies at any thresholds on an evidence table"),
     "compare": ("score", "compare two decodings exit by exit"),
+    "compare-models": ("score", "set scored models side by side: COMPARISON.md, comparison.png"),
     "export": ("share", "write a model as ONNX for devices, or one exit as a plain ESPnet model"),
     "set-threshold": ("share", "change the threshold of exported ONNX files"),
     "raw-audio": ("share", "make a model of stored features take audio"),

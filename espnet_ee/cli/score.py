@@ -1,4 +1,4 @@
-"""What works on evidence and decodings: ``calibrate``, ``score``, ``replay``, ``compare``. Neither torch nor ESPnet is loaded."""
+"""What works on evidence and decodings, without torch and ESPnet: ``calibrate``, ``score``, ``replay``, ``compare``, ``compare-models``."""
 
 from __future__ import annotations
 
@@ -162,6 +162,35 @@ def _compare(options: argparse.Namespace) -> None:
     files = zip(options.evidence, options.other, texts, strict=True)
     pairs = [(read_grid(first, text), read_grid(second, text)) for first, second, text in files]
     _write(options.out, comparison_page(pairs, tuple(options.names), options.title, options.note))
+
+
+def add_compare_models(parser: Parser) -> None:
+    """Options of ``espnet-ee compare-models``."""
+    parser.description = (
+        "Sets models side by side, exit by exit, with their policies: OUT/COMPARISON.md and comparison.png, from scored\n"
+        "experiments (exits.csv). A model that has not been scored is left out, and the page says so."
+    )
+    words = "the columns: a scored experiment, or several that have one exit each"
+    parser.option("--models", words, nargs="+", required=True, metavar="NAME=EXP[,EXP]")
+    parser.path("--out", "folder for the page and the picture", required=True)
+    parser.option("--sets", "sets to show (default: all that were scored)", nargs="+", default=[], metavar="SET")
+    parser.option("--missing", "lines for what else is left out, and why", nargs="+", default=[], metavar="LINE")
+    parser.option("--title", "of the page", default="Models, exit by exit")
+    parser.option("--note", "lines under the title", nargs="+", default=[], metavar="LINE")
+    parser.option("--command", "command line to report (default: this one)")
+    parser.set_defaults(run=_compare_models)
+
+
+def _compare_models(options: argparse.Namespace) -> None:
+    from espnet_ee.score.models import compare_models, set_lines, write_comparison
+
+    command = options.command or shlex.join(["espnet-ee", *sys.argv[1:]])
+    comparison = compare_models(options.models, options.sets, options.missing, options.title, command, options.note)
+    write_comparison(options.out, comparison)
+    for line in comparison.left_out:
+        print(f"warning: left out: {line}", file=sys.stderr)
+    for name in comparison.sets:
+        print(*set_lines(comparison.models, name), "", sep="\n")
 
 
 def _refuse_input(out: Path | None, inputs: Iterable[Path | None]) -> None:

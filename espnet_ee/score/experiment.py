@@ -7,20 +7,19 @@ of what ran online ``TAG/SET/{decode.yaml,utt2exit,utt2macs,1best_recog/text}``;
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import espnet_ee
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.score.calibrate import PROMISES
+from espnet_ee.score.environment import git_hash
 from espnet_ee.score.evaluate import Policies, SetResult, evaluate, make_policies
 from espnet_ee.score.failed import read_failed
 from espnet_ee.score.grid import Grid, read_grid
@@ -158,20 +157,18 @@ def _separate_points(options: ScoreOptions) -> list[Point]:
 
 
 def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
-    """The environment block; versions and settings are those of the decoding, not of this command."""
+    """What stands in the environment block; versions and settings are those of the decoding, not of this command."""
     facts = read_yaml(decode_yaml, "decode every exit first")
     versions: Mapping[str, Any] = facts["versions"] if isinstance(facts.get("versions"), Mapping) else {}
     settings = ("train_config", "model_file", "parameters", "device", "batch_size", "num_threads")
-    lines = {
+    return {
         "date": options.date,
         **{f"{name} version": version for name, version in versions.items()},
-        "git hash": _git_hash(Path(espnet_ee.__file__).parent),
+        "git hash": git_hash(),
         "command": options.command,
         **{key.replace("_", " "): f"{facts[key]:,}" if key == "parameters" else facts[key] for key in settings if key in facts},
         "training time": _training_time(options.exp / "train_time.yaml"),
     }
-    # A backquote or a line break inside would end the code span.
-    return {name: " ".join(str(value).replace("`", "'").split()) for name, value in lines.items() if value}
 
 
 def _training_time(path: Path) -> str:
@@ -183,22 +180,6 @@ def _training_time(path: Path) -> str:
     machine = f"{facts['ngpu']} GPU" if facts.get("ngpu") else "CPU"
     minutes = float(facts.get("seconds", 0)) / 60
     return f"{minutes:.1f} minutes{resumed} on {facts.get('threads', 'default')} thread(s), {machine}"
-
-
-def _git_hash(package: Path) -> str:
-    """The commit of the package's own repository, or nothing when it has none or git is missing."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        # An environment inside some other repository would report that repository's commit.
-        git("ls-files", "--error-unmatch", "__init__.py")
-        changed = git("status", "--porcelain", "--", ".")
-        return git("rev-parse", "HEAD") + (" (with local changes)" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _warn_of_differences(results: Sequence[SetResult]) -> None:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from espnet_ee.files import atomic_write
 from espnet_ee.score.bootstrap import Difference, interval_text
+from espnet_ee.score.environment import TITLE, environment_lines
 from espnet_ee.score.evaluate import SetResult
 from espnet_ee.score.points import Point
 from espnet_ee.score.wer import ErrorCounts
@@ -53,7 +54,7 @@ def write_page(path: Path, page: Page) -> None:
     lines += _failed(page.sets)
     for unit, title in (("words", "WER"), ("characters", "CER")):
         lines += ["", f"## {title}", "", *_espnet_table(page.sets, unit)]
-    lines += ["", "## Environments", "", *(f"- {name}: `{value}`" for name, value in page.environment.items())]
+    lines += ["", TITLE, "", *environment_lines(page.environment)]
     lines += [f"- note: {note}" for note in page.notes]
     with atomic_write(path) as stream:
         stream.write("\n".join(lines) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from espnet_ee.score.points import Point
 
 MAX_PANELS = 2  # of more, none can be read on a page
 # Okabe and Ito's palette; markers tell the policies apart without colour.
-_POLICIES = {
+POLICIES = {
     "entropy": ("#0072B2", "s"),
     "confidence": ("#56B4E9", "^"),
     "patience": ("#E69F00", "v"),
     "posterior": ("#CC79A7", "P"),
     "learned": ("#D55E00", "D"),
 }
-_OTHER_POLICY = ("#999999", "h")
+OTHER_POLICY = ("#999999", "h")
 _FIXED = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 8, "linewidth": 2}
 _SEPARATE = {"color": "#8A2BE2", "marker": "X", "linestyle": ":", "markersize": 12, "linewidth": 2}
 _ORACLE = {"color": "#009E73", "marker": "*", "linestyle": "none", "markersize": 22}
@@ -37,13 +37,38 @@ def draw_curve(path: Path, points: Sequence[Point], sets: Sequence[str], model: 
     Raises:
         UserError: matplotlib is not installed.
     """
-    figure = make_figure(points, sets, model)
+    save_figure(path, make_figure(points, sets, model))
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    """Writes matplotlib's figure as a PNG; the same figure gives the same bytes."""
     with atomic_write(path, "wb") as stream:
         figure.savefig(stream, format="png", dpi=100, metadata={"Software": None})
 
 
 def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any:
     """The picture as matplotlib's figure; see :func:`draw_curve`."""
+    key = "Lines: policies at all thresholds. Large marks: calibrated\non the development set, with 95 % intervals."
+    title = f"{model}{not_shown(sets, 'RESULTS.md')}\nDown and left is better. {key}"
+    return figure_of_sets(sets, lambda panel, name: _draw_panel(panel, [point for point in points if point.set == name]), title)
+
+
+def not_shown(sets: Sequence[str], page: str) -> str:
+    """Where the sets are that the picture has no room for; empty: it has."""
+    return f" ({len(sets) - MAX_PANELS} more sets in {page})" if len(sets) > MAX_PANELS else ""
+
+
+def figure_of_sets(sets: Sequence[str], draw: Callable[[Any, str], Mapping[str, Any]], title: str) -> Any:
+    """A figure with a panel for each of the first sets.
+
+    Args:
+        sets: their names.
+        draw: draws a set's panel (matplotlib's axes, the set's name) and returns the legend's entries by label.
+        title: of the figure.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     with missing_packages_named():
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,12 +82,10 @@ def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         entries: dict[str, Any] = {}
         for panel, name in zip(panels, shown, strict=True):
-            entries |= _draw_panel(panel, [point for point in points if point.set == name])
+            entries |= draw(panel, name)
             panel.set_title(name, loc="left", fontweight="bold")
         panels[0].set_ylabel("word error rate (%)")
-        more = f" ({len(sets) - len(shown)} more sets in RESULTS.md)" if len(sets) > len(shown) else ""
-        key = "Lines: policies at all thresholds. Large marks: calibrated\non the development set, with 95 % intervals."
-        figure.suptitle(f"{model}{more}\nDown and left is better. {key}", fontsize=font, x=0.01, ha="left")
+        figure.suptitle(title, fontsize=font, x=0.01, ha="left")
         # Below the panels, where no curve can run into it.
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -72,7 +95,7 @@ def _draw_panel(panel: Any, points: Sequence[Point]) -> dict[str, Any]:
     """Draws one set's points and returns the legend's entries."""
     fixed = [point for point in points if point.kind == "fixed"]
     unit, name = (1e9, "GMACs") if max(point.macs_per_second for point in fixed) >= 1e9 else (1e6, "MMACs")
-    entries = {"fixed exits (number: the block)": _line(panel, fixed, unit, **_FIXED)}
+    entries = {"fixed exits (number: the block)": draw_line(panel, fixed, unit, **_FIXED)}
     for point in fixed:
         place = (point.macs_per_second / unit, point.wer)
         panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=(6, 7))
@@ -81,7 +104,7 @@ def _draw_panel(panel: Any, points: Sequence[Point]) -> dict[str, Any]:
     for kind, label, style in (("separate", "separately trained models", _SEPARATE), ("oracle", "oracle (a bound)", _ORACLE)):
         others = [point for point in points if point.kind == kind]
         if others:
-            entries[label] = _line(panel, others, unit, **style)
+            entries[label] = draw_line(panel, others, unit, **style)
     panel.set_xlabel(f"compute ({name} per second of audio)")
     panel.set_xlim(left=0)
     panel.set_ylim(0, 1.15 * max([point.wer for point in (*fixed, *points) if point.kind != "sweep"]) or 1.0)
@@ -90,10 +113,10 @@ def _draw_panel(panel: Any, points: Sequence[Point]) -> dict[str, Any]:
 
 
 def _draw_policy(panel: Any, points: Sequence[Point], unit: float, policy: str) -> Any:
-    colour, marker = _POLICIES.get(policy, _OTHER_POLICY)
+    colour, marker = POLICIES.get(policy, OTHER_POLICY)
     style = {"color": colour, "marker": marker}
     sweep = [point for point in points if point.kind == "sweep"]
-    line = _line(panel, sweep, unit, **style, linewidth=2, markersize=8, markevery=6, alpha=0.8)
+    line = draw_line(panel, sweep, unit, **style, linewidth=2, markersize=8, markevery=6, alpha=0.8)
     for point in points:
         if point.kind == "calibrated":
             bars = [[point.wer - point.wer_low], [point.wer_high - point.wer]]
@@ -102,7 +125,8 @@ def _draw_policy(panel: Any, points: Sequence[Point], unit: float, policy: str) 
     return line
 
 
-def _line(panel: Any, points: Sequence[Point], unit: float, **style: Any) -> Any:
+def draw_line(panel: Any, points: Sequence[Point], unit: float, **style: Any) -> Any:
+    """Draws points as one line of error rate over compute, in order of the compute; gives matplotlib's line."""
     places = sorted((point.macs_per_second / unit, point.wer) for point in points)
     (line,) = panel.plot([place[0] for place in places], [place[1] for place in places], **style)
     return line

@@ -40,6 +40,7 @@ OPTIONS = {
     "score": "--exp --data_root --valid_set --test_sets --separate --command --note --date",
     "replay": "--evidence --text --policy --config --thresholds --out",
     "compare": "--evidence --other --text --names --title --note --out",
+    "compare-models": "--models --out --sets --missing --title --note --command",
     "export": "--model --model_file --format --policy --int8 --exit_layer --out",
     "set-threshold": "--model --threshold",
     "raw-audio": "--train_config --frontend --out",
