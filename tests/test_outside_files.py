@@ -33,6 +33,7 @@ from espnet_ee.data.librispeech import read_chapter
 from espnet_ee.data.sets import compare_sets
 from espnet_ee.data.tedlium import TedLium2, TedLium3
 from espnet_ee.data.tokens import make_tokens
+from espnet_ee.data.voxpopuli import VoxPopuli
 from espnet_ee.decode.journal import open_journal
 from espnet_ee.errors import UserError
 from espnet_ee.policy.budget import read_curve
@@ -43,6 +44,7 @@ from espnet_ee.runtime.onnx_file import read_signature
 from espnet_ee.score.bootstrap import draws
 from espnet_ee.score.failed import read_failed
 from espnet_ee.score.grid import fixed_outcomes, read_grid
+from espnet_ee.score.models import compare_models, page_lines
 from espnet_ee.score.points import make_point, read_exits, write_exits
 from espnet_ee.score.runs import read_run
 from espnet_ee.store.tensors import read_tensors, write_safetensors
@@ -175,6 +177,10 @@ def _identity() -> Any:
 
 IDENTITY = _identity()
 TEXT = b"u1 ONE  TWO\nu2 TWO\nu3\n"
+VOXPOPULI = (
+    b"id\traw_text\tnormalized_text\tspeaker_id\tsplit\n"
+    b"2013-0\tOne.\tone\t1\ttrain\n2013-1\tTwo\ttwo  \tNone\ttrain\n2013-2\t\t\t2\ttrain\n"
+)
 IMPORTED = (
     "utt_id\texit_layer\treference\thypothesis\tentropy\tposterior\taudio_seconds\tencoder_macs\thead_macs\tframes\n"
     "a\t2\tone two\tone\t0.1\t0.5\t1.5\t100\t10\t7\na\t4\tone two\tone two\t0.05\t1\t1.5\t200\t10\t7\n"
@@ -202,6 +208,11 @@ READERS = {
         lambda: {"etc/an4_test.fileids": b"s/a\ns/b\n", "etc/an4_test.transcription": b"<s> ONE </s> (a)\nTWO (b)\n"},
         lambda folder: list(An4(folder).utterances("test")),
         lambda: {"etc/an4_train.fileids": b"", "wav/s/a.sph": b"", "wav/s/b.sph": b""},
+    ),
+    "voxpopuli": Reader(
+        lambda: {"asr_train.tsv": VOXPOPULI},
+        lambda folder: list(VoxPopuli(folder).utterances("train")),
+        lambda: {f"2013/2013-{number}.ogg": b"" for number in range(3)},
     ),
     "data directory": Reader(
         lambda: {
@@ -243,6 +254,7 @@ READERS = {
     ),
     "imported": Reader(lambda: {"table.tsv": IMPORTED.encode()}, read_import),
     "exits.csv": Reader(lambda: made(exits_csv, "exits.csv"), lambda folder: read_exits(folder / "exits.csv")),
+    "models": Reader(lambda: made(exits_csv, "exits.csv"), lambda folder: page_lines(compare_models([f"x={folder}"]))),
     "curve": Reader(lambda: made(exits_csv, "exits.csv"), lambda folder: read_curve(folder / "exits.csv", {})),
     "online run": Reader(
         lambda: made(online, "1best_recog/text", "utt2exit", "utt2macs", "decode.yaml"),

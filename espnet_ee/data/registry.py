@@ -10,6 +10,7 @@ from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.librispeech import LibriSpeech
 from espnet_ee.data.mini.reader import Mini
 from espnet_ee.data.tedlium import TedLium2, TedLium3
+from espnet_ee.data.voxpopuli import VoxPopuli
 from espnet_ee.errors import UsageError
 
 CORPORA: dict[str, type[Corpus]] = {
@@ -18,6 +19,7 @@ CORPORA: dict[str, type[Corpus]] = {
     "librispeech": LibriSpeech,
     "tedlium2": TedLium2,
     "tedlium3": TedLium3,
+    "voxpopuli": VoxPopuli,
 }
 
 

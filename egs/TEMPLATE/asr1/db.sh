@@ -7,3 +7,5 @@ export LIBRISPEECH=${LIBRISPEECH:-}
 # TED-LIUM releases 3 and 2, unpacked: the folder of the release or the one that holds it. Free: https://www.openslr.org/51, /19
 export TEDLIUM3=${TEDLIUM3:-}
 export TEDLIUM2=${TEDLIUM2:-}
+# VoxPopuli, as its own tools leave it: the folder that holds transcribed_data/. Free: https://github.com/facebookresearch/voxpopuli
+export VOXPOPULI=${VOXPOPULI:-}
