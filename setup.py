@@ -35,14 +35,16 @@ ESPNET = [  # the plug-in: training in any ESPnet recipe, recognition by torch
     "safetensors>=0.4",
     "tensorboard>=2.14",
 ]
-RECIPE = [*ESPNET, "kaldiio>=2.18", "scipy>=1.12", "sentencepiece"]  # egs/, from the corpus to the page of results
-NBEST = ['flashlight-text>=0.0.7; python_version < "3.13"']  # beam search; no wheels for newer interpreters
+LM = [  # n-gram language models: making them, and holding large ones; without KenLM's wheel plain Python reads them
+    "kaldingram>=0.1.2",
+    'kenlm-ex>=0.2.1; platform_machine == "x86_64" or platform_machine == "AMD64" or sys_platform == "darwin"',
+]
+RECIPE = [*ESPNET, *LM, "kaldiio>=2.18", "scipy>=1.12", "sentencepiece"]  # egs/, from the corpus to the page of results
 HUB = ["huggingface_hub>=0.30"]
 ONNX = ["onnx>=1.18", "onnxscript>=0.5", *RUNTIME]  # espnet-ee export; --int8 computes with the last
 # espnetez imports every task of ESPnet 202511, and one of them six, which ESPnet does not ask for.
 DEV = [
     *RECIPE,
-    *NBEST,
     *ONNX,
     f"six; {OLD}",
     "hypothesis>=6.0",
@@ -70,7 +72,7 @@ setup(
         "runtime": RUNTIME,
         "espnet": ESPNET,
         "recipe": RECIPE,
-        "nbest": NBEST,
+        "lm": LM,
         "hub": HUB,
         "onnx": ONNX,
         "dev": DEV,

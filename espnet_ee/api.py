@@ -19,13 +19,16 @@ from espnet_ee.errors import UsageError, UserError, missing_packages_named
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES, required_settings
-from espnet_ee.search.beam import NBestSearch, build_search
+from espnet_ee.search.beam import build_search
 
 Engine = Literal["torch", "onnx"]
 """What computes a model: torch and ESPnet, or ONNX Runtime (where the model was exported)."""
 
 Policy = ExitPolicy | DecodingConfig | str | Path | None
 """When to stop: a policy, a decoding configuration, the name of one that came with the model, a YAML file; None: its default."""
+
+Hotwords = Mapping[str, float] | Sequence[str] | None
+"""Words, or several with blanks between them, with what each adds to a text's score; of a list each adds the same."""
 
 
 class EarlyExitASR:
@@ -36,12 +39,14 @@ class EarlyExitASR:
         sample_rate: of the audio the model takes, in Hz.
         policy: when to stop; None: the final exit.
         configs: decoding configurations that came with the model, by name.
+        hotwords: words that are to be preferred, with a boost each (natural logarithm, see
+            :class:`espnet_ee.policy.searching.SearchConfig`), or as a list; a greedy search becomes a beam with them.
 
     Attributes:
         policy_name: the name of the decoding configuration in use, or of its policy where it has none.
 
     Raises:
-        UserError: the policy does not fit the model.
+        UserError: the policy does not fit the model, or its tokens do not spell a hotword.
 
     Example:
         >>> asr = EarlyExitASR.from_pretrained("exp/asr/package")  # doctest: +SKIP
@@ -55,13 +60,20 @@ class EarlyExitASR:
         sample_rate: int,
         policy: Policy = None,
         configs: Mapping[str, DecodingConfig] | None = None,
+        hotwords: Hotwords = None,
     ) -> None:
         self.session, self.sample_rate, self.configs = session, sample_rate, dict(configs or {})
+        self.hotwords = hotwords
         self.use(policy)
 
     @classmethod
     def from_files(
-        cls, train_config: str | Path, model_file: str | Path, policy: Policy = None, device: str = "cpu"
+        cls,
+        train_config: str | Path,
+        model_file: str | Path,
+        policy: Policy = None,
+        device: str = "cpu",
+        hotwords: Hotwords = None,
     ) -> EarlyExitASR:
         """Loads a training's ``config.yaml`` and its parameters.
 
@@ -70,6 +82,7 @@ class EarlyExitASR:
             model_file: ``exp/.../*.pth``.
             policy: when to stop; None: the final exit.
             device: torch device.
+            hotwords: words that are to be preferred.
 
         Raises:
             UserError: a file is missing or does not fit, or the policy does not.
@@ -81,7 +94,7 @@ class EarlyExitASR:
             from espnet_ee.store.train_config import sampling_rate
         model, trained = load_trained(train_config, model_file, device)
         rate = sampling_rate(trained)
-        return cls(TorchSession(model, rate), rate, policy)
+        return cls(TorchSession(model, rate), rate, policy, hotwords=hotwords)
 
     @classmethod
     def from_pretrained(
@@ -91,6 +104,7 @@ class EarlyExitASR:
         device: str = "cpu",
         engine: Engine | None = None,
         int8: bool | None = None,
+        hotwords: Hotwords = None,
     ) -> EarlyExitASR:
         """Loads a package (nothing in it is trusted), an experiment, an export, or a model of the Hugging Face hub.
 
@@ -100,6 +114,7 @@ class EarlyExitASR:
             device: torch device; ONNX Runtime computes on the CPU.
             engine: what computes it; None: torch where it and the model's tensors are there, else ONNX Runtime.
             int8: of an export, whether the graphs of 8-bit weights are taken; None: only where there are no others.
+            hotwords: words that are to be preferred.
 
         Raises:
             UserError: there is no such model, it is damaged, the policy does not fit it, or a package is not installed.
@@ -113,7 +128,7 @@ class EarlyExitASR:
             raise UsageError("int8: is for the engine onnx; torch computes with the parameters as they are stored")
         with missing_packages_named():
             session, rate, configs, default = _open_onnx(source, int8) if onnx else _open_torch(source, device)
-        return cls(session, rate, default if policy is None else policy, configs)
+        return cls(session, rate, default if policy is None else policy, configs, hotwords)
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
@@ -123,10 +138,10 @@ class EarlyExitASR:
     def use(self, policy: Policy) -> None:
         """Changes the policy for what is recognised from now on; None: the final exit."""
         name, config = _resolve(policy, self.configs)
+        if self.hotwords:
+            config = replace(config, search=config.search.with_hotwords(self.hotwords))
         checked = config.policy_for(self.exit_layers)
-        if checked.nbest:  # said now, not at the first utterance
-            NBestSearch(checked.nbest, len(self.session.tokens), self.session.blank)
-        build_search(config.search, tuple(self.session.tokens), self.session.blank)
+        build_search(config.search, tuple(self.session.tokens), self.session.blank)  # said now, not at the first utterance
         self.config, self.policy_name = replace(config, policy=checked), name or checked.name
 
     def transcribe(self, audio: str | Path | np.ndarray, rate: int | None = None) -> Recognition:

@@ -52,7 +52,6 @@ _EXTRAS = {
     **dict.fromkeys(("jiwer", "kaldiio", "omniio", "matplotlib", "scipy", "sentencepiece"), "recipe"),
     **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
     "onnxruntime": "runtime",
-    "flashlight": "nbest",
     "huggingface_hub": "hub",
 }
 """What can be imported, and the extra of setup.py that brings it: the base is light."""

@@ -47,12 +47,14 @@ from espnet_ee.score.grid import fixed_outcomes, read_grid
 from espnet_ee.score.models import compare_models, page_lines
 from espnet_ee.score.points import make_point, read_exits, write_exits
 from espnet_ee.score.runs import read_run
+from espnet_ee.search.arpa import NgramScorer
 from espnet_ee.store.tensors import read_tensors, write_safetensors
 from espnet_ee.store.train_config import check_encoder, read_train_config, sampling_rate
 from espnet_ee.store.untrusted import check_config, read_untrusted_yaml
 from tests import tiny
 from tests.runtime import exports
 from tests.score.conftest import SETS, make_references, make_table, write_every_exit, write_online
+from tests.search.test_beam import ARPA
 
 CASES = os.environ.get("ESPNET_EE_FUZZ_CASES")
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,6 +199,9 @@ READERS = {
         lambda: {"train/stm/T.stm": b";; x\nT 1 s 0.1 0.5 <o,f0,male> one 's (2) {SMACK}\nT 1 s 0.6 1.25 <F0_M> two <unk>\n"},
         read_tedlium,
         lambda: {"train/sph/T.sph": wav()},
+    ),
+    "language model": Reader(
+        lambda: {"lm.arpa": ARPA.encode()}, lambda folder: NgramScorer(folder / "lm.arpa", ("<blank>", "A", "B", "▁"), 0, 1.0)
     ),
     "lm text": Reader(lambda: {"LM/a.en.gz": gzip.compress(b"<s> one two </s>\nthree\n", mtime=0)}, lm_text),
     "trans.txt": Reader(

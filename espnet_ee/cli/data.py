@@ -34,6 +34,7 @@ def add_data(parser: Parser) -> None:
     _add_features(add("features", _features, "store the features that a model's frontend computes in Kaldi archives"))
     _add_filter(add("filter", _filter, "drop utterances too short, too long or without text (never of a set to be scored)"))
     _add_tokens(add("tokens", _tokens, "make the token list of a training, and for bpe the sentencepiece model"))
+    _add_lm(add("lm", _lm, "make an n-gram language model of a model's tokens, which a beam search takes"))
     _add_units(
         add("units", _units, "warn, before a training, of texts longer than their frames and of units too rare to be learned")
     )
@@ -175,6 +176,24 @@ def _tokens(options: argparse.Namespace) -> None:
 
     tokens = make_tokens(options.text, options.token_type, options.out, options.nbpe, options.model_type)
     print(f"{options.out / 'tokens.txt'}: {len(tokens)} tokens")
+
+
+def _add_lm(parser: Parser) -> None:
+    parser.path("--text", "Kaldi text files (an id and a sentence a line)", "FILE", required=True, nargs="+")
+    parser.path("--tokens", "folder of the model's tokens.txt and bpe.model", required=True)
+    parser.option("--token_type", "what a token is", required=True, choices=("char", "bpe"))
+    parser.option("--order", "n (default: 5 of characters, 3 of pieces)", type=int, metavar="N")
+    parser.option(
+        "--tool", "what counts (default: lmplz where it is present, else kaldingram)", choices=("lmplz", "kaldingram")
+    )
+    parser.path("--out", "ARPA file to write", "FILE", required=True)
+
+
+def _lm(options: argparse.Namespace) -> None:
+    from espnet_ee.search.ngram_training import train_ngram
+
+    made = train_ngram(options.text, options.tokens, options.token_type, options.out, options.order, options.tool)
+    print(f"{options.out}: {made}")
 
 
 def _add_units(parser: Parser) -> None:

@@ -17,7 +17,9 @@ from espnet_ee.policy.registry import POLICIES
 
 if TYPE_CHECKING:
     from espnet_ee.decode.selection import Calibration, LoadedModel
+    from espnet_ee.decode.tuning import Tuning
 
+TUNING = ("beam", "lm_weights", "insertions")
 CALIBRATION = ("policies", "targets", "features", "online")
 
 
@@ -51,6 +53,13 @@ def add_decode(parser: Parser) -> None:
     group = parser.add_argument_group("calibration: the evidence of every exit, and of it OUT/policies/decode_NAME.yaml")
     group.add_argument("--calibrate_on", metavar="SET", help="the development set, one of --data")
     add_calibration(parser)
+    parser.path("--lm", "with it: an n-gram model of the model's tokens (espnet-ee data lm); the evidence and what is calibrated on it are\n"
+                "of a beam search with it, OUT/lm/decode_lm.yaml, whose weights are tuned on the development set first", "ARPA")  # fmt: skip
+    parser.option("--beam", "with --lm: width of the beam (default: 10)", type=int, metavar="N")
+    parser.option(
+        "--lm_weights", "with --lm: weights of the language model to try; 0 is without it", type=float, nargs="+", metavar="X"
+    )
+    parser.option("--insertions", "with --lm: what to try to add for a token", type=float, nargs="+", metavar="X")
     parser.option("--online", "policies whose calibrated configurations then decode every set (default: learned, if it is calibrated)", nargs="*", metavar="NAME")  # fmt: skip
     parser.set_defaults(run=_decode)
 
@@ -60,6 +69,8 @@ def _decode(options: argparse.Namespace) -> None:
     if options.calibrate_on is None and any(getattr(options, name) is not None for name in CALIBRATION):
         raise UsageError(f"--{' --'.join(CALIBRATION)}: are for --calibrate_on; name the development set")
     calibration = None if options.calibrate_on is None else _calibration(options)
+    if options.lm is None and any(getattr(options, name) is not None for name in TUNING):
+        raise UsageError(f"--{' --'.join(TUNING)}: are for --lm; name the language model")
     from espnet_ee.decode.selection import DecodeOptions, decode_sets
     from espnet_ee.store.checkpoint import experiment_files
 
@@ -76,6 +87,7 @@ def _decode(options: argparse.Namespace) -> None:
         device=options.device,
         chunk_ms=options.chunk_ms,
         calibration=calibration,
+        tuning=None if options.lm is None else _tuning(options),
     )
     decode_sets(request, lambda: _load(options, files))
 
@@ -106,6 +118,12 @@ def _calibration(options: argparse.Namespace) -> Calibration:
     if online is None:
         online = [name for name in ("learned",) if name in policies]
     return Calibration(options.calibrate_on, policies, targets, features, online)
+
+
+def _tuning(options: argparse.Namespace) -> Tuning:
+    from espnet_ee.decode.tuning import Tuning
+
+    return Tuning(options.lm, **{name: getattr(options, name) for name in TUNING if getattr(options, name) is not None})
 
 
 def _load(options: argparse.Namespace, files: Sequence[Path]) -> LoadedModel:

@@ -18,10 +18,11 @@ from espnet_ee.cli.parser import Parser
 from espnet_ee.data.audio_files import AudioFile, audio_files
 from espnet_ee.decode.formats import FORMATS, ONE_BY_ONE
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_write, is_file
+from espnet_ee.files import atomic_write, is_file, read_lines
 from espnet_ee.policy.budget import Budget, BudgetController, read_curve, schedule
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES
+from espnet_ee.policy.searching import HOTWORD_BOOST, read_hotwords
 from espnet_ee.policy.table import escape
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def add_transcribe(parser: Parser) -> None:
         type=float,
         metavar="MMACS",
     )
+    _add_hotwords(parser)
     parser.option(
         "--format",
         "text; json: an object a line (file, text, exit_layer, seconds, macs, policy, words); ctm: a word a line (recording, 1,\n"
@@ -93,6 +95,20 @@ def add_transcribe(parser: Parser) -> None:
     parser.set_defaults(run=_transcribe)
 
 
+def _add_hotwords(parser: Parser) -> None:
+    parser.option(
+        "--hotwords",
+        "words to prefer, with commas between them, or a file of a word a line (and its boost after a tab, if it has its own)",
+        metavar="WORDS|FILE",
+    )
+    parser.option(
+        "--hotword_boost",
+        f"what each adds to the score (natural logarithm) of a text that says it (default: {HOTWORD_BOOST:g})",
+        type=float,
+        metavar="X",
+    )
+
+
 class Problems:
     """What went wrong with files, one line each on stderr; and what was done to them, once per kind."""
 
@@ -118,7 +134,7 @@ def _transcribe(options: argparse.Namespace) -> None:
     DecodingConfig().changed(**numbers)  # what is wrong is said before a model is loaded for seconds
     if not options.max_segment_seconds >= 1:
         raise UsageError(f"--max_segment_seconds {options.max_segment_seconds:g}: give 1 or more")
-    budget, problems = _budget(options), Problems()
+    budget, hotwords, problems = _budget(options), _hotwords(options), Problems()
     with contextlib.ExitStack() as stack:
         files = list(_files(options.audio, problems, stack))
         _check_output(options, files)
@@ -126,7 +142,7 @@ def _transcribe(options: argparse.Namespace) -> None:
             for file in files:
                 problems.fail(UserError(f"{file.path}: no such audio file; check the path"))
             raise SystemExit(1)
-        recogniser = _recogniser(options)
+        recogniser = _recogniser(options, hotwords)
         controller = None
         if budget is not None:
             controller = BudgetController(read_curve(Path(options.model) / "exits.csv", recogniser.configs), budget)
@@ -169,12 +185,12 @@ def _check_output(options: argparse.Namespace, files: Sequence[AudioFile]) -> No
             )
 
 
-def _recogniser(options: argparse.Namespace) -> EarlyExitASR:
+def _recogniser(options: argparse.Namespace, hotwords: dict[str, float]) -> EarlyExitASR:
     with quiet():
         from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
 
         int8 = options.int8 or None
-        recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device, options.engine, int8)
+        recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device, options.engine, int8, hotwords)
     numbers = {"batch_size": options.batch_size, "num_threads": options.num_threads}
     name = recogniser.policy_name
     recogniser.use(recogniser.config.changed(**numbers))
@@ -231,6 +247,32 @@ def _write(options: argparse.Namespace, transcript: Transcript, several: bool) -
         return
     name = f"{escape(transcript.audio.name)}\t" if several and options.format == "text" else ""
     print(f"{name}{content}", end="", flush=True)
+
+
+def _hotwords(options: argparse.Namespace) -> dict[str, float]:
+    """The words of ``--hotwords`` with their boosts."""
+    if options.hotwords is None:
+        if options.hotword_boost is not None:
+            raise UsageError("--hotword_boost: is of --hotwords; name them")
+        return {}
+    boost = HOTWORD_BOOST if options.hotword_boost is None else options.hotword_boost
+    listed = is_file(options.hotwords)
+    where, lines = (
+        (f"{options.hotwords}: ", read_lines(options.hotwords)) if listed else ("--hotwords: ", options.hotwords.split(","))
+    )
+    table: dict[str, float] = {}
+    for line in filter(str.strip, lines):
+        word, _, own = line.partition("\t")
+        try:
+            table[word] = float(own) if own.strip() else boost
+        except ValueError:
+            raise UserError(f"{where}{own!r} is no boost; write WORD, a tab and a number") from None
+    try:
+        if not table:
+            raise UserError("search: there is no hotword; give words with commas between them, or a file of a word a line")
+        return dict(read_hotwords(table))
+    except UserError as error:
+        raise (UserError if listed else UsageError)(f"{where}{error}") from None
 
 
 def _budget(options: argparse.Namespace) -> Budget | None:

@@ -16,7 +16,7 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
-from espnet_ee.search.beam import BeamSearch, GreedySearch, NBestSearch, build_search
+from espnet_ee.search.beam import BeamSearch, GreedySearch, build_search, nbest_search
 from espnet_ee.search.greedy import Hypothesis
 from espnet_ee.search.words import Word, words_of
 from espnet_ee.text import tokens_to_text
@@ -178,17 +178,18 @@ def recognise(
     Raises:
         UtteranceError: an utterance cannot be recognised, or the model's output for it is not finite.
         OutOfMemoryError: fewer at once may fit.
-        UserError: the policy does not fit the model, flashlight-text is missing, or a language model cannot be read.
+        UserError: the policy does not fit the model, a language model cannot be read, or no tokens spell a hotword.
     """
     if isinstance(batch, (np.ndarray, str)):
         raise UserError("a batch is a list of utterances; give [samples] for one")
     policy = config.policy_for(session.exit_layers)
     size = max(nbest, policy.nbest)
-    nbests = NBestSearch(size, len(session.tokens), session.blank) if size else None
-    search = build_search(config.search, tuple(session.tokens), session.blank)
+    tokens = tuple(session.tokens)
+    nbests = nbest_search(config.search, size, tokens, session.blank) if size else None
+    search = build_search(config.search, tokens, session.blank)
     if not batch:
         return []
-    run = _Run(session, policy, keep_every_exit, search, nbests, len(batch))
+    run = _Run(session, policy, keep_every_exit, search, nbests, size, len(batch))
     state = session.start(batch)
     for utterance, frames, speech in zip(run.utterances, state.feature_frames, batch, strict=True):
         utterance.feature_frames, utterance.samples = frames, len(speech)
@@ -221,10 +222,12 @@ class _Run:
         policy: ExitPolicy,
         keep: bool,
         search: GreedySearch | BeamSearch,
-        nbests: NBestSearch | None,
+        nbests: BeamSearch | None,
+        nbest: int,
         size: int,
     ) -> None:
         self.session, self.policy, self.keep, self.search, self.nbests = session, policy, keep, search, nbests
+        self.nbest = nbest
         self.started = time.perf_counter()
         self.utterances = [_Utterance(place) for place in range(size)]
         self.active = list(self.utterances)
@@ -260,7 +263,7 @@ class _Run:
         evidence = evidence_of(layer, frames, self.session.blank, self.reads)
         if self.nbests is None or frames.log_probs is None:
             return evidence
-        return replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs))
+        return replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs)[: self.nbest])
 
     def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames) -> EvidenceRow:
         macs = self.session.macs

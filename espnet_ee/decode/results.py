@@ -174,7 +174,7 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any
         write_scp(folder / "utt2macs", {key: str(result.macs) for key, result in results.items()})
         write_scp(folder / "utt2dur", {key: repr(value) for key, value in decoding.audio_seconds.items()})
         if every_exit:
-            write_table(folder / "evidence.tsv", _table(decoding))
+            write_table(folder / "evidence.tsv", evidence_table(decoding))
             _write_timing(folder / "timing.tsv", results)
         if decoding.failed:
             write_scp(folder / FAILED, {key: " ".join(reason.split()) for key, reason in decoding.failed.items()})
@@ -194,7 +194,8 @@ def check_output_dir(path: str | Path) -> None:
     refuse_other_folder(Path(path), (SUMMARY,))
 
 
-def _table(decoding: Decoding) -> EvidenceTable:
+def evidence_table(decoding: Decoding) -> EvidenceTable:
+    """The evidence of a decoding that kept every exit."""
     utterances = {key: Utterance(decoding.audio_seconds[key], result.rows) for key, result in decoding.results.items()}
     layers = tuple(row.evidence.layer for row in next(iter(utterances.values())).rows)
     return EvidenceTable(layers, utterances)

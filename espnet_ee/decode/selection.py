@@ -17,15 +17,18 @@ from espnet_ee.data.inputs import content_digest, files_digest, read_inputs
 from espnet_ee.decode.journal import Journal, open_journal
 from espnet_ee.decode.loop import ExitSession
 from espnet_ee.decode.results import SUMMARY, Decoding, check_output_dir, decode, write_decoding
+from espnet_ee.decode.tuning import CONFIG, FACTS, FOLDER, Stops, Tuning, check_folder, check_grid, tune, write_tuned
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
+from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
 from espnet_ee.score.experiment import EVERY_EXIT, POLICIES
 from espnet_ee.score.failed import FAILED
 from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import read_grid
-from espnet_ee.search.beam import NBestSearch
+from espnet_ee.search.arpa import read_words
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class DecodeOptions:
         device: torch device.
         chunk_ms: milliseconds of a chunk beyond which a frame sees nothing, as in a stream; None: it sees all.
         calibration: what is calibrated on the evidence; None: nothing.
+        tuning: of a calibration: a language model, whose weight is tuned on the development set; the evidence and what is
+            calibrated on it are then of the beam search with it. None: they are greedy.
     """
 
     out: Path
@@ -76,6 +81,7 @@ class DecodeOptions:
     device: str = "cpu"
     chunk_ms: int | None = None
     calibration: Calibration | None = None
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,13 @@ def decode_sets(options: DecodeOptions, load: Callable[[], LoadedModel]) -> None
     """
     run = _Decodings(options, load)
     run.check()
+    search = run.search()
     if options.every_exit or options.calibration:
-        run.decode(EVERY_EXIT, DecodingConfig(), every_exit=True)
+        run.decode(EVERY_EXIT, DecodingConfig(search=search), every_exit=True)
     for tag, config in options.configs.items():
         run.decode(tag, config)
     if options.calibration:
-        for tag, config in run.calibrate(options.calibration):
+        for tag, config in run.calibrate(options.calibration, search):
             run.decode(tag, config)
 
 
@@ -148,12 +155,16 @@ class _Decodings:
             raise UsageError(
                 f"--nbest {options.nbest}: is for --every_exit or --calibrate_on; a policy says itself what it needs"
             )
-        if options.nbest or any(config.policy and config.policy.nbest for config in options.configs.values()):
-            NBestSearch(2, 2)  # whether it is installed
         if EVERY_EXIT in options.configs:
             raise UsageError(f"{EVERY_EXIT} is the evidence's name; rename the configuration")
         if calibration:
             self._check_calibration(calibration)
+        if options.tuning:
+            if calibration is None:
+                raise UsageError("--lm: is tuned on the development set; name it with --calibrate_on")
+            check_grid(options.tuning)
+            read_words(options.tuning.lm)
+            check_folder(options.out / FOLDER)
         tags = [*options.configs, *([EVERY_EXIT] if options.every_exit or calibration else [])]
         for folder in (options.out / tag / name for tag in tags for name in self.sets):
             check_output_dir(folder)
@@ -170,6 +181,34 @@ class _Decodings:
         missing = set(calibration.online) - set(calibration.policies)
         if missing:
             raise UsageError(f"--online {' '.join(sorted(missing))}: is not among the policies that are calibrated")
+
+    def search(self) -> SearchConfig:
+        """How the texts of every exit and of what is calibrated are looked for; tunes the language model, if there is one."""
+        tuning, calibration = self.options.tuning, self.options.calibration
+        if tuning is None or calibration is None:
+            return SearchConfig()
+        folder, data = self.options.out / FOLDER, self.sets[calibration.on]
+        policy = next(iter([*calibration.online, *calibration.policies]), None) if calibration.targets else None
+        stops = Stops(policy, calibration.targets[0] if policy else "", tuple(calibration.features))
+        identity = {
+            "lm_digest": files_digest([tuning.lm]),
+            "model_digest": self.model_digest,
+            "data_digest": self.digests[calibration.on],
+            "text_digest": files_digest([data / "text"]),
+            "chunk_ms": self.options.chunk_ms,
+            "beam": tuning.beam,
+            "lm_weights": list(tuning.lm_weights),
+            "insertions": list(tuning.insertions),
+            "stops": [stops.policy, stops.target, *stops.features],
+        }
+        if not _holds(folder / FACTS, identity):
+            print(f"{folder}: weight of {tuning.lm} on {calibration.on}", file=sys.stderr, flush=True)
+            inputs, references = read_inputs(data, self.model.sample_rate), read_scp(data / "text", allow_empty=True)
+            self.model.session.use_threads(self.options.num_threads or 1)
+            write_tuned(folder, tuning, tune(self.model.session, tuning, inputs, references, stops), identity)
+        search = DecodingConfig.read(folder / CONFIG).search
+        print(f"{folder / CONFIG}: {search}", flush=True)
+        return search
 
     def decode(self, tag: str, config: DecodingConfig, every_exit: bool = False) -> None:
         """Decodes all sets with one configuration."""
@@ -188,7 +227,7 @@ class _Decodings:
                 "model_digest": self.model_digest,
                 "data_digest": self.digests[name],
             }
-            if _is_done(folder, identity):
+            if _holds(folder / SUMMARY, identity):
                 print(f"{folder}: done before", flush=True)
                 continue
             with open_journal(folder, identity) as journal:
@@ -209,7 +248,7 @@ class _Decodings:
         except UserError as error:
             raise UserError(f"{data}: {error}") from None
 
-    def calibrate(self, calibration: Calibration) -> Iterator[tuple[str, DecodingConfig]]:
+    def calibrate(self, calibration: Calibration, search: SearchConfig) -> Iterator[tuple[str, DecodingConfig]]:
         """Writes the calibrated configurations; yields those that run online, by tag."""
         out, folder = self.options.out, self.options.out / POLICIES
         evidence = out / EVERY_EXIT / calibration.on / "evidence.tsv"
@@ -217,13 +256,13 @@ class _Decodings:
         targets = [parse_target(word) for word in calibration.targets]
         before = set(folder.glob("decode_*.yaml"))
         calibrated = calibrate_policies(dev, calibration.policies, targets, calibration.features)
-        write_calibrated(folder, calibrated, calibration.on)
+        write_calibrated(folder, calibrated, calibration.on, search)
         for path in before - set(folder.glob("decode_*.yaml")):
             self._remove(out / path.stem)  # what ran online by an earlier calibration is none of this one's
         for one in calibrated:
             print(one, flush=True)
             if one.policy.name in calibration.online:
-                yield f"decode_{one.name}", one.config
+                yield f"decode_{one.name}", replace(one.config, search=search)
 
     def _remove(self, folder: Path) -> None:
         for name in self.sets:
@@ -231,10 +270,11 @@ class _Decodings:
                 shutil.rmtree(folder / name)
 
 
-def _is_done(folder: Path, identity: Mapping[str, Any]) -> bool:
-    if not (folder / SUMMARY).is_file():
+def _holds(path: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether what a folder's own file says of it is this."""
+    if not path.is_file():
         return False
-    facts = read_yaml(folder / SUMMARY, "delete the folder to decode again")
+    facts = read_yaml(path, "delete the folder to make it again")
     return all(facts.get(key) == value for key, value in identity.items())
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import read_untrusted_yaml
+from espnet_ee.files import is_file, read_untrusted_yaml, write_yaml
 from espnet_ee.policy.decoding import DecodingConfig
 
 DESCRIPTION = "package.yaml"  # the file that makes a folder a package
@@ -56,11 +58,47 @@ def read_configs(folder: Path, default: Any, where: Path, exit_layers: Sequence[
     """
     configs = {}
     for file in sorted(folder.glob(f"{PREFIX}*.yaml")):
-        decoding = DecodingConfig.from_mapping(read_untrusted_yaml(file), str(file))
+        decoding = _with_own_lm(DecodingConfig.from_mapping(read_untrusted_yaml(file), str(file)), file)
         configs[file.stem.removeprefix(PREFIX)] = fitting(decoding, file, exit_layers)
     if default is not None and (not isinstance(default, str) or default not in configs):
         raise UserError(f"{where}: default {default!r} is none of its decoding configurations")
     return PackagedConfigs(configs, default)
+
+
+def _with_own_lm(config: DecodingConfig, file: Path) -> DecodingConfig:
+    """The configuration with its language model's path, which must be that of a file beside its own: a stranger names no others."""
+    name = config.search.lm
+    if name is None:
+        return config
+    if name != os.path.basename(name) or name.startswith(".") or not is_file(file.parent / name):
+        raise UserError(f"{file}: search: lm {name!r} is not a file beside it, refused")
+    return replace(config, search=config.search.beside(file.parent))
+
+
+def write_configs(folder: Path, configs: Mapping[str, DecodingConfig]) -> dict[str, DecodingConfig]:
+    """Writes ``decode_NAME.yaml`` for each, and beside them the language models that they name, each once.
+
+    Returns:
+        The configurations as they are written.
+
+    Raises:
+        UserError: there is no such language model.
+    """
+    names: dict[Path, str] = {}
+    written = {}
+    for name, config in configs.items():
+        lm = config.search.lm
+        if lm is not None:
+            if not is_file(lm):
+                raise UserError(f"{PREFIX}{name}.yaml: search: no such language model as {lm}; mend its path")
+            path = Path(lm).resolve()
+            if path not in names:
+                names[path] = f"lm{len(names) + 1}.arpa" if names else "lm.arpa"
+                shutil.copyfile(path, folder / names[path])
+            config = replace(config, search=replace(config.search, lm=names[path]))
+        written[name] = config
+        write_yaml(folder / f"{PREFIX}{name}.yaml", config.to_mapping())
+    return written
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -76,12 +114,9 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def fitting(config: DecodingConfig, path: str | Path, exit_layers: Sequence[int]) -> DecodingConfig:
-    """The configuration. Raises UserError, which names its file, if its policy does not fit the model's exits, or if it names a
-    language model: a package holds none, and what a stranger's file names is not read."""
+    """The configuration. Raises UserError, which names its file, if its policy does not fit the model's exits."""
     try:
         config.policy_for(exit_layers)
-        if config.search.lm is not None:
-            raise UserError("search: an lm does not travel with a model; give the configuration's file as the policy")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return config

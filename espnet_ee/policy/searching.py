@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
 
 GREEDY, BEAM = "greedy", "beam"
-_NUMBERS = ("lm_weight", "insertion")
+HOTWORD_BOOST = 6.0
+_MOST_HOTWORDS, _MOST_BOOST = 10_000, 100.0
+_NUMBERS = ("width", "lm_weight", "insertion")
+_COUNTS = ("beam", "tokens")
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Greedy, or a beam over prefixes with or without a language model.
+    """Greedy, or a beam over prefixes with or without a language model and hotwords.
 
     Attributes:
         kind: ``greedy`` (the best token of each frame) or ``beam``.
@@ -25,12 +28,16 @@ class SearchConfig:
         lm_weight: times the natural logarithm of its probabilities is added to a hypothesis' score.
         insertion: added for every token of a hypothesis that reached the end, against the short texts that a language
             model likes.
+        tokens: the best tokens of a frame that are tried, and no others.
+        width: hypotheses that fall so far (natural logarithm) below the best one are dropped.
+        blank_skip: frames whose blank has this probability or more are taken for the blank and cost nothing; None: none are.
+        hotwords: words, or several with blanks between them, and what is added to a hypothesis' score wherever it says them.
 
     Raises:
         UserError: a value is of the wrong kind, or belongs to another kind of search.
 
-    >>> SearchConfig.from_mapping({"kind": "beam", "beam": 4})
-    SearchConfig(kind='beam', beam=4, lm=None, lm_weight=0.5, insertion=0.0)
+    >>> SearchConfig.from_mapping({"kind": "beam", "beam": 4, "hotwords": ["ANNA"]}).hotwords
+    (('ANNA', 6.0),)
     """
 
     kind: str = GREEDY
@@ -38,18 +45,27 @@ class SearchConfig:
     lm: str | None = None
     lm_weight: float = 0.5
     insertion: float = 0.0
+    tokens: int = 10
+    width: float = 50.0
+    blank_skip: float | None = None
+    hotwords: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in (GREEDY, BEAM):
             raise UserError(f"search: kind {self.kind!r} is unknown; choose {GREEDY} or {BEAM}")
-        if isinstance(self.beam, bool) or not isinstance(self.beam, int) or self.beam < 1:
-            raise UserError(f"search: beam is {self.beam!r}; give a whole number from 1 on")
+        for key in _COUNTS:
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"search: {key} is {value!r}; give a whole number from 1 on")
         if self.lm is not None and not isinstance(self.lm, str):
             raise UserError(f"search: lm is {self.lm!r}; give the path of an ARPA file")
         for key in _NUMBERS:
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UserError(f"search: {key} is {value!r}; give a number")
+            if not _is_number(getattr(self, key)):
+                raise UserError(f"search: {key} is {getattr(self, key)!r}; give a number")
+        if self.width <= 0:
+            raise UserError(f"search: width is {self.width!r}; give a number above 0")
+        if self.blank_skip is not None and not (_is_number(self.blank_skip) and 0.5 < self.blank_skip <= 1):
+            raise UserError(f"search: blank_skip is {self.blank_skip!r}; give a probability above 0.5, such as 0.999")
 
     @classmethod
     def from_mapping(cls, mapping: Any) -> SearchConfig:
@@ -62,9 +78,15 @@ class SearchConfig:
             raise UserError(f"search is {mapping!r}; give 'key: value' lines, such as kind: {BEAM}")
         known = [field.name for field in fields(cls)]
         for key in mapping:
-            if key not in known:
-                raise UserError(f"search: unknown key {key!r}; known keys are {', '.join(known)}")
-        config = cls(**{key: value for key, value in mapping.items() if value is not None})
+            if key not in (*known, "hotword_boost"):
+                raise UserError(f"search: unknown key {key!r}; known keys are {', '.join(known)}, hotword_boost")
+        values = {key: value for key, value in mapping.items() if value is not None}
+        boost = values.pop("hotword_boost", None)
+        if boost is not None and "hotwords" not in values:
+            raise UserError("search: hotword_boost is of no use without hotwords; give those, or delete the key")
+        if "hotwords" in values:
+            values["hotwords"] = read_hotwords(values["hotwords"], HOTWORD_BOOST if boost is None else boost)
+        config = cls(**values)
         without_use = known[1:] if config.kind == GREEDY else ["lm_weight"] if config.lm is None else []
         for key in without_use:
             if mapping.get(key) is not None:
@@ -73,14 +95,74 @@ class SearchConfig:
         return config
 
     def to_mapping(self) -> dict[str, Any]:
-        """What :meth:`from_mapping` reads back."""
+        """What :meth:`from_mapping` reads back; of what is seldom set, only what differs from the default."""
         if self.kind == GREEDY:
             return {"kind": GREEDY}
-        mapping = asdict(self)
-        return mapping if self.lm is not None else {key: mapping[key] for key in ("kind", "beam", "insertion")}
+        mapping, default = asdict(self), asdict(SearchConfig(BEAM))
+        mapping["hotwords"] = dict(self.hotwords)
+        rare = [key for key in ("tokens", "width", "blank_skip") if mapping[key] == default[key]]
+        rare += [] if self.hotwords else ["hotwords"]
+        rare += [] if self.lm is not None else ["lm", "lm_weight"]
+        return {key: value for key, value in mapping.items() if key not in rare}
 
     def beside(self, folder: Path) -> SearchConfig:
         """With the language model's path, if it is not absolute, looked up from a folder."""
-        if self.lm is None:
-            return self
-        return SearchConfig(self.kind, self.beam, str(folder / self.lm), self.lm_weight, self.insertion)
+        return self if self.lm is None else replace(self, lm=str(folder / self.lm))
+
+    def with_hotwords(self, hotwords: Any, boost: float = HOTWORD_BOOST) -> SearchConfig:
+        """With these hotwords in place of its own; a greedy search, which has no use for them, becomes a beam.
+
+        Args:
+            hotwords: a table of words and boosts, or a list of words.
+            boost: of the words of a list.
+
+        Raises:
+            UserError: a word or a boost is none.
+        """
+        return replace(self, kind=BEAM, hotwords=read_hotwords(hotwords, boost))
+
+    def __str__(self) -> str:
+        """In a few words, for a page; the language model by its file's name."""
+        if self.kind == GREEDY:
+            return GREEDY
+        parts = [f"beam {self.beam}"]
+        if self.lm is not None:
+            parts.append(f"language model {Path(self.lm).name} (weight {self.lm_weight:g})")
+        if self.insertion:
+            parts.append(f"{self.insertion:+g} a token")
+        if self.blank_skip is not None:
+            parts.append(f"blank frames from {self.blank_skip:g} on skipped")
+        return ", ".join([*parts, *([f"{len(self.hotwords)} hotwords"] if self.hotwords else [])])
+
+
+def read_hotwords(words: Any, boost: Any = HOTWORD_BOOST) -> tuple[tuple[str, float], ...]:
+    """Hotwords as a configuration or a caller gives them.
+
+    Args:
+        words: a table of words and boosts, or a list of words.
+        boost: of the words of a list.
+
+    Raises:
+        UserError: a word is none, a boost is no number above 0, or there are too many.
+
+    >>> read_hotwords({"NEW  YORK": 4})
+    (('NEW YORK', 4.0),)
+    """
+    if isinstance(words, list | tuple):
+        words = dict.fromkeys(words, boost) if all(isinstance(word, str) for word in words) else None
+    if not isinstance(words, Mapping) or len(words) > _MOST_HOTWORDS:
+        raise UserError(f"search: hotwords are a list of at most {_MOST_HOTWORDS} words, or 'word: boost' lines")
+    hotwords: dict[str, float] = {}
+    for word, value in words.items():
+        if not isinstance(word, str) or not word.split():
+            raise UserError(f"search: the hotword {word!r} is no word; give words, those that YAML takes for others in quotes")
+        if not _is_number(value) or not 0 < value <= _MOST_BOOST:
+            raise UserError(
+                f"search: the boost of the hotword {word!r} is {value!r}; give a number above 0, at most {_MOST_BOOST:g}"
+            )
+        hotwords[" ".join(word.split())] = float(value)
+    return tuple(hotwords.items())
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)

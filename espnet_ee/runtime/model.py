@@ -20,7 +20,7 @@ from espnet_ee.runtime.features import Features, build_features
 FOLDER, MODEL = "onnx", "model.yaml"
 FORMAT = 1
 PRECISIONS = ("fp32", "int8")
-DOWNLOADED = (f"{FOLDER}/*", MODEL, DESCRIPTION, f"{PREFIX}*.yaml", "tokens.txt", "*.onnx")
+DOWNLOADED = (f"{FOLDER}/*", MODEL, DESCRIPTION, f"{PREFIX}*.yaml", "tokens.txt", "*.onnx", "*.arpa")
 MAX_EXITS, MAX_TOKENS, MAX_MIN_FRAMES = 256, 1_000_000, 100_000
 MAX_RATE, MAX_FRAME_SECONDS = 200_000, 10
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import POLICIES
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.bootstrap import draws
 from espnet_ee.score.fit import Samples, cross_fitted_levels, fit_learned, make_samples
 from espnet_ee.score.grid import Grid, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
@@ -210,19 +212,30 @@ def samples_of(dev: Grid, features: Sequence[str]) -> Samples:
     return make_samples(evidence, dev.errors, [int(layer) for layer in dev.layers], features)
 
 
-def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: str) -> list[Path]:
+def write_calibrated(
+    folder: Path, calibrated: Sequence[Calibrated], dev_name: str, search: SearchConfig | None = None
+) -> list[Path]:
     """Writes ``decode_NAME.yaml`` for each, and what the development set promised beside them.
 
     Those of an earlier calibration go: they may be of another model, and would be packed with this one.
 
+    Args:
+        folder: of the configurations.
+        calibrated: what they run.
+        dev_name: of the development set.
+        search: how the texts were looked for, None: greedily; a language model is named as it is found from the folder.
+
     Returns:
         The configurations' paths.
     """
+    search = search or SearchConfig()
+    if search.lm is not None:
+        search = replace(search, lm=os.path.relpath(search.lm, folder))
     paths = [folder / f"decode_{one.name}.yaml" for one in calibrated]
     earlier = [path for path in folder.glob("decode_*.yaml") if path not in paths and _is_calibrated(path)]
     for path, one in zip(paths, calibrated, strict=True):
         with atomic_write(path) as stream:
-            stream.write(_configuration(one, dev_name))
+            stream.write(_configuration(one, dev_name, search))
     promises = []
     for one in calibrated:
         labels = {**policy_labels(one.policy), "target": str(one.target), "reached": one.reached}
@@ -237,9 +250,10 @@ def _is_calibrated(path: Path) -> bool:
     return path.read_bytes().startswith(_HEADER.encode())
 
 
-def _configuration(one: Calibrated, dev_name: str) -> str:
+def _configuration(one: Calibrated, dev_name: str, search: SearchConfig) -> str:
     promise = f"{one.expected.wer:.2f} % WER, mean exit layer {one.expected.depth:.2f}"
     lines = [f"{_HEADER} {dev_name} for: {one.target}. Expected there: {promise}."]
     if not one.reached:
         lines.append("# NOT REACHED: this is the nearest operating point.")
-    return "\n".join(lines) + "\n" + yaml.safe_dump(one.config.to_mapping(), sort_keys=False)
+    config = replace(one.config, search=search)
+    return "\n".join(lines) + "\n" + yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True)

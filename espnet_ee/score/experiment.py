@@ -18,6 +18,7 @@ from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.calibrate import PROMISES
 from espnet_ee.score.environment import git_hash
 from espnet_ee.score.evaluate import Policies, SetResult, evaluate, make_policies
@@ -109,7 +110,8 @@ def page_path(exp: Path) -> Path:
 
 def _evaluate(grid: Grid, policies: Policies, folders: Sequence[Path], text: Path, separate: Sequence[Point]) -> SetResult:
     references = read_scp(text, allow_empty=True)
-    runs = [read_run(folder, _name_of(folder), grid, references) for folder in folders]
+    search = read_config(folders[0].parents[1] / EVERY_EXIT / grid.name).search if folders else None
+    runs = [read_run(folder, _name_of(folder), grid, references, search) for folder in folders]
     others = [point for point in separate if point.set == grid.name]
     return evaluate(grid, policies, runs, others, invisible_characters(references.values()))
 
@@ -167,6 +169,7 @@ def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
         "git hash": git_hash(),
         "command": options.command,
         **{key.replace("_", " "): f"{facts[key]:,}" if key == "parameters" else facts[key] for key in settings if key in facts},
+        "search": SearchConfig.from_mapping(facts["search"]) if facts.get("search") else "",
         "training time": _training_time(options.exp / "train_time.yaml"),
     }
 

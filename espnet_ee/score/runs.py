@@ -14,6 +14,7 @@ from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import is_count, read_scp
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import KEYS, DecodingConfig
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.grid import Grid, exits_of, outcome, without
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.wer import check_same_utterances, count_edits
@@ -32,6 +33,7 @@ class OnlineRun:
         other_exits: utterances that stopped elsewhere than their replay.
         other_texts: utterances whose text differs from their replay's.
         other_macs: utterances whose compute differs from their replay's.
+        search: how its texts were looked for; None: as those of the replay.
     """
 
     name: str
@@ -42,6 +44,7 @@ class OnlineRun:
     other_exits: int
     other_texts: int
     other_macs: int
+    search: SearchConfig | None = None
 
     @property
     def equals_replay(self) -> bool:
@@ -51,7 +54,8 @@ class OnlineRun:
     def __str__(self) -> str:
         utterances = len(self.outcome.errors)
         if self.equals_replay:
-            return f"{self.name}: online = replay: yes ({utterances} utterances: same exits, same text, same MACs)"
+            text = "same text" if self.search is None else f"the text of another search, {self.search}"
+            return f"{self.name}: online = replay: yes ({utterances} utterances: same exits, {text}, same MACs)"
         return (
             f"{self.name}: online = replay: **NO**: of {utterances} utterances {self.other_exits} stopped at another exit, "
             f"{self.other_texts} have another text, {self.other_macs} other MACs; "
@@ -59,7 +63,9 @@ class OnlineRun:
         )
 
 
-def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str]) -> OnlineRun:
+def read_run(
+    folder: Path, name: str, grid: Grid, references: Mapping[str, str], search: SearchConfig | None = None
+) -> OnlineRun:
     """Reads the decoding of one set.
 
     Args:
@@ -67,6 +73,7 @@ def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str])
         name: what the decoding configuration is called.
         grid: the same set with every exit kept.
         references: text by utterance id.
+        search: how the texts of the kept exits were looked for, None: greedily; with another one they are not compared.
 
     Raises:
         UserError: a file is missing or broken, or the utterances are not those of the reference.
@@ -84,6 +91,7 @@ def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str])
     words, characters = replay.words.copy(), replay.characters.copy()
     pairs = [(references[grid.utterances[row]], texts[grid.utterances[row]]) for row in others]
     words[others], characters[others] = count_edits(pairs, "word"), count_edits(pairs, "character")
+    own_search = None if config.search == (search or SearchConfig()) else config.search
     own_layers, own_macs = (np.array([table[utt] for utt in grid.utterances]) for table in (layers, macs))
     return OnlineRun(
         name=name,
@@ -92,8 +100,9 @@ def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str])
         outcome=Outcome(words, characters, own_macs, own_layers, grid.seconds),
         rtf=_read_rtf(folder),
         other_exits=int((own_layers != replay.layers).sum()),
-        other_texts=len(others),
+        other_texts=len(others) if own_search is None else 0,
         other_macs=int((own_macs != replay.macs).sum()),
+        search=own_search,
     )
 
 

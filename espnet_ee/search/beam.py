@@ -1,80 +1,35 @@
-"""Beam search over prefixes by flashlight-text, without lexicon, with or without an n-gram language model of tokens."""
+"""Beam search over prefixes, with or without an n-gram language model of tokens and hotwords."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from itertools import groupby
-from typing import Any
 
 import numpy as np
 
-from espnet_ee.errors import UserError
-from espnet_ee.policy.frames import Frames
-from espnet_ee.policy.searching import GREEDY, SearchConfig
+from espnet_ee.policy.frames import Frames, run_starts
+from espnet_ee.policy.searching import BEAM, GREEDY, SearchConfig
 from espnet_ee.search.align import align, chain
-from espnet_ee.search.arpa import load_lm
 from espnet_ee.search.greedy import Hypothesis, greedy, spans_of_path
+from espnet_ee.search.hotwords import HotwordScorer
+from espnet_ee.search.kenlm import open_ngrams
+from espnet_ee.search.prefix import PrefixSearch, Scored
+from espnet_ee.search.scorer import Scorer, ScorerSum
 
-# Tokens tried in each frame, and how far below the best a hypothesis may fall (natural log).
-_TOKENS, _WIDTH = 10, 50.0
-
-Scored = list[tuple[tuple[int, ...], float]]
-"""Texts as tokens, with their scores, best first."""
+_IMPOSSIBLE = np.float32(-1e30)  # a number, for infinities have no difference
 
 
-class NBestSearch:
-    """A beam search without lexicon.
-
-    A text's score is the logarithm of the summed probabilities of its alignments, with a language model plus ``lm_weight``
-    times the natural logarithm of its probability with its end.
-
-    Args:
-        nbest: width of the beam, the most hypotheses it gives.
-        vocabulary: number of tokens.
-        blank: blank id.
-        lm: a language model of flashlight's; None: none.
-        lm_weight: its weight.
+def open_scorer(config: SearchConfig, tokens: Sequence[str], blank: int) -> Scorer | None:
+    """What a beam adds for the tokens of a text; None: nothing.
 
     Raises:
-        UserError: flashlight-text is not installed.
+        UserError: the language model cannot be read or is of other tokens, or no tokens spell a hotword.
     """
-
-    def __init__(self, nbest: int, vocabulary: int, blank: int = 0, lm: Any = None, lm_weight: float = 0.0) -> None:
-        flashlight = _flashlight()
-        options = flashlight.LexiconFreeDecoderOptions(
-            beam_size=nbest,
-            beam_size_token=min(_TOKENS, vocabulary),
-            beam_threshold=_WIDTH,
-            lm_weight=lm_weight * math.log(10),  # KenLM gives decimal logarithms
-            sil_score=0.0,  # of no token
-            log_add=True,  # alignments of one text are added up: a total score, not a path's
-            criterion_type=flashlight.CriterionType.CTC,
-        )
-        self.blank = blank
-        # A model that says 0 of everything where there is none.
-        self.decoder = flashlight.LexiconFreeDecoder(options, lm or flashlight.ZeroLM(), -1, blank, [])
-
-    def texts(self, log_probs: np.ndarray) -> Scored:
-        """The best texts and their scores, best first; none when there is no frame or a number is broken.
-
-        Args:
-            log_probs: (T, V) of one utterance, padding cut off.
-        """
-        if not len(log_probs) or np.isnan(log_probs).any():
-            return []
-        emissions = np.ascontiguousarray(log_probs, dtype=np.float32)
-        found: dict[tuple[int, ...], float] = {}
-        for hypothesis in self.decoder.decode(emissions.ctypes.data, *emissions.shape):
-            # The search keeps a text apart by whether it ends in a blank; around every text it puts the same -1.
-            text = tuple(token for token, _ in groupby(hypothesis.tokens) if token not in (self.blank, -1))
-            found[text] = float(np.logaddexp(found.get(text, -np.inf), hypothesis.score))
-        return sorted(found.items(), key=lambda item: (-item[1], item[0]))
-
-    def scores(self, log_probs: np.ndarray) -> tuple[float, ...]:
-        """The scores of :meth:`texts`."""
-        return tuple(score for _, score in self.texts(log_probs))
+    hotwords: list[Scorer] = [HotwordScorer(dict(config.hotwords), tokens, blank)] if config.hotwords else []
+    lm = [] if config.lm is None else [open_ngrams(config.lm, tokens, blank, config.lm_weight)]
+    return ScorerSum([*lm, *hotwords]) if lm and hotwords else next(iter([*lm, *hotwords]), None)
 
 
 class GreedySearch:
@@ -93,27 +48,42 @@ class GreedySearch:
 class BeamSearch:
     """The best text of a beam, aligned with the frames.
 
+    A text's score is the logarithm of the summed probabilities of its alignments, and what :class:`SearchConfig` adds to it.
+
     Args:
         config: of kind ``beam``.
         tokens: the vocabulary.
         blank: blank id.
 
     Raises:
-        UserError: flashlight-text is not installed, or the language model cannot be read or is of other tokens.
+        UserError: as :func:`open_scorer`.
     """
 
     needs_log_probs = True
 
     def __init__(self, config: SearchConfig, tokens: Sequence[str], blank: int) -> None:
         self.config, self.blank = config, blank
-        _flashlight()  # said first
-        lm = None if config.lm is None else load_lm(config.lm, tokens, blank)
-        self._search = NBestSearch(config.beam, len(tokens), blank, lm, 0.0 if lm is None else config.lm_weight)
+        self._search = PrefixSearch(config.beam, config.tokens, config.width, blank, open_scorer(config, tokens, blank))
+
+    def texts(self, log_probs: np.ndarray) -> Scored:
+        """Texts and scores without what is added for each token, best first; none where there is no frame or a number is broken.
+
+        Args:
+            log_probs: (T, V) of one utterance, padding cut off.
+        """
+        if not len(log_probs) or np.isnan(log_probs).any():
+            return []
+        if self.config.blank_skip is not None:
+            log_probs = without_blank_frames(log_probs, self.blank, self.config.blank_skip)
+        return self._search.texts(log_probs)
 
     def nbest(self, log_probs: np.ndarray) -> Scored:
-        """Texts and scores, best first; see :class:`NBestSearch` and :class:`SearchConfig`'s ``insertion``."""
-        found = [(text, score + self.config.insertion * len(text)) for text, score in self._search.texts(log_probs)]
-        return sorted(found, key=lambda item: (-item[1], item[0]))
+        """Texts and scores, best first; see :meth:`texts`."""
+        return with_insertion(self.texts(log_probs), self.config.insertion)
+
+    def scores(self, log_probs: np.ndarray) -> tuple[float, ...]:
+        """The scores of :meth:`nbest`."""
+        return tuple(score for _, score in self.nbest(log_probs))
 
     def __call__(self, frames: Frames) -> Hypothesis:
         """The best hypothesis of one exit's frames, with the spans of its most probable alignment."""
@@ -127,6 +97,46 @@ class BeamSearch:
         return Hypothesis(text, score, spans_of_path(path, frames.log_probs[np.arange(len(path)), path], self.blank)[1])
 
 
+def with_insertion(found: Scored, insertion: float) -> Scored:
+    """Texts with what is added for each of their tokens, best first."""
+    return sorted(((text, score + insertion * len(text)) for text, score in found), key=lambda item: (-item[1], item[0]))
+
+
+def without_blank_frames(log_probs: np.ndarray, blank: int, probability: float) -> np.ndarray:
+    """The frames without those that are the blank as good as surely; each run of them is one frame that can be nothing else.
+
+    The scores of a search are then those of all alignments that have the blank in these frames.
+
+    Args:
+        log_probs: (T, V).
+        blank: blank id.
+        probability: of the blank, from which on a frame is.
+    """
+    sure = log_probs[:, blank] >= math.log(probability)
+    starts = run_starts(sure)
+    runs = starts[sure[starts]]
+    if not len(runs):
+        return log_probs
+    kept = ~sure
+    kept[runs] = True
+    shorter = log_probs.copy()
+    shorter[runs] = _IMPOSSIBLE
+    shorter[runs, blank] = np.add.reduceat(log_probs[:, blank], starts)[sure[starts]]
+    return shorter[kept]
+
+
+def nbest_search(config: SearchConfig, size: int, tokens: tuple[str, ...], blank: int) -> BeamSearch:
+    """What gives N-best lists beside a configuration's search: the same beam, at least as wide; beside a greedy one a plain beam.
+
+    Raises:
+        UserError: as :class:`BeamSearch`.
+    """
+    width = size if config.kind == GREEDY else max(size, config.beam)
+    search = build_search(replace(config, kind=BEAM, beam=width), tokens, blank)
+    assert isinstance(search, BeamSearch)
+    return search
+
+
 @lru_cache(maxsize=4)  # a language model takes seconds to read, and a recogniser asks for every batch
 def build_search(config: SearchConfig, tokens: tuple[str, ...], blank: int) -> GreedySearch | BeamSearch:
     """What a decoding configuration asks for.
@@ -135,14 +145,3 @@ def build_search(config: SearchConfig, tokens: tuple[str, ...], blank: int) -> G
         UserError: as :class:`BeamSearch`.
     """
     return GreedySearch(blank) if config.kind == GREEDY else BeamSearch(config, tokens, blank)
-
-
-def _flashlight() -> Any:
-    try:
-        from flashlight.lib.text import decoder
-    except ImportError:
-        raise UserError(
-            "an N-best (policy posterior, search beam, --nbest) needs flashlight-text, which is built for Python 3.12 and older; "
-            "in the project's folder: pip install -e '.[nbest]'"
-        ) from None
-    return decoder

@@ -15,6 +15,7 @@ from espnet_ee.files import atomic_write
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.heads import mac_table
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.searching import GREEDY
 from espnet_ee.score.bootstrap import interval_text
 from espnet_ee.score.points import Point, describe_policy, read_exits
 from espnet_ee.store.export_stock import exit_state, stock_lacks
@@ -195,7 +196,11 @@ def _policies(
             cells += [_rate(point), f"{point.macs_per_second / 1e6:.1f}", f"{point.depth:.2f}"] if point else ["", "", ""]
         rows.append(cells)
     head = ["name", "policy", *(f"{column} {name}" for name in sets for column in ("WER %", "MMACs/s", "mean exit"))]
-    return _table(head, rows) if rows else ["None: every utterance is computed up to the last exit."]
+    if not rows:
+        return ["None: every utterance is computed up to the last exit."]
+    searches = list(dict.fromkeys(str(config.search) for config in configs.values()))
+    said = [] if searches == [GREEDY] else ["", f"Search of the text: {'; '.join(searches)}."]
+    return [*_table(head, rows), *said]
 
 
 def _rate(point: Point) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.packaged import write_configs
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.store import onnx_graphs
 from espnet_ee.store.onnx_description import describe_model, token_lines
 from espnet_ee.store.onnx_files import Shape, self_stopping, single_exit
@@ -86,8 +88,7 @@ def export_onnx(
             _recognisers(segments, kind, policy, export, model, temporary, description, progress)
         with atomic_write(temporary / description["tokens"]) as stream:
             stream.writelines(f"{line}\n" for line in token_lines(model.token_list, model.blank_id))
-        for name, config in export.configs.items():
-            write_yaml(temporary / f"decode_{name}.yaml", config.to_mapping())
+        write_configs(temporary, export.configs)
         description["default"] = export.default
         write_yaml(temporary / DESCRIPTION, description)
     return folder
@@ -128,7 +129,10 @@ def _recognisers(
     """Writes the self-stopping file and those of single exits, and their names."""
     shape = shape_of(model)
     if policy is not None:
-        entry = description.setdefault("self_stopping", {"policy": export.configs[str(export.default)].to_mapping()})
+        greedy = replace(
+            export.configs[str(export.default)], search=SearchConfig()
+        )  # whoever reads the file's output does the rest
+        entry = description.setdefault("self_stopping", {"policy": greedy.to_mapping()})
         entry[kind] = file_name("self_stopping", kind)
         onnx_graphs.write_model(folder / entry[kind], self_stopping(segments, policy, shape))
         progress(f"{entry[kind]}: stops by {policy.name}")

@@ -2,7 +2,7 @@
 
 A package is flat: ``config.yaml`` (with the token list), ``model.safetensors``, a ``decode_NAME.yaml`` for each decoding
 configuration, ``package.yaml`` (format, default), ``README.md`` (the model card), and where there are any the BPE model, the
-normalisation's statistics and ``exits.csv``; and of an exported model the folder ``onnx/``.
+normalisation's statistics, the language models of the configurations (``lm.arpa``) and ``exits.csv``; and of an exported model the folder ``onnx/``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.hub import model_folder
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.policy.packaged import DESCRIPTION, FORMAT, PREFIX, fitting, read_description, read_packaged
+from espnet_ee.policy.packaged import DESCRIPTION, FORMAT, PREFIX, fitting, read_description, read_packaged, write_configs
 from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model, load_trained
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
@@ -32,7 +32,7 @@ from espnet_ee.store.train_config import copy_needed_files, read_train_config, s
 # Of a training's configuration: where its data were and where it wrote. Nobody else needs to know.
 _PRIVATE = ("config", "output_dir", "init_param", "train_data_path_and_name_and_type", "valid_data_path_and_name_and_type",
             "train_shape_file", "valid_shape_file", "non_linguistic_symbols")  # fmt: skip
-DOWNLOADED = ("config.yaml", MODEL_FILE, DESCRIPTION, f"{PREFIX}*.yaml", "*.npz", "*.model")
+DOWNLOADED = ("config.yaml", MODEL_FILE, DESCRIPTION, f"{PREFIX}*.yaml", "*.npz", "*.model", "*.arpa")
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ def pack_model(
         packed = copy_needed_files({key: value for key, value in config.items() if key not in _PRIVATE}, folder, Path())
         write_yaml(folder / "config.yaml", packed)
         write_safetensors(folder / MODEL_FILE, model.state_dict())
-        for name, decoding in described.items():
-            write_yaml(folder / f"{PREFIX}{name}.yaml", decoding.to_mapping())
+        described = write_configs(folder, described)
         made_by = {"espnet_ee": __version__, "espnet": espnet_version()}
         default = next(iter(described), None)
         write_yaml(folder / DESCRIPTION, {"format": FORMAT, "default": default, **made_by})

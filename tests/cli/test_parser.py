@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Scripts of users call these: a name that goes or changes its meaning is to be noted in the change log.
 OPTIONS = {
     "": "--version",
-    "transcribe": "audio --model --policy --budget --format --json --out --max_segment_seconds --engine --int8 --batch_size --num_threads --device",
+    "transcribe": "audio --model --policy --budget --hotwords --hotword_boost --format --json --out --max_segment_seconds --engine --int8 --batch_size --num_threads --device",
     "align": "--model --data --audio --text --exit_layer --engine --device --out",
     "data": "",
     "data prepare": "--corpus --root --out --sets --corpus_options --max_skipped --skip_in --lm_text",
@@ -31,11 +31,12 @@ OPTIONS = {
     "data features": "--data --out --frontend_conf --compress --nj --max_skipped",
     "data filter": "--data --out --min_seconds --max_seconds --fs",
     "data tokens": "--text --out --token_type --nbpe --model_type",
+    "data lm": "--text --tokens --token_type --order --tool --out",
     "data units": "--data --tokens --token_type --asr_config",
     "data download": "--out --parts --hold_out --url",
     "data mini": "--out --utterances_per_speaker --seed --nj",
     "decode": "--model --model_file --data --out --config --policy --policy_conf --every_exit --nbest --batch_size --num_threads "
-    "--device --chunk_ms --calibrate_on --policies --targets --features --online",
+    "--device --chunk_ms --calibrate_on --policies --targets --features --lm --beam --lm_weights --insertions --online",
     "calibrate": "--evidence --text --out --policies --targets --features",
     "score": "--exp --data_root --valid_set --test_sets --separate --command --note --date",
     "replay": "--evidence --text --policy --config --thresholds --out",

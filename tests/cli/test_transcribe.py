@@ -223,3 +223,62 @@ def test_a_budget_is_kept_on_average(experiment: Path, recordings: list[Path], c
             transcribe(experiment, *recordings, "--budget", 0)
     finally:
         (experiment / "exits.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--hotwords", "ANNA,NEW  YORK, ,B"], {"ANNA": 6.0, "NEW YORK": 6.0, "B": 6.0}),
+        (["--hotwords", "ANNA", "--hotword_boost", "3"], {"ANNA": 3.0}),
+        (["--hotwords", "{folder}/words.txt", "--hotword_boost", "2"], {"ANNA": 2.0, "NEW YORK": 7.5}),
+        ([], {}),
+    ],
+)
+def test_hotwords_come_from_the_command_line_or_a_file(
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    expected: dict[str, float],
+) -> None:
+    (tmp_path / "words.txt").write_text("ANNA\n\nNEW YORK\t7.5\n")
+    monkeypatch.setattr(EarlyExitASR, "from_pretrained", lambda *arguments: asked.append(arguments[-1]) or 1 / 0)
+    asked: list[object] = []
+    with pytest.raises(ZeroDivisionError):
+        transcribe(experiment, recordings[0], *(word.format(folder=tmp_path) for word in words))
+    assert asked == [expected]
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        ("--hotword_boost 3", UsageError, "is of --hotwords"),
+        ("--hotwords ,", UsageError, "there is no hotword"),
+        ("--hotwords A --hotword_boost -1", UsageError, "boost of the hotword 'A' is -1"),
+        ("--hotwords {folder}/bad.txt", UserError, "bad.txt: 'much' is no boost"),
+        ("--hotwords {folder}/empty.txt", UserError, "empty.txt: search: there is no hotword"),
+        ("--hotwords \u017c", UserError, "the hotword '\u017c' cannot be spelled"),
+    ],
+)
+def test_hotwords_that_cannot_be_are_one_line(
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+    tmp_path: Path,
+    words: str,
+    error: type[UserError],
+    message: str,
+) -> None:
+    (tmp_path / "bad.txt").write_text("A\tmuch\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match=message) as caught:
+        transcribe(experiment, recordings[0], *words.format(folder=tmp_path).split())
+    assert type(caught.value) is error
+
+
+def test_a_hotword_is_heard(experiment: Path, recordings: list[Path], capsys: Captured) -> None:  # noqa: F811
+    transcribe(experiment, recordings[0], "--policy", "fixed")
+    before = capsys.readouterr().out.split()
+    transcribe(experiment, recordings[0], "--policy", "fixed", "--hotwords", "AB", "--hotword_boost", "100")
+    after = capsys.readouterr().out.split()
+    assert "AB" not in before and "AB" in after

@@ -25,6 +25,7 @@ from espnet_ee.policy.frames import Frames
 from espnet_ee.policy.learned import LearnedPolicy
 from espnet_ee.policy.patience import PatiencePolicy
 from espnet_ee.policy.posterior import PosteriorPolicy
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.policy.table import macs_of_stop
 
 LAYERS = (2, 4, 6)
@@ -208,17 +209,19 @@ def test_the_search_is_as_wide_as_who_asks_for_most(
     monkeypatch: pytest.MonkeyPatch, policy: ExitPolicy | None, nbest: int, size: int
 ) -> None:
     class Search:
-        def __init__(self, *arguments: int) -> None:
-            asked.append(arguments)
-
         def scores(self, log_probs: np.ndarray) -> tuple[float, ...]:
-            return (0.0, -float(len(log_probs)))
+            return (0.0, -float(len(log_probs)), *(-100.0,) * size)
 
-    asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr("espnet_ee.decode.loop.NBestSearch", Search)
+    def search_of(config: SearchConfig, asked: int, *_: object) -> Search:
+        sizes.append(asked)
+        return Search()
+
+    sizes: list[int] = []
+    monkeypatch.setattr("espnet_ee.decode.loop.nbest_search", search_of)
     [result] = recognise(FakeSession(), DecodingConfig(policy), utterances(1), keep_every_exit=True, nbest=nbest)
-    assert asked == [(size, 4, 0)]
-    assert [row.evidence.nbest_scores for row in result.rows] == [(0.0, -float(result.evidence.frames))] * len(result.rows)
+    assert sizes == [size]
+    scores = (0.0, -float(result.evidence.frames), *(-100.0,) * (size - 2))
+    assert [row.evidence.nbest_scores for row in result.rows] == [scores] * len(result.rows)
 
 
 def test_words_are_those_of_the_text_inside_the_audio() -> None:

@@ -143,8 +143,6 @@ def test_what_is_done_stays_and_the_model_is_not_loaded(options, load, tmp_path)
 @pytest.mark.parametrize("change", ["model", "audio", "batch_size", "nbest", "device"])
 def test_what_changed_is_done_again(options, load, change: str, tmp_path, monkeypatch) -> None:
     options = replace(options, calibration=None, every_exit=True, data=options.data[1:])
-    if change == "nbest":
-        pytest.importorskip("flashlight.lib.text")
     decode_sets(options, load)
     before = state(options.out)
     if change == "model":
@@ -256,8 +254,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_decoding_that_was_cut_off_goes_on_inside_its_set(
     options, load, session, monkeypatch, capsys, every_exit: bool, nbest: int, batch_size: int
 ) -> None:
-    if nbest:
-        pytest.importorskip("flashlight.lib.text")
     one = {} if every_exit else {"a": DecodingConfig(EntropyPolicy(0.25))}
     options = replace(
         options, calibration=None, every_exit=every_exit, nbest=nbest, batch_size=batch_size, configs=one, data=options.data[:1]

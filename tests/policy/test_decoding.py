@@ -12,7 +12,6 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.learned import LearnedPolicy
-from espnet_ee.policy.packaged import fitting
 from espnet_ee.policy.posterior import PosteriorPolicy
 from espnet_ee.policy.searching import SearchConfig
 
@@ -94,8 +93,8 @@ def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path)
     for search in (config.search, SearchConfig("beam", 3), SearchConfig("beam", 3, insertion=0.5)):
         whole = DecodingConfig(search=search)
         assert DecodingConfig.from_mapping(whole.to_mapping(), "x") == whole
-    with pytest.raises(UserError, match=r"decode_x\.yaml: search: an lm does not travel"):
-        fitting(config, "decode_x.yaml", (1, 2))
+    full = SearchConfig("beam", 3, "/lm.arpa", 0.2, 1.5, 20, 12.0, 0.99, (("ANNA", 3.0), ("NEW YORK", 4.5)))
+    assert DecodingConfig.from_mapping(DecodingConfig(search=full).to_mapping(), "x").search == full
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,20 @@ def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path)
     [
         ("beam", "search is 'beam'"),
         ({"kind": "best"}, "kind 'best' is unknown"),
-        ({"kind": "beam", "width": 3}, "unknown key 'width'"),
+        ({"kind": "beam", "wide": 3}, "unknown key 'wide'"),
+        ({"kind": "beam", "width": 0}, "width is 0"),
+        ({"kind": "beam", "tokens": 0}, "tokens is 0"),
+        ({"kind": "beam", "blank_skip": 0.3}, "blank_skip is 0.3"),
+        ({"kind": "beam", "blank_skip": True}, "blank_skip is True"),
+        ({"kind": "beam", "hotwords": "ANNA"}, "hotwords are a list"),
+        ({"kind": "beam", "hotwords": [1, "A"]}, "hotwords are a list"),
+        ({"kind": "beam", "hotwords": {True: 2}}, "the hotword True is no word"),
+        ({"kind": "beam", "hotwords": {" ": 2}}, "the hotword ' ' is no word"),
+        ({"kind": "beam", "hotwords": {"A": -1}}, "the boost of the hotword 'A' is -1"),
+        ({"kind": "beam", "hotwords": {"A": "x"}}, "the boost of the hotword 'A' is 'x'"),
+        ({"kind": "beam", "hotwords": ["A"], "hotword_boost": 1e9}, "the boost of the hotword 'A' is 1000000000"),
+        ({"kind": "beam", "hotword_boost": 3}, "hotword_boost is of no use without hotwords"),
+        ({"hotwords": ["A"]}, "no use without kind: beam"),
         ({"kind": "beam", "beam": 0}, "beam is 0"),
         ({"kind": "beam", "beam": "ten"}, "beam is 'ten'"),
         ({"kind": "beam", "lm": 3}, "lm is 3"),

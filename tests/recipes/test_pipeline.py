@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,32 @@ def test_the_package_holds_what_was_calibrated(whole: Workspace) -> None:
     package = whole.folder / EXPERIMENT / "package"
     assert yaml.safe_load((package / "package.yaml").read_text(encoding="utf-8"))["default"] == "learned_wer_loss1"
     assert "|`learned_wer_loss1` (default)|learned threshold=" in (package / "README.md").read_text(encoding="utf-8")
+
+
+def test_with_a_language_model_everything_is_of_the_beam_with_it(whole: Workspace) -> None:
+    pytest.importorskip("kaldingram")
+    copy = whole.folder / "exp/with_lm"
+    shutil.copytree(whole.folder / EXPERIMENT, copy)
+    options = ("--use_lm", "true", "--asr_exp", str(copy), "--beam_size", "3", "--calibrate_policies", "entropy",
+               "--calibrate_targets", "wer_loss=5", "--online_policies", "entropy")  # fmt: skip
+    before = whole.state()
+    assert "run stage 9 first" in whole.run(*whole.speeds, *options, "--stage", "12", status=1).stderr
+    assert whole.state() == before
+    said = whole.run(*whole.speeds, *options, "--stage", "9", "--stop_stage", "9").stdout
+    # Of the text as it was said: other speeds count no sentence twice.
+    assert f"5-gram model of {len((whole.folder / 'data/train/text').read_text().splitlines())} sentences" in said
+    whole.run(*whole.speeds, *options, "--stage", "12", "--stop_stage", "14")
+    page = (copy / "RESULTS.md").read_text(encoding="utf-8")
+    assert "- search: `beam 3, language model lm.arpa (weight " in page and "**NO**" not in page
+    arpa = (whole.folder / "exp/lm_char/lm.arpa").read_bytes()
+    assert (copy / "lm/lm.arpa").read_bytes() == (copy / "package/lm.arpa").read_bytes() == arpa
+    packed = yaml.safe_load((copy / "package/decode_entropy_wer_loss5.yaml").read_text(encoding="utf-8"))
+    assert packed["search"]["lm"] == "lm.arpa"
+    before = whole.state()
+    again = whole.run(*whole.speeds, *options, "--stage", "9", "--stop_stage", "14").stdout
+    assert whole.state() == before and again.count("done, skipped") == 6
+    shutil.rmtree(copy)
+    shutil.rmtree(whole.folder / "exp/lm_char")
 
 
 @pytest.mark.parametrize("stage", ["13", "14"])

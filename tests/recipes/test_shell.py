@@ -12,6 +12,7 @@ SOURCED = {
     "parse_options.sh",
     "stage.sh",
     "stages_data.sh",
+    "stages_lm.sh",
     "stages_train.sh",
     "stages_decode.sh",
     "stages_share.sh",

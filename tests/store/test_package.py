@@ -94,6 +94,55 @@ def test_the_same_model_packs_to_the_same_bytes_and_holds_no_paths(packed):
     assert not any(content.startswith((b"PK", b"\x80")) for name, content in first.items() if name != "feats_stats.npz")
 
 
+ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n-0.5\tA\n-0.9\tB\n\n\\end\\\n"
+
+
+@pytest.fixture
+def with_lm(trained, tmp_path):
+    """A package with a language model that two of its configurations name, by other ways."""
+    folder, paths, _ = trained
+    (tmp_path / "lms").mkdir()
+    (tmp_path / "lms" / "some.arpa").write_text(ARPA)
+    for name, lm in (("one", "lms/some.arpa"), ("two", str(tmp_path / "lms" / ".." / "lms" / "some.arpa"))):
+        search = f"search: {{kind: beam, beam: 3, lm: {lm}, lm_weight: 0.3}}\n"
+        (tmp_path / f"decode_{name}.yaml").write_text(f"policy: entropy\npolicy_conf: {{threshold: 0.2}}\n{search}")
+    configs = [tmp_path / "decode_one.yaml", tmp_path / "decode_two.yaml", folder / "quick.yaml"]
+    made = pack_model(*paths, tmp_path / "package", CARD, configs)
+    (tmp_path / "lms" / "some.arpa").unlink()
+    return made
+
+
+def test_a_language_model_travels_with_the_model(with_lm, no_network, tmp_path):
+    assert (with_lm / "lm.arpa").read_text() == ARPA and len(list(with_lm.glob("*.arpa"))) == 1
+    assert all(
+        yaml.safe_load((with_lm / f"decode_{name}.yaml").read_text())["search"]["lm"] == "lm.arpa" for name in ("one", "two")
+    )
+    loaded = load_package(with_lm)
+    assert loaded.config("two").search.lm == str(with_lm / "lm.arpa") and loaded.config("quick").search.lm is None
+    assert "Search of the text: beam 3, language model lm.arpa (weight 0.3); greedy." in (with_lm / "README.md").read_text()
+    moved = with_lm.rename(tmp_path / "moved")
+    assert load_package(moved).config().search.lm == str(moved / "lm.arpa")
+    assert any(fnmatch("lm.arpa", pattern) for pattern in package.DOWNLOADED)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../lm.arpa", "sub/lm.arpa", ".lm.arpa", "none.arpa", ".", ""])
+def test_a_package_names_no_language_model_elsewhere(with_lm, name):
+    (with_lm.parent / "lm.arpa").write_text(ARPA)
+    (with_lm / ".lm.arpa").write_text(ARPA)
+    path = with_lm / "decode_one.yaml"
+    path.write_text(path.read_text().replace("lm: lm.arpa", f"lm: '{name}'"))
+    with pytest.raises(UserError, match=r"decode_one.yaml: search: lm .* is not a file beside it, refused"):
+        load_package(with_lm)
+
+
+def test_a_missing_language_model_is_said_before_anything_is_packed(trained, tmp_path):
+    _folder, paths, _ = trained
+    (tmp_path / "decode_a.yaml").write_text("search: {kind: beam, lm: gone.arpa}\n")
+    with pytest.raises(UserError, match="no such language model as .*gone.arpa"):
+        pack_model(*paths, tmp_path / "package", CARD, [tmp_path / "decode_a.yaml"])
+    assert not (tmp_path / "package").exists()
+
+
 def test_nothing_is_written_when_packing_fails(trained, tmp_path):
     _folder, paths, _ = trained
     (tmp_path / "bad.yaml").write_text("policy: entropi\npolicy_conf: {}\n")

@@ -28,6 +28,11 @@ max_wav_duration=20        # [4] longer training utterances are dropped (seconds
 token_type=char            # [5 10 11] char or bpe
 nbpe=30                    # [5*] number of BPE tokens
 bpemode=unigram            # [5*] unigram or bpe
+use_lm=false               # [9* 12* 14*] true: stage 9 makes an n-gram model of the tokens, and stage 12 searches a beam with it
+lm_text=""                 # [9*] its text, of Kaldi's form (an id and a sentence a line); empty: the training set's
+lm_order=""                # [9] its n, 2 to 5; empty: 5 of characters, 3 of BPE pieces
+lm_dir=""                  # [-] its folder; empty: under expdir
+beam_size=10               # [12*] with use_lm: hypotheses of the beam
 asr_config=""              # [3* 10* 11*] training configuration (YAML)
 asr_args=""                # [10* 11*] further options for ESPnet's asr_train, separated by blanks, such as "--max_epoch 10"
 asr_tag=""                 # [-] name of the experiment; empty: made from the configuration
@@ -60,10 +65,11 @@ note=""                    # [13] a remark for RESULTS.md
 if [ -f local/data.sh ]; then option_files=(local/data.sh); fi
 parse_options "$@"
 
-require_integer stage stop_stage ngpu num_nodes nj fs nbpe ${batch_size:+batch_size} ${num_threads:+num_threads}
+require_integer stage stop_stage ngpu num_nodes nj fs nbpe beam_size ${lm_order:+lm_order} ${batch_size:+batch_size} ${num_threads:+num_threads}
 require_percentage max_skipped
 require_choice feats_type raw extracted
 require_choice feats_compress true false
+require_choice use_lm true false
 require_choice speed_perturb stored on_the_fly
 require_choice token_type char bpe
 require_choice bpemode unigram bpe
@@ -74,7 +80,7 @@ for name in train_set valid_set test_sets; do
 done
 
 # Names are made by adding to these: with a closing slash, FOLDER.tmp would lie in the folder.
-for name in datadir dumpdir expdir asr_exp asr_stats_dir results_dir; do
+for name in datadir dumpdir expdir asr_exp asr_stats_dir lm_dir results_dir; do
     while [[ ${!name} == ?*/ ]]; do printf -v "${name}" '%s' "${!name%/}"; done
     [[ ${!name} != *[[:cntrl:]]* ]] || usage_error "option '--${name}': no line ends or other control signs in a path"
 done
@@ -168,6 +174,8 @@ if "${show_exp}"; then
     exit 0
 fi
 asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${suffix}}
+lm_dir=${lm_dir:-${expdir}/lm_${token_dir##*/}${lm_order:+_${lm_order}gram}}
+lm_file=${lm_dir}/lm.arpa
 model_file=${asr_exp}/${inference_asr_model}
 raw_sets=("${train_set}" "${valid_set}") # what stage 3 formats
 eval_sets=("${valid_set}")                # what stages 12 and 13 take
@@ -226,6 +234,7 @@ need_model() {
 }
 
 . utils/stages_data.sh
+. utils/stages_lm.sh
 . utils/stages_train.sh
 . utils/stages_decode.sh
 . utils/stages_share.sh
@@ -247,6 +256,10 @@ need_model() {
         compare_sets
         make_tokens
         check_units
+    fi
+    if in_stage 9 && [ "${use_lm}" = true ]; then
+        lock_folder "${lm_dir}" lm_dir
+        train_lm
     fi
     unlock_folders
     if in_stage 10; then

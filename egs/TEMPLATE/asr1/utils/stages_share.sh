@@ -17,6 +17,8 @@ pack_model() {
     done
     # What espnet-ee export --out "${asr_exp}" wrote becomes a part of the package.
     if [ -f "${asr_exp}/onnx/model.yaml" ]; then exported=("${asr_exp}/onnx/model.yaml"); fi
+    # Those of a beam with a language model name the one that stage 12 has tuned, which goes with them.
+    if [ -f "${asr_exp}/lm/lm.arpa" ]; then exported+=("${asr_exp}/lm/lm.arpa"); fi
     if [ "${#configs[@]}" -gt 0 ]; then args=(--config "${configs[@]}"); fi
     need_model
     need "${asr_exp}/exits.csv" 13

@@ -1,0 +1,82 @@
+"""n-gram language models by KenLM, in C++: where it is installed, for it holds large ones in a fraction of the memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from espnet_ee.errors import UserError
+from espnet_ee.search.arpa import END, LN10, UNKNOWN, NgramScorer, names_of_tokens, read_words
+from espnet_ee.search.scorer import Scorer, most_of
+
+
+class KenlmScorer:
+    """The same numbers as :class:`espnet_ee.search.arpa.NgramScorer`, up to float32's digits.
+
+    Args:
+        path: ARPA file whose words are the model's tokens.
+        tokens: the model's.
+        blank: blank id.
+        weight: of the logarithms.
+
+    Raises:
+        UserError: it is missing, no ARPA file, damaged, or most of the model's tokens are none of its words.
+    """
+
+    def __init__(self, path: str | Path, tokens: Sequence[str], blank: int, weight: float) -> None:
+        words = read_words(path)
+        self._names = [name if name in words else UNKNOWN for name in names_of_tokens(path, words, tokens, blank)]
+        import kenlm
+
+        try:
+            with _silent():
+                self._model = kenlm.Model(str(path))
+        except OSError as error:
+            reason = " ".join(str(error).rpartition(" threw ")[2].split())
+            raise UserError(f"{path}: KenLM cannot read it ({reason}); make it again") from None
+        self._new_state, self._score = kenlm.State, self._model.BaseScore
+        self._weight = weight * LN10
+        self._most = most_of(weight)
+
+    def start(self) -> Any:
+        """Before the first token."""
+        state = self._new_state()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def step(self, state: Any, token: int) -> tuple[Any, float]:
+        """After a token, and what it adds."""
+        following = self._new_state()
+        return following, self._weight * self._score(state, self._names[token], following)
+
+    def end(self, state: Any) -> float:
+        """What the end of the text adds."""
+        return self._weight * self._score(state, END, self._new_state())
+
+    def most(self, state: Any) -> float:
+        """No token adds more."""
+        return self._most
+
+
+def open_ngrams(path: str | Path, tokens: Sequence[str], blank: int, weight: float) -> Scorer:
+    """A language model, by KenLM if it is installed; see :class:`KenlmScorer`."""
+    return (KenlmScorer if find_spec("kenlm") else NgramScorer)(path, tokens, blank, weight)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the bar that KenLM draws on the process's stderr."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
