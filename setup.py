@@ -41,6 +41,7 @@ LM = [  # n-gram language models: making them, and holding large ones; without K
 ]
 RECIPE = [*ESPNET, *LM, "kaldiio>=2.18", "scipy>=1.12", "sentencepiece"]  # egs/, from the corpus to the page of results
 HUB = ["huggingface_hub>=0.30"]
+LIVE = ["sounddevice>=0.4.6"]  # espnet-ee transcribe --live, from a microphone
 ONNX = ["onnx>=1.18", "onnxscript>=0.5", *RUNTIME]  # espnet-ee export; --int8 computes with the last
 # espnetez imports every task of ESPnet 202511, and one of them six, which ESPnet does not ask for.
 DEV = [
@@ -75,6 +76,7 @@ setup(
         "lm": LM,
         "hub": HUB,
         "onnx": ONNX,
+        "live": LIVE,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["espnet-ee = espnet_ee.cli.main:entry"]},

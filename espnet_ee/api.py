@@ -14,6 +14,7 @@ from espnet_ee.data.audio import float_samples, read_any
 from espnet_ee.data.audio_files import AudioFile
 from espnet_ee.data.recording import open_recording
 from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, recognise
+from espnet_ee.decode.stream import Endpoint, SpeechStream
 from espnet_ee.decode.transcript import Transcriber, Transcript
 from espnet_ee.errors import UsageError, UserError, missing_packages_named
 from espnet_ee.policy.base import ExitPolicy
@@ -193,6 +194,35 @@ class EarlyExitASR:
             fail,
         )
         return next(transcriber([AudioFile(str(path), Path(path))]))
+
+    def stream(
+        self,
+        chunk_ms: int = 320,
+        exit_layer: int | None = None,
+        endpoint: Endpoint = Endpoint(),  # noqa: B008 - frozen
+    ) -> SpeechStream:
+        """A stream of audio that is recognised while it comes, by a model that was trained for chunks.
+
+        Args:
+            chunk_ms: milliseconds from one partial text to the next.
+            exit_layer: the exit that these come from; None: the first. The policy says how deep a final text goes.
+            endpoint: where a text becomes final.
+
+        Raises:
+            UserError: the model cannot stream, or not so.
+
+        Example:
+            >>> stream = asr.stream()  # doctest: +SKIP
+            >>> partial = stream.feed(samples)  # doctest: +SKIP
+            >>> partial.text, [final.text for final in partial.finals]  # doctest: +SKIP
+            ('HEL', [])
+        """
+        model = getattr(self.session, "model", None)
+        if model is None:
+            raise UserError("an exported model takes whole utterances; a stream needs the engine torch")
+        from espnet_ee.decode.torch_stream import TorchStreamSession
+
+        return SpeechStream(TorchStreamSession(model, self.sample_rate, chunk_ms, exit_layer), self.config, endpoint)
 
     def recognise(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
         """Recognises utterances together; the results are those of each alone.

@@ -53,6 +53,7 @@ _EXTRAS = {
     **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
     "onnxruntime": "runtime",
     "huggingface_hub": "hub",
+    "sounddevice": "live",
 }
 """What can be imported, and the extra of setup.py that brings it: the base is light."""
 

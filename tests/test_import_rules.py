@@ -28,7 +28,14 @@ FLOORS = {
     **dict.fromkeys(("api", "espnet2"), 7),
     **dict.fromkeys(("espnet3", "__main__", "cli"), 8),
 }
-LIGHT = ("espnet_ee.policy", "espnet_ee.search", "espnet_ee.score", "espnet_ee.decode.loop", "espnet_ee.runtime")
+LIGHT = (
+    "espnet_ee.policy",
+    "espnet_ee.search",
+    "espnet_ee.score",
+    "espnet_ee.decode.loop",
+    "espnet_ee.decode.stream",
+    "espnet_ee.runtime",
+)
 HEAVY = ("torch", "torchaudio", "espnet", "espnet2", "espnet3")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_ee.cli.live import add_live, check_live, transcribe_live
 from espnet_ee.cli.parser import Parser
 from espnet_ee.data.audio_files import AudioFile, audio_files
 from espnet_ee.decode.formats import FORMATS, ONE_BY_ONE
@@ -43,7 +44,7 @@ def add_transcribe(parser: Parser) -> None:
         "\\r and \\\\). A recording that cannot be read is named, the others are done, and the exit status is 1."
     )
     parser.add_argument(
-        "audio", nargs="+", metavar="AUDIO",
+        "audio", nargs="*", metavar="AUDIO",
         help="audio file; folder of audio files; list of them (.scp, or a path a line in .txt, .lst, .list); - for standard input",
     )  # fmt: skip
     parser.option(
@@ -92,6 +93,7 @@ def add_transcribe(parser: Parser) -> None:
     parser.option("--batch_size", "recordings, or pieces of them, recognised together", type=int, metavar="N")
     parser.option("--num_threads", "CPU threads", type=int, metavar="N")
     parser.option("--device", "torch device", default="cpu")
+    add_live(parser)
     parser.set_defaults(run=_transcribe)
 
 
@@ -134,7 +136,10 @@ def _transcribe(options: argparse.Namespace) -> None:
     DecodingConfig().changed(**numbers)  # what is wrong is said before a model is loaded for seconds
     if not options.max_segment_seconds >= 1:
         raise UsageError(f"--max_segment_seconds {options.max_segment_seconds:g}: give 1 or more")
+    check_live(options)
     budget, hotwords, problems = _budget(options), _hotwords(options), Problems()
+    if options.live:
+        return transcribe_live(options, _recogniser(options, hotwords))
     with contextlib.ExitStack() as stack:
         files = list(_files(options.audio, problems, stack))
         _check_output(options, files)

@@ -182,23 +182,39 @@ def recognise(
     """
     if isinstance(batch, (np.ndarray, str)):
         raise UserError("a batch is a list of utterances; give [samples] for one")
+    run = _new_run(session, config, len(batch), keep_every_exit, nbest)
+    if not batch:
+        return []
+    state = session.start(batch)
+    return run.results(state, [len(speech) for speech in batch])
+
+
+def recognise_further(
+    session: ExitSession[Any], config: DecodingConfig, passed: Sequence[SessionState], samples: int
+) -> Recognition:
+    """Recognises one utterance whose first exits are computed: what :func:`recognise` gives, which would compute them again.
+
+    Args:
+        session: the engine.
+        config: when to stop.
+        passed: where it stood at each of these exits, from the first one on; the policy may stop it at any of them.
+        samples: how long it is.
+
+    Raises:
+        UserError: as :func:`recognise`.
+    """
+    run = _new_run(session, config, 1)
+    (result,) = run.results(passed[-1], [samples], passed)
+    return result
+
+
+def _new_run(session: ExitSession[Any], config: DecodingConfig, utterances: int, keep: bool = False, nbest: int = 0) -> _Run:
     policy = config.policy_for(session.exit_layers)
     size = max(nbest, policy.nbest)
     tokens = tuple(session.tokens)
     nbests = nbest_search(config.search, size, tokens, session.blank) if size else None
     search = build_search(config.search, tokens, session.blank)
-    if not batch:
-        return []
-    run = _Run(session, policy, keep_every_exit, search, nbests, size, len(batch))
-    state = session.start(batch)
-    for utterance, frames, speech in zip(run.utterances, state.feature_frames, batch, strict=True):
-        utterance.feature_frames, utterance.samples = frames, len(speech)
-    while run.active:
-        state = session.advance(state)
-        before, staying = len(run.active), run.pass_exit(state)
-        if staying and len(staying) < before:
-            state = session.select(state, staying)
-    return [utterance.result for utterance in run.utterances]
+    return _Run(session, policy, keep, search, nbests, size, utterances)
 
 
 @dataclass
@@ -234,6 +250,26 @@ class _Run:
         self.reads_heads = keep or bool(policy.reads)
         self.reads = FIELDS if keep else policy.reads
         self.want = frozenset({"log_probs"} if nbests or search.needs_log_probs else ())
+
+    def results(self, state: SessionState, samples: Sequence[int], passed: Sequence[SessionState] = ()) -> list[Recognition]:
+        """Goes up from a state, after having asked the policy at the exits that are passed already.
+
+        Args:
+            state: from where to go on.
+            samples: length of each utterance.
+            passed: the states at these exits.
+        """
+        for utterance, frames, length in zip(self.utterances, state.feature_frames, samples, strict=True):
+            utterance.feature_frames, utterance.samples = frames, length
+        for earlier in passed:
+            if self.active:
+                self.pass_exit(earlier)
+        while self.active:
+            state = self.session.advance(state)
+            before, staying = len(self.active), self.pass_exit(state)
+            if staying and len(staying) < before:
+                state = self.session.select(state, staying)
+        return [utterance.result for utterance in self.utterances]
 
     def pass_exit(self, state: SessionState) -> list[int]:
         """Reads the heads that are wanted and lets the finished utterances go; gives the places of the others."""

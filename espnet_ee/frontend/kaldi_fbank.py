@@ -64,7 +64,7 @@ class KaldiFbank(AbsFrontend):
         Returns:
             Features (B, T, n_mels), zeros where an utterance is padded, and real frames (B,): one for every 10 ms begun.
         """
-        frames = torch.div(input_lengths + self.hop_length // 2, self.hop_length, rounding_mode="floor")
+        frames = self.frames_of(input_lengths)
         longest = max(1, int(frames.max()))
         strips = self.reflected(input.float(), input_lengths, longest).unfold(1, self.width, self.hop_length)
         strips = strips - strips.mean(dim=-1, keepdim=True)
@@ -84,6 +84,14 @@ class KaldiFbank(AbsFrontend):
         places = places.remainder(2 * ends)
         places = torch.where(places < ends, places, 2 * ends - 1 - places)
         return samples.gather(1, places)
+
+    def frames_of(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames of so many samples (B,)."""
+        return torch.div(lengths + self.hop_length // 2, self.hop_length, rounding_mode="floor")
+
+    def final_samples(self, frames: int) -> int:
+        """Samples after which so many frames stay as they are, whatever comes: that many lie in the frames alone."""
+        return (frames - 1) * self.hop_length + self.hop_length // 2 - self.width // 2 + self.width
 
     @property
     def min_samples(self) -> int:
