@@ -113,7 +113,7 @@ class ExitSession(Protocol[State]):
         Args:
             state: at an exit.
             places: rows of the batch.
-            want: fields of :class:`Frames` that are needed beside those that are always made: ``log_probs`` or nothing.
+            want: fields of :class:`Frames` that are needed beside those that are always made: ``log_probs``, ``cluster_entropy`` or nothing.
         """
 
     def select(self, state: State, places: Sequence[int]) -> State:
@@ -249,7 +249,7 @@ class _Run:
         self.active = list(self.utterances)
         self.reads_heads = keep or bool(policy.reads)
         self.reads = FIELDS if keep else policy.reads
-        self.want = frozenset({"log_probs"} if nbests or search.needs_log_probs else ())
+        self.want = frozenset({"log_probs"} if nbests or search.needs_log_probs else ()) | (self.reads & {"cluster_entropy"})
 
     def results(self, state: SessionState, samples: Sequence[int], passed: Sequence[SessionState] = ()) -> list[Recognition]:
         """Goes up from a state, after having asked the policy at the exits that are passed already.
@@ -296,10 +296,18 @@ class _Run:
         return layer == self.session.exit_layers[-1] or self.policy.should_stop(evidence)
 
     def _evidence(self, layer: int, frames: Frames) -> ExitEvidence:
+        self._check_clusters(layer, frames)
         evidence = evidence_of(layer, frames, self.session.blank, self.reads)
         if self.nbests is None or frames.log_probs is None:
             return evidence
         return replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs)[: self.nbest])
+
+    def _check_clusters(self, layer: int, frames: Frames) -> None:
+        if frames.cluster_entropy is None and "cluster_entropy" in self.policy.reads and layer != self.session.exit_layers[-1]:
+            raise UserError(
+                f"policy {self.policy.name}: the model, or its export, has no cluster heads; train them with exit_terms: clusters, or "
+                "choose another policy"
+            )
 
     def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames) -> EvidenceRow:
         macs = self.session.macs

@@ -15,6 +15,7 @@ from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_uttera
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.encoder.chunk import chunk_of
 from espnet_ee.errors import UserError
+from espnet_ee.model.cluster_heads import cluster_heads_of
 from espnet_ee.model.heads import exit_heads_of, mac_table
 from espnet_ee.policy.frames import Frames
 from espnet_ee.text import token_type_of
@@ -79,6 +80,7 @@ class TorchSession:
         self.model = model.eval()
         self.encoder: SegmentEncoder = model.encoder
         self.heads, self.macs = exit_heads_of(model), mac_table(model)
+        self.clusters = cluster_heads_of(model)
         self.exit_layers: tuple[int, ...] = self.encoder.exit_layers
         self.blank: int = model.blank_id
         self.tokens: Sequence[str] = tuple(model.token_list)
@@ -142,6 +144,9 @@ class TorchSession:
             logits = output.logits[places]
         lengths = output.olens[places].tolist()
         frames = reduce_frames(logits, lengths)
+        if "cluster_entropy" in want and output.layer in self.clusters:
+            said = reduce_frames(self.clusters[output.layer](output.hs[places]), lengths)
+            frames = [replace(exit_, cluster_entropy=sure.entropy) for exit_, sure in zip(frames, said, strict=True)]
         if "log_probs" not in want:
             return frames
         tables = logits.log_softmax(dim=-1)

@@ -45,10 +45,12 @@ class EarlyExitASRModel(ESPnetASRModel):
             per exit, on one embedding of the tokens) or ``"shared"`` (one for all).
         exit_weights: ``"sum"``, ``"mean"`` or a list with a weight per exit.
         exit_terms: what each exit is trained for: by term (``ctc``, ``attention``, ``cr_ctc``, ``span_distillation``,
-            ``text_distillation``) its weight, or a table of ``weight`` and ``warmup``; see :class:`espnet_ee.model.terms.JointTerms`.
+            ``text_distillation``, ``clusters``) its weight, or a table of ``weight`` and ``warmup``; see :class:`espnet_ee.model.terms.JointTerms`.
         exit_gradients: what of the joint loss reaches the encoder: ``"full"``; ``"scaled"``: a segment gets the mean of the
             gradients of the exits from it on, not their sum; ``"rotating"``: a training step is for the final exit and one
             below, which take turns.
+        exit_clusters: with ``clusters`` among the terms: how many clusters the cluster head of every exit below the final one tells
+            apart; see :class:`espnet_ee.model.cluster_heads.ClusterTerm`.
         freeze_backbone: trains the exits' norms, heads and decoders alone; everything else keeps its parameters, and unlike
             under ``--freeze_param`` also its BatchNorm statistics (and its dropout is off). Add
             ``--freeze_param ctc`` to keep the final exit as it is.
@@ -61,6 +63,7 @@ class EarlyExitASRModel(ESPnetASRModel):
         exit_weights: str | list[float] = "sum",
         exit_terms: dict[str, float] = {"ctc": 1.0},  # noqa: B006 - ESPnet shows it in --print_config
         exit_gradients: str = "full",
+        exit_clusters: int = 0,
         freeze_backbone: bool = False,
         **stock: Any,
     ) -> None:
@@ -83,7 +86,12 @@ class EarlyExitASRModel(ESPnetASRModel):
         self.report_exit_cer = report_cer
         self.exit_ctc = make_heads(exit_heads, encoder.exit_layers[:-1], ctc)
         self.exit_decoders = make_decoders(exit_decoders, encoder.exit_layers[:-1], self.decoder)
+        self.exit_clusters = exit_clusters
         self.exit_terms = JointTerms(exit_terms, self)
+        if exit_clusters and "clusters" not in exit_terms:
+            raise UsageError(
+                "model_conf: exit_clusters without their term in the loss; add exit_terms: {ctc: 1.0, clusters: 1.0}"
+            )
         if self.exit_terms.copies > 1:
             self.specaug: torch.nn.Module = CopyingSpecAug(stock["specaug"], self.exit_terms.copies)
         self.exit_weights = ExitWeights(resolve_weights(exit_weights, len(encoder.exit_layers)), exit_gradients)

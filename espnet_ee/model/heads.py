@@ -14,6 +14,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.compute import MacTable, Parabola
+from espnet_ee.model.cluster_heads import cluster_heads_of
 
 # The evidence is one pass over what a head gives: the sum of exponentials and the entropy, one multiply-accumulate each
 # per frame and token. Comparing with a threshold costs nothing beside it.
@@ -115,9 +116,11 @@ def mac_table(model: ESPnetASRModel) -> MacTable:
     Args:
         model: with an early-exit encoder.
     """
-    heads = {}
+    heads, clusters = {}, cluster_heads_of(model)
     for layer, head in exit_heads_of(model).by_layer.items():
         # A conditioned encoder computes the head at every exit, and counts it.
         cost, evidence = Parabola(0, 0) if model.encoder.conditioned else head.macs(), EVIDENCE_MACS * head.vocabulary
+        if layer in clusters:
+            evidence += (clusters[layer].in_features + EVIDENCE_MACS) * clusters[layer].out_features
         heads[layer] = Parabola(cost.at_one + evidence, cost.step + evidence, cost.growth)
     return replace(model.encoder.macs(), heads=heads)

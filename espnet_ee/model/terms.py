@@ -16,6 +16,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError
 from espnet_ee.model.attention import AttentionTerm
+from espnet_ee.model.cluster_heads import ClusterTerm
 from espnet_ee.model.consistency import ConsistencyTerm
 from espnet_ee.model.ctc import CTCTerm
 from espnet_ee.model.span_distillation import SpanDistillationTerm
@@ -28,6 +29,7 @@ TERMS: dict[str, type[Term]] = {
     "cr_ctc": ConsistencyTerm,
     "span_distillation": SpanDistillationTerm,
     "text_distillation": TextDistillationTerm,
+    "clusters": ClusterTerm,
 }
 
 

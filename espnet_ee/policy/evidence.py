@@ -26,6 +26,7 @@ class ExitEvidence:
             NaN without such a frame.
         token_confidence: least sure token: the minimum over the tokens of the largest probability within the
             token's frames; NaN without a token.
+        cluster_entropy: mean entropy over the frames of what the exit's cluster head says, in nats; of models without these NaN.
     """
 
     layer: int
@@ -38,3 +39,4 @@ class ExitEvidence:
     nbest_scores: tuple[float, ...] = ()
     spoken_confidence: float = math.nan
     token_confidence: float = math.nan
+    cluster_entropy: float = math.nan

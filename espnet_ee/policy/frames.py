@@ -23,6 +23,8 @@ class Frames:
         entropy: of each frame's distribution over the tokens, natural log (T,).
         vocabulary: number of tokens V.
         log_probs: log-probabilities (T, V); only where somebody asked for them.
+        cluster_entropy: entropy of the cluster head's distribution in each frame (T,), natural log; only where somebody asked for it,
+            and of exits that have one.
     """
 
     labels: np.ndarray
@@ -31,6 +33,7 @@ class Frames:
     entropy: np.ndarray
     vocabulary: int
     log_probs: np.ndarray | None = None
+    cluster_entropy: np.ndarray | None = None
 
 
 def evidence_of(layer: int, frames: Frames, blank: int, reads: Collection[str]) -> ExitEvidence:
@@ -92,6 +95,13 @@ def _token_confidence(frames: Frames, blank: int) -> float:
     return float(np.minimum.reduce(surest)) if len(surest) else math.nan
 
 
+def _cluster_entropy(frames: Frames, blank: int) -> float:
+    if frames.cluster_entropy is None:
+        return math.nan
+    mean = float(_sum(frames.cluster_entropy)) / len(frames.labels)
+    return 0.0 if mean < 0 else mean
+
+
 _FIELDS: dict[str, Callable[[Frames, int], Any]] = {
     "tokens": lambda frames, blank: spoken_tokens(frames.labels, blank),
     "entropy": _entropy,
@@ -100,6 +110,7 @@ _FIELDS: dict[str, Callable[[Frames, int], Any]] = {
     "score": lambda frames, blank: float(_sum(frames.log_confidence)),
     "spoken_confidence": _spoken_confidence,
     "token_confidence": _token_confidence,
+    "cluster_entropy": _cluster_entropy,
 }
 FIELDS = frozenset(_FIELDS)
 """All fields that are made of frames."""

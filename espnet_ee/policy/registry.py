@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.cluster_entropy import ClusterEntropyPolicy
 from espnet_ee.policy.confidence import ConfidencePolicy
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
@@ -22,6 +23,7 @@ POLICIES: dict[str, type[ExitPolicy]] = {
     "patience": PatiencePolicy,
     "posterior": PosteriorPolicy,
     "learned": LearnedPolicy,
+    "cluster_entropy": ClusterEntropyPolicy,
 }
 
 

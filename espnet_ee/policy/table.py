@@ -22,6 +22,8 @@ NEEDED = ("utt_id", "exit_layer", "frames", "audio_seconds", "encoder_macs", "he
 # What an older table may lack, and a later one leave empty: then it is not known, and no policy stops at it.
 NUMBERS = ("entropy", "confidence", "blank_share", "score", "spoken_confidence", "token_confidence")
 COLUMNS = (*NEEDED[:4], *NUMBERS, *NEEDED[4:6], "nbest_scores", *NEEDED[6:])
+# Of models with cluster heads, and of no other.
+CLUSTER_COLUMNS = ("cluster_entropy",)
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {escape[1]: char for char, escape in _ESCAPES.items()}
 
@@ -78,15 +80,21 @@ def macs_of_stop(rows: Sequence[EvidenceRow], index: int, needs_every_exit: bool
 
 def write_table(path: str | Path, table: EvidenceTable) -> None:
     """Writes the table atomically, utterances sorted by id (C locale order)."""
+    rows = [row.evidence for utterance in table.utterances.values() for row in utterance.rows]
+    more = CLUSTER_COLUMNS if any(not math.isnan(evidence.cluster_entropy) for evidence in rows) else ()
     with atomic_write(path) as stream:
-        stream.write("\t".join(COLUMNS) + "\n")
+        stream.write("\t".join((*COLUMNS, *more)) + "\n")
         for utt_id in sorted(table.utterances):
             utterance = table.utterances[utt_id]
             layers = tuple(row.evidence.layer for row in utterance.rows)
             if layers != table.exit_layers:
                 raise ValueError(f"{utt_id}: rows of layers {layers} in a table of {table.exit_layers}")
             for row in utterance.rows:
-                stream.write("\t".join(_fields(utt_id, utterance.audio_seconds, row)) + "\n")
+                cells = [
+                    *_fields(utt_id, utterance.audio_seconds, row),
+                    *(_number(getattr(row.evidence, name)) for name in more),
+                ]
+                stream.write("\t".join(cells) + "\n")
 
 
 def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
@@ -96,14 +104,18 @@ def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
         str(evidence.layer),
         str(evidence.frames),
         repr(float(audio_seconds)),
-        # An empty cell says "not known". float() first: NumPy's scalars print as np.float32(...)
-        *("" if math.isnan(value) else repr(float(value)) for value in (getattr(evidence, name) for name in NUMBERS)),
+        *(_number(getattr(evidence, name)) for name in NUMBERS),
         str(row.encoder_macs),
         str(row.head_macs),
         " ".join(repr(float(score)) for score in evidence.nbest_scores),
         " ".join(map(str, evidence.tokens)),
         escape(row.hypothesis),
     ]
+
+
+def _number(value: float) -> str:
+    """An empty cell says "not known". float() first: NumPy's scalars print as np.float32(...)"""
+    return "" if math.isnan(value) else repr(float(value))
 
 
 def read_table(path: str | Path) -> EvidenceTable:
@@ -123,7 +135,7 @@ def read_table(path: str | Path) -> EvidenceTable:
     if lines and rest:
         raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; {remedy}")
     rows = []
-    for where, cell in read_cells(path, lines or [rest], NEEDED, COLUMNS, remedy):
+    for where, cell in read_cells(path, lines or [rest], NEEDED, (*COLUMNS, *CLUSTER_COLUMNS), remedy):
         try:
             row = parse_row(cell, _unescape(cell["hypothesis"]))
             rows.append((where, cell["utt_id"], read_seconds(cell["audio_seconds"]), row))
@@ -177,14 +189,14 @@ def parse_row(cell: Mapping[str, str], hypothesis: str) -> EvidenceRow:
         tokens=tuple(map(int, cell["tokens"].split())),
         frames=int(cell["frames"]),
         nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
-        **{name: float(cell[name]) for name in NUMBERS if cell.get(name)},
+        **{name: float(cell[name]) for name in (*NUMBERS, *CLUSTER_COLUMNS) if cell.get(name)},
     )
     row = EvidenceRow(evidence, hypothesis, int(cell["encoder_macs"]), int(cell["head_macs"]))
     if not cell["utt_id"]:
         raise ValueError("no utt_id")
     if evidence.layer < 1 or min(evidence.frames, row.encoder_macs, row.head_macs) < 0:
         raise ValueError("an exit layer below 1 or a count below 0")
-    for name in NUMBERS:
+    for name in (*NUMBERS, *CLUSTER_COLUMNS):
         low, high = _RANGES.get(name, (-_MOST if name == "score" else 0.0, _MOST))
         if cell.get(name) and not low <= getattr(evidence, name) <= high:
             raise ValueError(f"{name} is {cell[name]}")

@@ -127,7 +127,7 @@ def stock_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tenso
 
 def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor]:
     """What stopping at an exit uses of a model: everything up to its block, its norm and its head, as stock names them."""
-    replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_ctc.", "ctc.", "decoder.")
+    replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_", "ctc.", "decoder.")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}
     state = {name: value for name, value in state.items() if _block_of(name) < exit_layer}
     if exit_layer == model.encoder.exit_layers[0]:  # of a conditioned encoder: no block so far read an exit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -35,7 +35,8 @@ def frames_of(probabilities: np.ndarray) -> Frames:
 
 
 def test_every_field_by_hand() -> None:
-    evidence = evidence_of(4, frames_of(PROBABILITIES), 0, FIELDS)
+    frames = replace(frames_of(PROBABILITIES), cluster_entropy=np.arange(7.0))
+    evidence = evidence_of(4, frames, 0, FIELDS)
     assert evidence.layer == 4
     assert evidence.frames == 7
     assert evidence.tokens == (1, 1, 2)
@@ -46,9 +47,10 @@ def test_every_field_by_hand() -> None:
     assert evidence.score == pytest.approx(math.log(0.6 * 0.7 * 0.9 * 0.4 * 0.8 * 0.5 * 0.55))
     assert evidence.spoken_confidence == pytest.approx((0.6 + 0.7 + 0.4 + 0.55) / 4)
     assert evidence.token_confidence == pytest.approx(0.4)  # of 0.7 (two frames), 0.4 and 0.55
+    assert evidence.cluster_entropy == 3.0
     assert evidence.nbest_scores == ()
     values = [value for field in fields(evidence) if isinstance(value := getattr(evidence, field.name), float)]
-    assert len(set(values)) == len(values) == 6  # the fixture tells them apart
+    assert len(set(values)) == len(values) == 7  # the fixture tells them apart
 
 
 def test_another_blank_is_another_evidence() -> None:

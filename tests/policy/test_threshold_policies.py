@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ThresholdPolicy, choose_exit
+from espnet_ee.policy.cluster_entropy import ClusterEntropyPolicy
 from espnet_ee.policy.confidence import ConfidencePolicy
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
@@ -33,6 +34,7 @@ POLICIES_WITH_A_THRESHOLD = [
     ConfidencePolicy(0.0),
     PatiencePolicy(0.0),
     PosteriorPolicy(0.0, nbest=3),
+    ClusterEntropyPolicy(0.0),
     LEARNED,
 ]
 BROKEN = (math.nan, math.inf, -math.inf)
