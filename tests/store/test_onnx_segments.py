@@ -73,9 +73,11 @@ def test_other_sizes_and_heads_are_equal_too() -> None:
         # The exit lies among the blocks at half rate: what comes out there is of both rates.
         ("early_exit_fast_conformer", {"subsampling": 4, "half_rate": [1, 2]}),
         ("early_exit_splitformer", {"num_blocks": 1, "exit_layers": [1]}),
+        # Causal convolutions; whole utterances all the same.
+        ("early_exit_fast_conformer", {"num_blocks": 1, "exit_layers": [1], "chunk_frames": [2, 4]}),
     ],
 )
-def test_half_rates_are_equal_too(encoder: str, conf: dict[str, Any]) -> None:
+def test_other_forms_are_equal_too(encoder: str, conf: dict[str, Any]) -> None:
     model = onnx_models.model(**{**onnx_models.settings(encoder_conf=conf, normalize=None), "encoder": encoder})
     graphs = [trace_segment(segment) for segment in segments_of(model).values()]
     for lengths in BATCHES[1:3]:
