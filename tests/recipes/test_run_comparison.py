@@ -21,10 +21,14 @@ case " $* " in *" --settings "* | *" --show_exp true "*) run "$@"; exit ;; esac
 exp=$(run "$@" --show_exp true)
 echo "${exp}" >>trained
 [[ ${exp} != *bad* ]] || exit 3
-mkdir -p "${exp}"
 depth=${exp##*_depth}
 if [ "${depth}" = "${exp}" ]; then depth=all; fi
-cp "exits_${depth}.csv" "${exp}/exits.csv"
+if [[ " $* " == *" --batch_size 7 "* ]]; then depth=other; fi
+kept=$(sed -n 's/.*--results_dir \\([^ ]*\\).*/\\1/p' <<<"$*")
+for folder in "${exp}" ${kept}; do
+    mkdir -p "${folder}"
+    cp "exits_${depth}.csv" "${folder}/exits.csv"
+done
 """
 COLUMNS = """# NAME | TITLE | OPTIONS
 
@@ -32,6 +36,7 @@ ee     | EE           |
 single | one exit     |
 bad    | a failure    | --asr_config conf/train_bad.yaml --seed 3
 aed    | AED          | --asr_config conf/train_aed.yaml
+other  | otherwise    | --batch_size 7
 """
 
 
@@ -61,6 +66,7 @@ def recipe(template: Path, tmp_path: Path) -> Path:
     (folder / "run.sh").write_text(RUN)
     (folder / "run.sh").chmod(0o755)
     write_exits(folder / "exits_all.csv", points({2: 4, 4: 1}))
+    write_exits(folder / "exits_other.csv", points({2: 2, 4: 0}))
     write_exits(folder / "exits_2.csv", points({2: 3}))
     write_exits(folder / "exits_4.csv", points({4: 2}))
     return folder
@@ -73,11 +79,11 @@ def test_models_are_made_and_set_side_by_side(bash, recipe: Path) -> None:
     assert "run_comparison.sh: error: a failure: its run failed" in result.stderr
     trained = (recipe / "trained").read_text().split()
     ee = "exp/asr_train_x_raw_char_seed5"
-    assert trained == [ee, f"{ee}_depth2", f"{ee}_depth4", "exp/asr_train_bad_raw_char_seed3"]
+    assert trained == [ee, f"{ee}_depth2", f"{ee}_depth4", "exp/asr_train_bad_raw_char_seed3", ee]
     page = (recipe / "exp" / "COMPARISON.md").read_text(encoding="utf-8")
     for line in (
-        "|2|40.00 [0.00, 50.00]|2.0|30.00 [0.00, 50.00]|2.0|",
-        "|4|10.00 [0.00, 50.00]|4.0|20.00 [0.00, 50.00]|4.0|",
+        "|2|40.00 [0.00, 50.00]|2.0|30.00 [0.00, 50.00]|2.0|20.00 [0.00, 50.00]|2.0|",  # one model, decoded in two ways
+        "|4|10.00 [0.00, 50.00]|4.0|20.00 [0.00, 50.00]|4.0|0.00 [0.00, 50.00]|4.0|",
         "- AED: this recipe has no conf/train_aed.yaml",
         "- a failure: exp/asr_train_bad_raw_char_seed3 has no exits.csv: not trained or not scored",
         "- command: `local/run_comparison.sh --seed 5`",
@@ -107,7 +113,7 @@ def test_what_has_been_scored_is_taken_and_nothing_trained(bash, recipe: Path) -
 def test_an_unknown_model_is_one_line(bash, recipe: Path) -> None:
     result = bash(str(recipe / "local" / "run_comparison.sh"), "--models", "eee")
     assert result.returncode == 2 and not (recipe / "trained").exists()
-    said = "run_comparison.sh: error: option '--models': 'eee' is none of ee single bad aed, and no NAME=EXPERIMENT"
+    said = "run_comparison.sh: error: option '--models': 'eee' is none of ee single bad aed other, and no NAME=EXPERIMENT"
     assert result.stderr.splitlines() == [f"{said} (--help lists the options)"]
 
 

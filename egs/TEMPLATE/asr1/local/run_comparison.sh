@@ -59,10 +59,12 @@ add_single() {
     columns+=("${title}=${folders#,}")
 }
 
-# add_model TITLE WORD...: a model that run.sh makes with these options.
+# add_model NAME TITLE WORD...: a model that run.sh makes with these options. Its scores are copied, for one model may be decoded
+# in two ways, which share its experiment: the copy counts, where there is one.
 add_model() {
-    local title=$1 exp word
-    shift
+    local kept title=$2 exp word
+    kept=${out}/comparison/$1
+    shift 2
     for word in "$@"; do
         if [[ ${word} == *.yaml && ! -e ${word} ]]; then
             missing+=("${title}: this recipe has no ${word}")
@@ -70,7 +72,8 @@ add_model() {
         fi
     done
     exp=$(experiment "$@")
-    try "${title}" ./run.sh --stop_stage 13 ${options[@]+"${options[@]}"} "$@"
+    try "${title}" ./run.sh --stop_stage 13 ${options[@]+"${options[@]}"} "$@" --results_dir "${kept}"
+    if [ -f "${kept}/exits.csv" ]; then exp=${kept}; fi
     columns+=("${title}=${exp}")
 }
 
@@ -86,7 +89,7 @@ add() {
         if [ "${name}" = single ]; then
             add_single "${title}" ${words[@]+"${words[@]}"}
         else
-            add_model "${title}" ${words[@]+"${words[@]}"}
+            add_model "${name}" "${title}" ${words[@]+"${words[@]}"}
         fi
         return 0
     done < <(names)
@@ -95,19 +98,23 @@ add() {
 
 names() { grep -Ev "^ *(#|$)" local/comparison.txt; }
 
-if [ -z "${models}" ]; then models=$(names | cut -d '|' -f 1 | tr -s ' \n' ' '); fi
-for model in ${models}; do
-    if [[ ${model} == *=* ]]; then columns+=("${model}"); else add "${model}"; fi
-done
+# In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running comparison.
+{
+    out=${out:-$(dirname "$(experiment)")}
+    if [ -z "${models}" ]; then models=$(names | cut -d '|' -f 1 | tr -s ' \n' ' '); fi
+    for model in ${models}; do
+        if [[ ${model} == *=* ]]; then columns+=("${model}"); else add "${model}"; fi
+    done
 
-valid_set=$(setting valid_set) sets=()
-for name in $(setting test_sets); do
-    if [ "${name}" != "${valid_set}" ]; then sets+=("${name}"); fi
-done
-out=${out:-$(dirname "$(experiment)")}
-args=()
-if [ "${#missing[@]}" -gt 0 ]; then args+=(--missing "${missing[@]}"); fi
-"${ESPNET_EE_PYTHON}" -m espnet_ee.cli compare-models --models ${columns[@]+"${columns[@]}"} --out "${out}" \
-    --sets ${sets[@]+"${sets[@]}"} "${valid_set}" --command "${command}" ${args[@]+"${args[@]}"}
-echo "run_comparison.sh: ${out}/COMPARISON.md ${out}/comparison.png"
-! "${failed}"
+    valid_set=$(setting valid_set) sets=()
+    for name in $(setting test_sets); do
+        if [ "${name}" != "${valid_set}" ]; then sets+=("${name}"); fi
+    done
+    args=()
+    if [ "${#missing[@]}" -gt 0 ]; then args+=(--missing "${missing[@]}"); fi
+    "${ESPNET_EE_PYTHON}" -m espnet_ee.cli compare-models --models ${columns[@]+"${columns[@]}"} --out "${out}" \
+        --sets ${sets[@]+"${sets[@]}"} "${valid_set}" --command "${command}" ${args[@]+"${args[@]}"}
+    echo "run_comparison.sh: ${out}/COMPARISON.md ${out}/comparison.png"
+    if "${failed}"; then exit 1; fi
+    exit 0
+}

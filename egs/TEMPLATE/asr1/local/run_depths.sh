@@ -28,11 +28,15 @@ exp=$(./run.sh ${options[@]+"${options[@]}"} --show_exp true)
 trainings=$("${ESPNET_EE_PYTHON}" utils/one_exit.py "$(setting asr_config)" "$(setting inference_asr_model)" "${depths}" \
     ${asr_args[@]+"${asr_args[@]}"})
 
-experiments=""
-while IFS=$'\t' read -r depth model words; do
-    echo "run_depths.sh: depth ${depth}: ${exp}_depth${depth}"
-    ./run.sh ${options[@]+"${options[@]}"} --asr_exp "${exp}_depth${depth}" --inference_asr_model "${model}" \
-        --asr_args "${words}" </dev/null
-    experiments+="${experiments:+ }${exp}_depth${depth}"
-done <<<"${trainings}"
-echo "run_depths.sh: to see them in the curve of all exits: ./run.sh --stage 13 --separate_exps \"${experiments}\""
+# In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running training.
+{
+    experiments=""
+    while IFS=$'\t' read -r depth model words; do
+        echo "run_depths.sh: depth ${depth}: ${exp}_depth${depth}"
+        ./run.sh ${options[@]+"${options[@]}"} --asr_exp "${exp}_depth${depth}" --inference_asr_model "${model}" \
+            --asr_args "${words}" </dev/null
+        experiments+="${experiments:+ }${exp}_depth${depth}"
+    done <<<"${trainings}"
+    echo "run_depths.sh: to see them in the curve of all exits: ./run.sh --stage 13 --separate_exps \"${experiments}\""
+    exit 0
+}
