@@ -74,7 +74,8 @@ def transcribe_live(options: argparse.Namespace, recogniser: EarlyExitASR) -> No
     """
     from espnet_ee.decode.stream import Endpoint
 
-    endpoint = Endpoint() if options.silence_ms is None else Endpoint(silence=options.silence_ms / 1000)
+    silence = Endpoint.silence if options.silence_ms is None else options.silence_ms / 1000
+    endpoint = Endpoint(silence, longest=options.max_segment_seconds)
     chunk_ms = 320 if options.chunk_ms is None else options.chunk_ms
     stream = recogniser.stream(chunk_ms, options.partial_exit, endpoint)
     rate, show = recogniser.sample_rate, _Printer(options.format == "json", sys.stdout.isatty())

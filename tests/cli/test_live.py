@@ -63,8 +63,9 @@ def test_a_file_gives_partial_and_final_lines(experiment: Path, recording: Path,
     (final,) = [one for one in objects if one["kind"] == "final"]
     assert (final["start"], final["exit_layer"]) == (0.0, 4) and 1.9 <= final["end"] <= 2.0
     assert " ".join(word["text"] for word in final["words"]) == final["text"]
-    transcribe(recording, "--model", experiment, "--no_wait", "--policy", "fixed", "--json")
-    assert '"exit_layer": 4' in capsys.readouterr().out
+    transcribe(recording, "--model", experiment, "--no_wait", "--policy", "fixed", "--json", "--max_segment_seconds", 1)
+    finals = [one for one in map(json.loads, capsys.readouterr().out.splitlines()) if one["kind"] == "final"]
+    assert [one["exit_layer"] for one in finals] == [4, 4] and 1.0 <= finals[0]["end"] <= 1.3
 
 
 def test_it_keeps_the_files_time(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
