@@ -66,7 +66,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_ee", "espnet_ee.*"]),
-    package_data={"espnet_ee": ["py.typed"]},
+    package_data={"espnet_ee": ["py.typed", "score/report.*"]},
     python_requires=">=3.10,<3.14",
     install_requires=BASE,
     extras_require={

@@ -17,7 +17,7 @@ COMMANDS = {
     "data": ("data", "make, check and change data directories"),
     "decode": ("decode", "data directories to text and evidence, in one process"),
     "calibrate": ("score", "fit and calibrate exit policies on a development set's evidence"),
-    "score": ("score", "score an experiment: RESULTS.md, exits.csv, curve.png"),
+    "score": ("score", "score an experiment: RESULTS.md, report.html, exits.csv, curve.png"),
     "replay": ("score", "replay exit policies at any thresholds on an evidence table"),
     "compare": ("score", "compare two decodings exit by exit"),
     "compare-models": ("score", "set scored models side by side: COMPARISON.md, comparison.png"),

@@ -16,7 +16,7 @@ from espnet_ee.policy.registry import POLICIES
 from espnet_ee.score.fit import DEFAULT_FEATURES
 
 CALIBRATED = ("entropy", "confidence", "patience", "learned")
-TARGETS = ("wer_loss=1", "wer_loss=5", "wer_loss=10", "mean_layer=6")
+TARGETS = ("wer_loss=1", "wer_loss=1@90", "wer_loss=5", "wer_loss=10", "mean_layer=6")
 EVIDENCE = "evidence table: of `espnet-ee decode --every_exit`, or imported (see espnet_ee/score/imported.py)"
 TEXT = "its references, a Kaldi text file (not for an imported table)"
 
@@ -25,7 +25,7 @@ def add_calibration(parser: Parser) -> None:
     """The options of what is calibrated, of ``calibrate`` and of ``decode``; see :func:`calibration_of`."""
     known, names = ", ".join(POLICIES), " ".join(CALIBRATED)
     parser.option("--policies", f"of {known} (default: {names})", nargs="*", metavar="NAME")
-    kinds = "wer_loss=P (at most P %% relative WER above the final exit), mean_layer=L, macs_per_second=M"
+    kinds = "wer_loss=P (at most P %% relative WER above the final exit; P@90: for new utterances, with 90 %% confidence), mean_layer=L, macs_per_second=M"
     targets = f"what to meet on the development set: {kinds} (default: {' '.join(TARGETS)})"
     parser.option("--targets", targets, nargs="*", metavar="KIND=NUMBER")
     words = f"what `learned` reads, of {', '.join(FEATURES)} (default: {' '.join(DEFAULT_FEATURES)})"
@@ -77,7 +77,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def add_score(parser: Parser) -> None:
     """Options of ``espnet-ee score``."""
-    parser.description = "Scores an experiment's decodings: EXP/RESULTS.md, exits.csv and curve.png."
+    parser.description = "Scores an experiment's decodings: EXP/RESULTS.md, exits.csv, curve.png and report.html."
     parser.path("--exp", "experiment folder with decode_every_exit/SET; the results go into it", required=True)
     parser.path("--data_root", "folder with SET/text for every set, e.g. dump/raw", required=True)
     parser.option("--valid_set", "the set that the policies were calibrated on", required=True, metavar="SET")

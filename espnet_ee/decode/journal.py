@@ -100,7 +100,12 @@ def _read(journal: Journal, stream: IO[str], first: str) -> None:
 
 def _recognition(mapping: Mapping[str, Any]) -> Recognition:
     rows = tuple(
-        EvidenceRow(**{**row, "evidence": ExitEvidence(**_with_tuples(row["evidence"], "tokens", "nbest_scores"))})
+        EvidenceRow(
+            **{
+                **_with_tuples(row, "confidences"),
+                "evidence": ExitEvidence(**_with_tuples(row["evidence"], "tokens", "nbest_scores")),
+            }
+        )
         for row in mapping["rows"]
     )
     words = tuple(Word(**word) for word in mapping["words"])

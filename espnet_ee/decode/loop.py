@@ -12,6 +12,7 @@ import numpy as np
 from espnet_ee.compute import MacTable
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
@@ -134,8 +135,8 @@ class Recognition:
         rows: the exits whose heads were read, in order; the last one gave the text. Where not every exit was kept, the
             others have no hypothesis, and of the evidence only what the policy reads.
         seconds: wall clock from the start of the batch to each of ``rows``, divided by the batch's size.
-        words: those of the text with times and confidences, in order, inside the audio and without overlap; none where the
-            session does not know how long a frame is.
+        words: those of the text with times and confidences (as the decoding configuration maps them), in order, inside the
+            audio and without overlap; none where the session does not know how long a frame is.
     """
 
     text: str
@@ -214,7 +215,7 @@ def _new_run(session: ExitSession[Any], config: DecodingConfig, utterances: int,
     tokens = tuple(session.tokens)
     nbests = nbest_search(config.search, size, tokens, session.blank) if size else None
     search = build_search(config.search, tokens, session.blank)
-    return _Run(session, policy, keep, search, nbests, size, utterances)
+    return _Run(session, policy, keep, search, nbests, size, config.confidences, utterances)
 
 
 @dataclass
@@ -240,10 +241,11 @@ class _Run:
         search: GreedySearch | BeamSearch,
         nbests: BeamSearch | None,
         nbest: int,
+        confidences: ConfidenceMap,
         size: int,
     ) -> None:
         self.session, self.policy, self.keep, self.search, self.nbests = session, policy, keep, search, nbests
-        self.nbest = nbest
+        self.nbest, self.confidences = nbest, confidences
         self.started = time.perf_counter()
         self.utterances = [_Utterance(place) for place in range(size)]
         self.active = list(self.utterances)
@@ -310,12 +312,20 @@ class _Run:
             )
 
     def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames) -> EvidenceRow:
-        macs = self.session.macs
+        macs, text, confidences = self.session.macs, "", tuple[float, ...]()
+        if self.keep:
+            hypothesis = self.search(frames)
+            tokens = self._strings(hypothesis.tokens)
+            text = self._text(tokens)
+            if np.isfinite(frames.log_confidence).all():
+                words = words_of(tokens, hypothesis.spans, 1.0, token_type=self.session.token_type)
+                confidences = tuple(word.confidence for word in words)
         return EvidenceRow(
             evidence,
-            self._text(self._strings(self.search(frames).tokens)) if self.keep else "",
+            text,
             macs.encoder_macs(evidence.layer, utterance.feature_frames),
             macs.head_macs(evidence.layer, evidence.frames),
+            confidences,
         )
 
     def _strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -353,4 +363,6 @@ class _Run:
         rate, frame_seconds = self.session.sample_rate, self.session.frame_seconds
         if rate is None or frame_seconds is None:
             return ()
-        return words_of(tokens, hypothesis.spans, frame_seconds, utterance.samples / rate, self.session.token_type)
+        words = words_of(tokens, hypothesis.spans, frame_seconds, utterance.samples / rate, self.session.token_type)
+        layer = utterance.rows[-1].evidence.layer
+        return tuple(replace(word, confidence=self.confidences(layer, word.confidence)) for word in words)

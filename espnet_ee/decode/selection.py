@@ -45,7 +45,7 @@ class Calibration:
 
     on: str
     policies: Sequence[str] = ("entropy", "confidence", "patience", "learned")
-    targets: Sequence[str] = ("wer_loss=1", "wer_loss=5", "wer_loss=10", "mean_layer=6")
+    targets: Sequence[str] = ("wer_loss=1", "wer_loss=1@90", "wer_loss=5", "wer_loss=10", "mean_layer=6")
     features: Sequence[str] = DEFAULT_FEATURES
     online: Sequence[str] = ("learned",)
 

@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
 from espnet_ee.policy.searching import SearchConfig
 
-KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads")
+KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads", "confidences")
 _REMEDY = "give a decoding configuration, such as calibration writes"
 
 
@@ -27,6 +30,7 @@ class DecodingConfig:
         batch_size: utterances recognised together.
         num_threads: CPU threads.
         search: how the text is looked for at the exit where it stops.
+        confidences: what the model's own word confidences are worth; without knots they stay as they are.
 
     Raises:
         UserError: a number is not a whole one from 1 on.
@@ -39,6 +43,7 @@ class DecodingConfig:
     batch_size: int = 1
     num_threads: int = 1
     search: SearchConfig = field(default_factory=SearchConfig)
+    confidences: ConfidenceMap = field(default_factory=ConfidenceMap)
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "num_threads"):
@@ -65,6 +70,8 @@ class DecodingConfig:
         try:
             if "search" in values:
                 values["search"] = SearchConfig.from_mapping(values["search"])
+            if "confidences" in values:
+                values["confidences"] = ConfidenceMap.from_mapping(values["confidences"])
             return cls(_policy(name, conf), **values)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
@@ -81,7 +88,13 @@ class DecodingConfig:
         conf = {} if self.policy is None else _plain(asdict(self.policy))  # type: ignore[call-overload]
         name = FixedExitPolicy.name if self.policy is None else self.policy.name
         search = {} if self.search == SearchConfig() else {"search": self.search.to_mapping()}
-        return {"policy": name, "policy_conf": conf, **search, "batch_size": self.batch_size, "num_threads": self.num_threads}
+        numbers = {"batch_size": self.batch_size, "num_threads": self.num_threads}
+        confidences = {"confidences": self.confidences.to_mapping()} if self.confidences.knots else {}
+        return {"policy": name, "policy_conf": conf, **search, **numbers, **confidences}
+
+    def to_yaml(self) -> str:
+        """As the file that users hold."""
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
     def changed(
         self, policy: str | None = None, settings: Mapping[str, Any] | None = None, **numbers: int | None

@@ -21,7 +21,7 @@ from espnet_ee.policy.evidence import ExitEvidence
 NEEDED = ("utt_id", "exit_layer", "frames", "audio_seconds", "encoder_macs", "head_macs", "tokens", "hypothesis")
 # What an older table may lack, and a later one leave empty: then it is not known, and no policy stops at it.
 NUMBERS = ("entropy", "confidence", "blank_share", "score", "spoken_confidence", "token_confidence")
-COLUMNS = (*NEEDED[:4], *NUMBERS, *NEEDED[4:6], "nbest_scores", *NEEDED[6:])
+COLUMNS = (*NEEDED[:4], *NUMBERS, *NEEDED[4:6], "nbest_scores", *NEEDED[6:], "word_confidences")
 # Of models with cluster heads, and of no other.
 CLUSTER_COLUMNS = ("cluster_entropy",)
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -37,12 +37,14 @@ class EvidenceRow:
         hypothesis: the exit's text.
         encoder_macs: multiply-accumulates from the front of the encoder up to and including this exit's block.
         head_macs: those of this exit's head and evidence alone.
+        confidences: of the words of the hypothesis, in 0..1, as the model has them; empty where they are not known.
     """
 
     evidence: ExitEvidence
     hypothesis: str
     encoder_macs: int
     head_macs: int
+    confidences: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
         " ".join(repr(float(score)) for score in evidence.nbest_scores),
         " ".join(map(str, evidence.tokens)),
         escape(row.hypothesis),
+        " ".join(f"{value:.4f}" for value in row.confidences),
     ]
 
 
@@ -191,11 +194,14 @@ def parse_row(cell: Mapping[str, str], hypothesis: str) -> EvidenceRow:
         nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
         **{name: float(cell[name]) for name in (*NUMBERS, *CLUSTER_COLUMNS) if cell.get(name)},
     )
-    row = EvidenceRow(evidence, hypothesis, int(cell["encoder_macs"]), int(cell["head_macs"]))
+    confidences = tuple(map(float, cell.get("word_confidences", "").split()))
+    row = EvidenceRow(evidence, hypothesis, int(cell["encoder_macs"]), int(cell["head_macs"]), confidences)
     if not cell["utt_id"]:
         raise ValueError("no utt_id")
     if evidence.layer < 1 or min(evidence.frames, row.encoder_macs, row.head_macs) < 0:
         raise ValueError("an exit layer below 1 or a count below 0")
+    if confidences and (len(confidences) != len(hypothesis.split()) or not all(0 <= value <= 1 for value in confidences)):
+        raise ValueError(f"word_confidences are {len(confidences)} numbers, not one in 0..1 for each word")
     for name in (*NUMBERS, *CLUSTER_COLUMNS):
         low, high = _RANGES.get(name, (-_MOST if name == "score" else 0.0, _MOST))
         if cell.get(name) and not low <= getattr(evidence, name) <= high:

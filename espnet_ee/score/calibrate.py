@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from espnet_ee.errors import UsageError
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
+from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import POLICIES
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.bootstrap import draws
-from espnet_ee.score.fit import Samples, cross_fitted_levels, fit_learned, make_samples
+from espnet_ee.score.confidences import fit_confidences
+from espnet_ee.score.fit import FOLDS, Samples, cross_fitted_levels, fit_learned, folds, make_samples
 from espnet_ee.score.grid import Grid, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.points import make_point, policy_labels, write_exits
+from espnet_ee.score.promise import largest_loss, last_kept, loss_bounds
 
+_FITTED_ON = (0, 3, 6)  # folds; a promise of the learned policy is tested on the others
 _HEADER = "# Calibrated on"  # how a decoding configuration of ours begins
 PROMISES = "promises.csv"  # beside the configurations: what the development set promised, as rows of exits.csv
 
@@ -36,37 +40,47 @@ class Target:
         kind: ``wer_loss`` (at most so many per cent, relative, above the final exit's error rate; the least compute that
             does), ``macs_per_second`` or ``mean_layer`` (at most so much; the deepest that does).
         value: the bound.
+        confidence: of ``wer_loss``: per cent of development sets of which the bound holds for new utterances of the same kind
+            (:mod:`espnet_ee.score.promise`); None: it is met on the development set itself.
     """
 
     kind: str
     value: float
+    confidence: float | None = None
 
     @property
     def tag(self) -> str:
         """A name for files."""
-        return f"{self.kind}{self.value:.12g}".replace("+", "")
+        sure = "" if self.confidence is None else f"at{self.confidence:.12g}"
+        return f"{self.kind}{self.value:.12g}{sure}".replace("+", "")
 
     def __str__(self) -> str:
-        return {
+        said = {
             "wer_loss": f"at most {self.value:g} % relative WER above the final exit",
             "macs_per_second": f"at most {self.value / 1e6:.12g} MMACs per second",
             "mean_layer": f"at most mean exit layer {self.value:g}",
         }[self.kind]
+        return said if self.confidence is None else f"{said}, with {self.confidence:g} % confidence"
 
 
 def parse_target(text: str) -> Target:
-    """Reads ``wer_loss=1``, ``macs_per_second=2e7`` or ``mean_layer=6``.
+    """Reads ``wer_loss=1``, ``wer_loss=1@90``, ``macs_per_second=2e7`` or ``mean_layer=6``.
 
     Raises:
         UsageError: it is none of them.
     """
-    kind, _, value = text.partition("=")
+    kind, _, number = text.partition("=")
+    value, at, confidence = number.partition("@")
     try:
         if kind in ("wer_loss", "macs_per_second", "mean_layer") and np.isfinite(float(value)):
-            return Target(kind, float(value))
+            if not at:
+                return Target(kind, float(value))
+            if kind == "wer_loss" and 50 <= float(confidence) <= 99.9:
+                return Target(kind, float(value), float(confidence))
     except ValueError:
         pass
-    raise UsageError(f"target {text!r} is none; give wer_loss=1, macs_per_second=2e7 or mean_layer=6")
+    sure = "wer_loss=1@90 (with 90 % confidence, of 50 to 99.9)"
+    raise UsageError(f"target {text!r} is none; give wer_loss=1, {sure}, macs_per_second=2e7 or mean_layer=6")
 
 
 @dataclass(frozen=True)
@@ -76,10 +90,14 @@ class Family:
     Attributes:
         policies: the policy at every threshold.
         outcomes: what each gives on the development set; of the learned policy, cross-fitted.
+        final: what the final exit gives on the same utterances.
+        largest: words that stopping early costs an utterance, as a bound of what it loses on others takes them.
     """
 
     policies: Sequence[ExitPolicy]
     outcomes: Sequence[Outcome]
+    final: Outcome
+    largest: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,9 @@ class Calibrated:
         target: what it was to meet.
         reached: whether it does, on the development set; if not, it is the nearest.
         expected: what it gives on the development set.
+        loss: per cent of errors that it makes more there than the final exit.
+        bound: of a target with a confidence: what it loses at most, on new utterances of the same kind, in per cent; else NaN.
+        confidences: what the model's word confidences are worth on the development set.
     """
 
     name: str
@@ -99,16 +120,28 @@ class Calibrated:
     target: Target
     reached: bool
     expected: Outcome
+    loss: float = math.nan
+    bound: float = math.nan
+    confidences: ConfidenceMap = field(default_factory=ConfidenceMap)
 
     @property
     def config(self) -> DecodingConfig:
         """The decoding configuration that runs it."""
-        return DecodingConfig(policy=self.policy)
+        return DecodingConfig(policy=self.policy, confidences=self.confidences)
 
     def __str__(self) -> str:
         missed = "" if self.reached else "NOT REACHED, the nearest is: "
         promise = f"{self.expected.wer:.2f} % WER at mean exit layer {self.expected.depth:.2f}"
-        return f"{self.name}, {self.target}: {missed}{promise}"
+        return f"{self.name}, {self.target}: {missed}{promise}{self.kept}"
+
+    @property
+    def kept(self) -> str:
+        """What it loses at most, in words; nothing where nobody asked for it."""
+        if self.target.confidence is None:
+            return ""
+        if not self.bound:
+            return "; nobody stops early, for too few utterances were seen to promise more"
+        return f"; on others at most {self.bound:+.2f} % of {len(self.expected.errors)} utterances"
 
 
 def calibrate_policies(
@@ -128,48 +161,79 @@ def calibrate_policies(
     """
     if len(dev.layers) == 1:
         return []
-    families, final_wer = make_families(dev, policies, features), fixed_outcomes(dev)[-1].wer
-    return [calibrate(family, target, final_wer) for target in targets for family in families]
+    plain = make_families(dev, policies, features)
+    held_out = make_families(dev, policies, features, held_out=True) if any(target.confidence for target in targets) else plain
+    found = [calibrate(family, target) for target in targets for family in (held_out if target.confidence else plain)]
+    confidences = fit_confidences(dev)
+    return [replace(one, confidences=confidences) for one in found]
 
 
-def calibrate(family: Family, target: Target, final_wer: float) -> Calibrated:
+def calibrate(family: Family, target: Target) -> Calibrated:
     """Chooses the threshold that meets the target, or comes nearest to it.
-
-    Of hundreds of thresholds the least that meets a bound on the error rate is one whose errors were few by luck. So the
-    error rate has to meet the bound as isotonic regression smooths it, which never lets it rise with compute.
 
     Args:
         family: the policy at its thresholds.
         target: what to meet.
-        final_wer: error rate of the final exit on the development set, in per cent.
     """
-    outcomes = list(family.outcomes)
-    if target.kind == "wer_loss":
-        from scipy.optimize import isotonic_regression  # half a second to import, and rarely needed
-
-        limit = final_wer * (1 + target.value / 100) + 1e-9
-        order = sorted(range(len(outcomes)), key=lambda i: outcomes[i].macs_per_second)
-        smooth = isotonic_regression([outcomes[i].wer for i in order], increasing=False).x
-        # The first of a level that isotonic regression makes is never above it: its own rate meets the bound, too.
-        meeting = [i for i, wer in zip(order, smooth, strict=True) if wer <= limit]
-        best = meeting[0] if meeting else min(order, key=lambda i: outcomes[i].wer)
+    bound = math.nan
+    if target.confidence is not None:
+        best, reached, bound = _least_sure(family, target.value, target.confidence)
+    elif target.kind == "wer_loss":
+        best, reached = _least_smooth(family, target.value)
     else:
-        costs = [one.depth if target.kind == "mean_layer" else one.macs_per_second for one in outcomes]
+        costs = [one.depth if target.kind == "mean_layer" else one.macs_per_second for one in family.outcomes]
         meeting = [i for i, cost in enumerate(costs) if cost <= target.value]
-        best = max(meeting, key=costs.__getitem__) if meeting else costs.index(min(costs))
-    policy = family.policies[best]
-    return Calibrated(f"{policy.name}_{target.tag}", policy, target, bool(meeting), outcomes[best])
+        best, reached = max(meeting, key=costs.__getitem__) if meeting else costs.index(min(costs)), bool(meeting)
+    policy, expected, final = family.policies[best], family.outcomes[best], family.final.wer
+    loss = 100 * (expected.wer / final - 1) if final else math.nan
+    return Calibrated(f"{policy.name}_{target.tag}", policy, target, reached, expected, loss, bound)
 
 
-def make_families(dev: Grid, names: Sequence[str], features: Sequence[str]) -> list[Family]:
-    """Prepares the policies on the development set; see :func:`calibrate_policies`."""
-    return [_family(dev, name, features) for name in names]
+def _least_smooth(family: Family, loss: float) -> tuple[int, bool]:
+    """The threshold of the least compute that loses so much at most, and whether there is one; else that of the fewest errors.
+
+    Of hundreds of thresholds the least that meets a bound on the error rate is one whose errors were few by luck. So the
+    error rate has to meet the bound as isotonic regression smooths it, which never lets it rise with compute.
+    """
+    from scipy.optimize import isotonic_regression  # half a second to import, and rarely needed
+
+    outcomes, limit = family.outcomes, family.final.wer * (1 + loss / 100) + 1e-9
+    order = sorted(range(len(outcomes)), key=lambda i: outcomes[i].macs_per_second)
+    smooth = isotonic_regression([outcomes[i].wer for i in order], increasing=False).x
+    # The first of a level that isotonic regression makes is never above it: its own rate meets the bound, too.
+    meeting = [i for i, wer in zip(order, smooth, strict=True) if wer <= limit]
+    return (meeting[0], True) if meeting else (min(order, key=lambda i: outcomes[i].wer), False)
+
+
+def _least_sure(family: Family, loss: float, confidence: float) -> tuple[int, bool, float]:
+    """The threshold up to which, from the deepest on, every one surely loses no more; whether one does; what it loses at most."""
+    deepest_first = family.outcomes[::-1]
+    errors = np.array([one.errors for one in deepest_first])
+    bounds = loss_bounds(errors, family.final.errors, family.largest, confidence)
+    if (deepest_first[0].layers == family.final.layers).all():
+        bounds[0] = 0.0  # nobody stops early: it is the final exit, of which no sample is needed
+    kept = last_kept(bounds, loss)
+    return len(bounds) - max(1, kept), kept > 0, float(bounds[max(1, kept) - 1])
+
+
+def make_families(dev: Grid, names: Sequence[str], features: Sequence[str], held_out: bool = False) -> list[Family]:
+    """Prepares the policies on the development set; see :func:`calibrate_policies`.
+
+    Args:
+        dev: the development set.
+        names: of the policies.
+        features: what the learned policy reads.
+        held_out: of the learned policy, whether the very policy that is kept is judged, on utterances that it was not fitted on,
+            which leaves fewer for both. Otherwise all are fitted on and all judged, each by a policy fitted without it.
+    """
+    return [_learned_apart(dev, features) if held_out and name == "learned" else _family(dev, name, features) for name in names]
 
 
 def _family(dev: Grid, name: str, features: Sequence[str]) -> Family:
     policy: ThresholdPolicy
     if name == "fixed":
-        return Family([FixedExitPolicy(int(layer)) for layer in dev.layers], fixed_outcomes(dev))
+        fixed = fixed_outcomes(dev)
+        return Family([FixedExitPolicy(int(layer)) for layer in dev.layers], fixed, fixed[-1], largest_loss(dev.errors))
     if name == "learned":
         # Every utterance is judged by a model that has not seen it; the policy that is kept has seen all of them.
         samples = samples_of(dev, features)
@@ -178,9 +242,24 @@ def _family(dev: Grid, name: str, features: Sequence[str]) -> Family:
     else:
         policy = plain_policy(dev, name)
         level = levels(dev, policy)
+    return _of_thresholds(dev, policy, level)
+
+
+def _of_thresholds(dev: Grid, policy: ThresholdPolicy, level: np.ndarray) -> Family:
     thresholds = candidate_thresholds(policy, level)
     outcomes = [outcome(dev, exits_at(policy, level, value), policy.needs_every_exit) for value in thresholds]
-    return Family([replace(policy, threshold=value) for value in thresholds], outcomes)
+    policies = [replace(policy, threshold=value) for value in thresholds]
+    return Family(policies, outcomes, fixed_outcomes(dev)[-1], largest_loss(dev.errors))
+
+
+def _learned_apart(dev: Grid, features: Sequence[str]) -> Family:
+    fold = folds(len(dev.utterances))
+    fitted_on = np.isin(fold, _FITTED_ON)
+    if fold[-1] < FOLDS - 1:  # so few utterances let nothing be promised but the deepest
+        family = _family(dev, "learned", features)
+        return replace(family, policies=family.policies[-1:], outcomes=family.outcomes[-1:])
+    policy, others = fit_learned(samples_of(dev.part(fitted_on), features), features), dev.part(~fitted_on)
+    return _of_thresholds(others, policy, levels(others, policy))
 
 
 def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:
@@ -239,6 +318,7 @@ def write_calibrated(
     promises = []
     for one in calibrated:
         labels = {**policy_labels(one.policy), "target": str(one.target), "reached": one.reached}
+        labels |= {"loss": one.loss, "loss_bound": one.bound}
         promises.append(make_point(dev_name, "promise", one.name, one.expected, draws(len(one.expected.errors)), **labels))
     write_exits(folder / PROMISES, promises)
     for path in earlier:  # when all others are there
@@ -251,9 +331,8 @@ def _is_calibrated(path: Path) -> bool:
 
 
 def _configuration(one: Calibrated, dev_name: str, search: SearchConfig) -> str:
-    promise = f"{one.expected.wer:.2f} % WER, mean exit layer {one.expected.depth:.2f}"
+    promise = f"{one.expected.wer:.2f} % WER, mean exit layer {one.expected.depth:.2f}{one.kept}"
     lines = [f"{_HEADER} {dev_name} for: {one.target}. Expected there: {promise}."]
     if not one.reached:
         lines.append("# NOT REACHED: this is the nearest operating point.")
-    config = replace(one.config, search=search)
-    return "\n".join(lines) + "\n" + yaml.safe_dump(config.to_mapping(), sort_keys=False, allow_unicode=True)
+    return "\n".join(lines) + "\n" + replace(one.config, search=search).to_yaml()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
+from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.score.bootstrap import difference, draws
+from espnet_ee.score.confidences import Reliability, reliabilities
 from espnet_ee.score.grid import (
     Grid,
     candidate_thresholds,
@@ -53,6 +55,9 @@ class SetResult:
         stops: by calibrated policy, how many utterances stop at every exit.
         hurt: utterances that stopping early hurts most.
         hurt_by: the policy that hurts them.
+        exits: by calibrated policy, index of the exit where every utterance stops (N,).
+        sweep_stops: for every point of a sweep, in their order, how many utterances stop at every exit.
+        confidences: what the word confidences of every exit are worth; none where the evidence does not hold them.
     """
 
     name: str
@@ -64,6 +69,9 @@ class SetResult:
     stops: Mapping[str, Sequence[int]]
     hurt: Sequence[Hurt]
     hurt_by: str
+    exits: Mapping[str, np.ndarray]
+    sweep_stops: Sequence[Sequence[int]]
+    confidences: Sequence[Reliability]
 
 
 @dataclass(frozen=True)
@@ -74,18 +82,25 @@ class Policies:
         by_name: the policy of every decoding configuration.
         promises: by name, what the development set promised.
         sweeps: one policy of each kind, and the thresholds that its sweep tries.
+        confidences: what the model's word confidences were worth on the development set.
     """
 
     by_name: Mapping[str, ExitPolicy]
     promises: Mapping[str, Point]
     sweeps: Sequence[tuple[ThresholdPolicy, Sequence[float]]]
+    confidences: ConfidenceMap = field(default_factory=ConfidenceMap)
 
 
-def make_policies(dev: Grid, by_name: Mapping[str, ExitPolicy], promises: Mapping[str, Point]) -> Policies:
+def make_policies(
+    dev: Grid, by_name: Mapping[str, ExitPolicy], promises: Mapping[str, Point], confidences: ConfidenceMap
+) -> Policies:
     """Prepares the sweeps: their thresholds come from the development set alone."""
-    kinds = {policy.name: policy for policy in by_name.values() if isinstance(policy, ThresholdPolicy)}
+    kinds: dict[str, ThresholdPolicy] = {}
+    for policy in by_name.values():
+        if isinstance(policy, ThresholdPolicy):
+            kinds.setdefault(policy.name, policy)  # the first: that of a promise was fitted on a part of the set
     sweeps = [(policy, candidate_thresholds(policy, levels(dev, policy), SWEEP_POINTS)) for policy in kinds.values()]
-    return Policies(by_name, promises, sweeps)
+    return Policies(by_name, promises, sweeps, confidences)
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,8 @@ def evaluate(grid: Grid, policies: Policies, runs: Sequence[OnlineRun], separate
     ruler = _Ruler(grid, draws(len(grid.utterances)), fixed_outcomes(grid))
     exits = {name: exits_of(grid, policy) for name, policy in policies.by_name.items()}
     points = [ruler.point("fixed", f"exit {grid.layers[i]}", reached) for i, reached in enumerate(ruler.fixed)]
-    points += [point for policy, thresholds in policies.sweeps for point in _sweep(ruler, policy, thresholds)]
+    swept = [one for policy, thresholds in policies.sweeps for one in _sweep(ruler, policy, thresholds)]
+    points += [point for point, _ in swept]
     points += [promise for promise in policies.promises.values() if promise.set == grid.name]
     points += [_calibrated(ruler, name, rows, policies) for name, rows in exits.items()]
     points += [_online(ruler, run, policies) for run in runs]
@@ -132,14 +148,18 @@ def evaluate(grid: Grid, policies: Policies, runs: Sequence[OnlineRun], separate
         points=points,
         checks=[str(run) for run in runs],
         stops={name: np.bincount(rows, minlength=len(grid.layers)).tolist() for name, rows in exits.items()},
+        exits=exits,
+        sweep_stops=[stops for _, stops in swept],
+        confidences=reliabilities(grid, policies.confidences),
         hurt=hurt_most(grid, exits[boldest]) if boldest else [],
         hurt_by=boldest,
     )
 
 
-def _sweep(ruler: _Ruler, policy: ThresholdPolicy, thresholds: Sequence[float]) -> Iterator[Point]:
+def _sweep(ruler: _Ruler, policy: ThresholdPolicy, thresholds: Sequence[float]) -> Iterator[tuple[Point, list[int]]]:
     for value, reached in zip(thresholds, sweep(ruler.grid, policy, thresholds), strict=True):
-        yield ruler.point("sweep", f"{policy.name} {value:g}", reached, policy=policy.name, threshold=value)
+        stops = [int((reached.layers == layer).sum()) for layer in ruler.grid.layers]
+        yield ruler.point("sweep", f"{policy.name} {value:g}", reached, policy=policy.name, threshold=value), stops
 
 
 def _calibrated(ruler: _Ruler, name: str, exits: np.ndarray, policies: Policies) -> Point:

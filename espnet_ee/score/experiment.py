@@ -1,4 +1,4 @@
-"""Scores one experiment: reads its decodings and writes RESULTS.md, exits.csv and curve.png.
+"""Scores one experiment: reads its decodings and writes RESULTS.md, exits.csv, curve.png and report.html.
 
 What the page depends on: of every set ``text`` and ``decode_every_exit/SET/{evidence.tsv,timing.tsv,decode.yaml}``; ``policies/*``;
 of what ran online ``TAG/SET/{decode.yaml,utt2exit,utt2macs,1best_recog/text}``; ``exits.csv`` of the separate experiments; and
@@ -17,6 +17,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.calibrate import PROMISES
@@ -27,11 +28,13 @@ from espnet_ee.score.grid import Grid, read_grid
 from espnet_ee.score.page import HEADER, Page, write_page
 from espnet_ee.score.picture import draw_curve
 from espnet_ee.score.points import Point, read_exits, write_exits
+from espnet_ee.score.report import Report, audio_beside, write_report
 from espnet_ee.score.runs import read_config, read_run
 from espnet_ee.score.wer import invisible_characters
 
 EVERY_EXIT = "decode_every_exit"
 POLICIES = "policies"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,14 @@ def score_experiment(options: ScoreOptions) -> Page:
     texts = {name: options.data_root / name / "text" for name in options.sets}
     decoded = options.exp / EVERY_EXIT
     grids = {name: read_grid(decoded / name / "evidence.tsv", texts[name], name, keep=True) for name in options.sets}
-    by_name, promises = _read_policies(options.exp / POLICIES, grids[options.valid_set])
+    configs, promises = _read_policies(options.exp / POLICIES)
+    by_name = {name: config.policy_for(grids[options.valid_set].table.exit_layers) for name, config in configs.items()}
     runs = {name: list(_current_runs(options.exp, grid, by_name)) for name, grid in grids.items()}
     for name, grid in grids.items():
         if missed := {utt: reason for folder in runs[name] for utt, reason in read_failed(folder).items()}:
             grids[name] = grid.without(missed)
-    policies = make_policies(grids[options.valid_set], by_name, promises)
+    confidences = next((config.confidences for config in configs.values() if config.confidences.knots), ConfidenceMap())
+    policies = make_policies(grids[options.valid_set], by_name, promises, confidences)
     separate = _separate_points(options)
     results = [_evaluate(grids[name], policies, runs[name], texts[name], separate) for name in grids]
     page = Page(
@@ -90,11 +95,15 @@ def score_experiment(options: ScoreOptions) -> Page:
         picture="curve.png",
         notes=[note for note in options.notes if note.strip()],
     )
+    own = {_name_of(run): read_config(run) for folders in runs.values() for run in folders}
+    audio = {name: audio_beside(text.parent, options.exp) for name, text in texts.items()}
+    report = Report(page, grids, policies, {**own, **configs}, audio)
     # Only now, when everything was read and is whole, is anything written.
     points = [point for result in results for point in result.points]
     draw_curve(options.exp / page.picture, points, [*options.sets[:-1]] or options.sets, page.model)
     write_exits(options.exp / "exits.csv", points)
     write_page(page_path(options.exp), page)
+    write_report(options.exp / REPORT, report)
     _warn_of_differences(results)
     return page
 
@@ -116,13 +125,12 @@ def _evaluate(grid: Grid, policies: Policies, folders: Sequence[Path], text: Pat
     return evaluate(grid, policies, runs, others, invisible_characters(references.values()))
 
 
-def _read_policies(folder: Path, dev: Grid) -> tuple[dict[str, ExitPolicy], dict[str, Point]]:
-    """The calibrated policies in the order of their calibration, then those that somebody put beside them; the promises."""
+def _read_policies(folder: Path) -> tuple[dict[str, DecodingConfig], dict[str, Point]]:
+    """The calibrated configurations in the order of their calibration, then those that somebody put beside them; the promises."""
     promises = {point.name: point for point in read_exits(folder / PROMISES)} if (folder / PROMISES).exists() else {}
     paths = {path.stem.removeprefix("decode_"): path for path in sorted(folder.glob("decode_*.yaml"))}
     names = sorted(paths, key=lambda name: list(promises).index(name) if name in promises else len(promises))
-    layers = dev.table.exit_layers
-    return {name: DecodingConfig.read(paths[name]).policy_for(layers) for name in names}, promises
+    return {name: DecodingConfig.read(paths[name]) for name in names}, promises
 
 
 def _current_runs(exp: Path, grid: Grid, policies: Mapping[str, ExitPolicy]) -> Iterator[Path]:
@@ -169,7 +177,7 @@ def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
         "git hash": git_hash(),
         "command": options.command,
         **{key.replace("_", " "): f"{facts[key]:,}" if key == "parameters" else facts[key] for key in settings if key in facts},
-        "search": SearchConfig.from_mapping(facts["search"]) if facts.get("search") else "",
+        "search": str(SearchConfig.from_mapping(facts["search"])) if facts.get("search") else "",
         "training time": _training_time(options.exp / "train_time.yaml"),
     }
 

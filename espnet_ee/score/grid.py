@@ -37,6 +37,7 @@ class Grid:
         macs_passed: compute when the heads below are read, too (N, K).
         clock: measured seconds to the text of every exit (N, K); None when no timing was kept.
         failed: utterances of the set that are in no row, for they could not be decoded, and why.
+        references: text by utterance, of these and perhaps others.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Grid:
     macs_passed: np.ndarray
     clock: np.ndarray | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
 
     def without(self, failed: Mapping[str, str]) -> Grid:
         """The same set with fewer utterances, whatever of it these ids belong to."""
@@ -121,6 +123,7 @@ def make_grid(
         macs_alone=encoder + heads,
         macs_passed=encoder + heads.cumsum(axis=1),
         clock=None if timing is None else np.array([timing[utt] for utt in names]),
+        references=references,
     )
 
 

@@ -51,7 +51,7 @@ def write_page(path: Path, page: Page) -> None:
     lines += ["", "## How to read", "", *_how_to_read(page.valid_set), *_promises(page), *_stops(page)]
     for result in page.sets:
         lines += _hurt(result) if result.name != page.valid_set else []
-    lines += _failed(page.sets)
+    lines += [*_word_confidences(page.sets), *_failed(page.sets)]
     for unit, title in (("words", "WER"), ("characters", "CER")):
         lines += ["", f"## {title}", "", *_espnet_table(page.sets, unit)]
     lines += ["", TITLE, "", *environment_lines(page.environment)]
@@ -138,7 +138,7 @@ def _promises(page: Page) -> list[str]:
     columns = ["policy", "asked for", f"{page.valid_set}: WER %", "mean exit layer", "loss %"]
     columns += [column for result in tests for column in (f"{result.name}: WER %", "mean exit layer", "loss %")]
     finals = {result.name: _last_exit(result).wer for result in page.sets}
-    rows = []
+    rows, sure = [], any(not math.isnan(promise.loss_bound) for promise in promises)
     for promise in promises:
         reached = [point for result in tests for point in result.points if _is_replay(point, promise.name)]
         cells = [cell for point in (promise, *reached) for cell in _delivered(point, finals.get(point.set, 0.0))]
@@ -146,7 +146,19 @@ def _promises(page: Page) -> list[str]:
     said = (
         "Of `learned`, each utterance of the development set was judged by a model fitted without it. loss: relative WER lost"
     )
-    return ["", "## Promised and delivered", "", f"{said} against the last exit.", "", *markdown(columns, rows)]
+    lines = [f"{said} against the last exit.", *(_confidence(page) if sure else [])]
+    return ["", "## Promised and delivered", "", *lines, "", *markdown(columns, rows)]
+
+
+def _confidence(page: Page) -> list[str]:
+    """What a promise with a confidence means."""
+    utterances = next(result.utterances for result in page.sets if result.name == page.valid_set)
+    return [
+        "With C % confidence: of 100 development sets like this one, C give a policy that keeps the promise for new utterances of the",
+        "same kind (speakers, recordings). <=: what it loses at most (Gaffke's bound; thresholds are tested from the deepest on, up to the",
+        "first that fails). `learned` is then fitted on three eighths of the set and judged on the others. Few utterances can promise",
+        f"little: with {utterances} a policy stays deep, and +0.0 <= +0.0 is the last exit itself.",
+    ]
 
 
 def _is_replay(point: Point, name: str) -> bool:
@@ -154,8 +166,10 @@ def _is_replay(point: Point, name: str) -> bool:
 
 
 def _delivered(point: Point, final: float) -> list[str]:
-    loss = f"{100 * (point.wer / final - 1):+.1f}" if final else "-"
-    return [_wer(point), f"{point.depth:.2f}", loss]
+    """WER, depth and loss; of a promise with a confidence also the bound."""
+    known = not math.isnan(point.loss)
+    loss = f"{point.loss if known else 100 * (point.wer / final - 1):+.1f}" if final else "-"
+    return [_wer(point), f"{point.depth:.2f}", loss if math.isnan(point.loss_bound) else f"{loss} <= {point.loss_bound:+.1f}"]
 
 
 def _stops(page: Page) -> list[str]:
@@ -168,6 +182,29 @@ def _hurt(result: SetResult) -> Iterator[str]:
     if result.hurt:
         yield from ("", f"## Hurt most by stopping early: {result.hurt_by}/{result.name}", "")
         yield from markdown(_HURT_COLUMNS, [[str(cell).replace("|", "/") for cell in utterance] for utterance in result.hurt])
+
+
+def _word_confidences(sets: Sequence[SetResult]) -> list[str]:
+    """What word confidences are worth, exit by exit, before and after the map of the decoding configurations."""
+    rows = [
+        [
+            f"exit {one.layer}/{result.name}",
+            str(one.words),
+            f"{100 * one.right:.1f}",
+            f"{100 * one.said:.1f}",
+            f"{one.error:.3f}",
+            "-" if one.mapped is None else f"{one.mapped:.3f}",
+        ]
+        for result in sets
+        for one in result.confidences
+    ]
+    said = [
+        "ECE: expected calibration error, the mean distance between the confidence of words and the share of them that is right, over",
+        "ten bins of equal width; before: the model's own confidences; after: as the decoding configurations map them (`confidences`).",
+        "The map was made on the development set, which it therefore flatters.",
+    ]
+    columns = ("exit/dataset", "words", "right %", "mean confidence %", "ECE before", "ECE after")
+    return ["", "## Word confidences", "", *said, "", *markdown(columns, rows)] if rows else []
 
 
 def _failed(sets: Sequence[SetResult]) -> list[str]:

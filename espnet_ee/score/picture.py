@@ -20,9 +20,9 @@ POLICIES = {
     "learned": ("#D55E00", "D"),
 }
 OTHER_POLICY = ("#999999", "h")
-_FIXED = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 8, "linewidth": 2}
-_SEPARATE = {"color": "#8A2BE2", "marker": "X", "linestyle": ":", "markersize": 12, "linewidth": 2}
-_ORACLE = {"color": "#009E73", "marker": "*", "linestyle": "none", "markersize": 22}
+FIXED = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 8, "linewidth": 2}
+SEPARATE = {"color": "#8A2BE2", "marker": "X", "linestyle": ":", "markersize": 12, "linewidth": 2}
+ORACLE = {"color": "#009E73", "marker": "*", "linestyle": "none", "markersize": 22}
 
 
 def draw_curve(path: Path, points: Sequence[Point], sets: Sequence[str], model: str) -> None:
@@ -95,13 +95,13 @@ def _draw_panel(panel: Any, points: Sequence[Point]) -> dict[str, Any]:
     """Draws one set's points and returns the legend's entries."""
     fixed = [point for point in points if point.kind == "fixed"]
     unit, name = (1e9, "GMACs") if max(point.macs_per_second for point in fixed) >= 1e9 else (1e6, "MMACs")
-    entries = {"fixed exits (number: the block)": draw_line(panel, fixed, unit, **_FIXED)}
+    entries = {"fixed exits (number: the block)": draw_line(panel, fixed, unit, **FIXED)}
     for point in fixed:
         place = (point.macs_per_second / unit, point.wer)
         panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=(6, 7))
     for policy in dict.fromkeys(point.policy for point in points if point.policy not in ("", "fixed")):
         entries[policy] = _draw_policy(panel, [point for point in points if point.policy == policy], unit, policy)
-    for kind, label, style in (("separate", "separately trained models", _SEPARATE), ("oracle", "oracle (a bound)", _ORACLE)):
+    for kind, label, style in (("separate", "separately trained models", SEPARATE), ("oracle", "oracle (a bound)", ORACLE)):
         others = [point for point in points if point.kind == kind]
         if others:
             entries[label] = draw_line(panel, others, unit, **style)

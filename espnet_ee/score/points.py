@@ -20,6 +20,7 @@ from espnet_ee.score.wer import ErrorCounts
 
 _WORDS = ("set", "kind", "name", "policy", "target")
 _FLAGS = {"True": True, "False": False}
+_LATER = ("loss", "loss_bound")  # an older file lacks these columns
 _COUNTS = tuple(field.name for field in fields(ErrorCounts))
 
 
@@ -45,6 +46,8 @@ class Point:
         reached: whether it met that on the development set.
         over_fixed: word error rate less that of the line of fixed exits at the same compute, with its interval.
         equals_replay: of an online run, whether every utterance stopped where its replay stops, with the same text and compute.
+        loss: of a promise, per cent of errors more than at the last exit, on the same utterances.
+        loss_bound: of a promise with a confidence, what it loses at most on other utterances, in per cent.
     """
 
     set: str
@@ -65,6 +68,8 @@ class Point:
     over_fixed_low: float = math.nan
     over_fixed_high: float = math.nan
     equals_replay: bool | None = None
+    loss: float = math.nan
+    loss_bound: float = math.nan
 
     @property
     def wer(self) -> float:
@@ -149,7 +154,9 @@ def read_exits(path: str | Path) -> list[Point]:
 
 def _point(row: Mapping[str, str]) -> Point:
     values: dict[str, Any] = {
-        name: float(row[name] or "nan") for name in _FIELDS if name not in (*_WORDS, "reached", "equals_replay")
+        name: float((row.get(name) if name in _LATER else row[name]) or "nan")
+        for name in _FIELDS
+        if name not in (*_WORDS, "reached", "equals_replay")
     }
     values |= {name: row[name] for name in _WORDS}
     values |= {name: _FLAGS.get(row[name]) for name in ("reached", "equals_replay")}

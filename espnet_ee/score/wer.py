@@ -140,6 +140,29 @@ def count_edits(pairs: Sequence[tuple[str, str]], unit: Unit) -> np.ndarray:
     return np.array([known.get(pair) or inserted[pair] for pair in normal], dtype=int).reshape(-1, 4)
 
 
+def right_words(pairs: Sequence[tuple[str, str]]) -> list[np.ndarray | None]:
+    """Which words of each hypothesis the alignment takes for words of its reference.
+
+    Args:
+        pairs: reference and hypothesis.
+
+    Returns:
+        For each pair (words of the hypothesis,) of truth values; None where it has other words in normal form, by which are scored.
+    """
+    normal = [(normal_form(reference), normal_form(hypothesis)) for reference, hypothesis in pairs]
+    right: list[np.ndarray | None] = [np.zeros(len(hypothesis.split()), dtype=bool) for _, hypothesis in normal]
+    places = [place for place, (reference, hypothesis) in enumerate(normal) if reference and hypothesis]
+    if places:
+        output = jiwer.process_words([normal[place][0] for place in places], [normal[place][1] for place in places])
+        for place, chunks in zip(places, output.alignments, strict=True):
+            own = np.zeros(len(normal[place][1].split()), dtype=bool)
+            for chunk in chunks:
+                own[chunk.hyp_start_idx : chunk.hyp_end_idx] = chunk.type == "equal"
+            right[place] = own
+    whole = [len(one[1].split()) == len(pair[1].split()) for one, pair in zip(normal, pairs, strict=True)]
+    return [one if same else None for one, same in zip(right, whole, strict=True)]
+
+
 def _align(pairs: Sequence[tuple[str, str]], unit: Unit) -> list[tuple[int, int, int, int]]:
     if not pairs:
         return []

@@ -19,7 +19,8 @@ class Word:
         start: of the first frame of its first token, in seconds from the start of the audio.
         end: of the last frame of its last token; not before ``start``.
         confidence: geometric mean over its tokens of the probability in the token's surest frame, in 0..1:
-            ``exp(1/n sum_i max_t log p(token_i | frame t))``, t within the token's frames. Not calibrated.
+            ``exp(1/n sum_i max_t log p(token_i | frame t))``, t within the token's frames. The model's own, of which nothing
+            says how often such words are right; recognition maps them, where its decoding configuration holds ``confidences``.
     """
 
     text: str

@@ -151,6 +151,7 @@ def test_every_stage_left_its_files(whole: Workspace) -> None:
         f"{EXPERIMENT}/RESULTS.md",
         f"{EXPERIMENT}/exits.csv",
         f"{EXPERIMENT}/curve.png",
+        f"{EXPERIMENT}/report.html",
         f"{EXPERIMENT}/package/README.md",
         f"{EXPERIMENT}/package/model.safetensors",
     ):
@@ -181,7 +182,7 @@ def test_a_changed_option_redoes_its_stage_only(whole: Workspace, tmp_path: Path
     changed = {name for name, value in whole.state().items() if before.get(name) != value}
     assert f"{EXPERIMENT}/RESULTS.md" in changed
     assert {Path(name).name for name in changed} <= {
-        *("RESULTS.md", "exits.csv", "curve.png", "score.log", ".stage13.done", "log"),
+        *("RESULTS.md", "exits.csv", "curve.png", "report.html", "score.log", ".stage13.done", "log"),
         Path(EXPERIMENT).name,
     }
     assert {path.name for path in tmp_path.iterdir()} == {"RESULTS.md", "exits.csv", "curve.png"}

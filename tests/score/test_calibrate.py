@@ -121,7 +121,7 @@ def test_a_policy_pays_for_the_heads_it_passes_and_a_fixed_exit_for_one(dev: Gri
 def test_a_calibrated_policy_meets_its_target_or_says_so(dev: Grid, name: str, target: str) -> None:
     [family] = make_families(dev, [name], DEFAULT_FEATURES)
     final = fixed_outcomes(dev)[-1].wer
-    found = calibrate(family, parse_target(target), final)
+    found = calibrate(family, parse_target(target))
     kind, value = target.split("=")
     reached = {
         "wer_loss": lambda o: o.wer <= final * (1 + float(value) / 100) + 1e-9,
@@ -142,7 +142,8 @@ def test_one_lucky_threshold_is_not_believed() -> None:
     def calibrated(*errors: int) -> float:
         edits = [np.array([[1000 - e, e, 0, 0]]) for e in errors]
         outcomes = [Outcome(e, e, np.array([i + 1.0]), np.array([i]), np.ones(1)) for i, e in enumerate(edits)]
-        return calibrate(Family([EntropyPolicy(0.0)] * len(errors), outcomes), parse_target("wer_loss=0"), 10.0).expected.macs[
+        final = replace(outcomes[0], words=np.array([[900, 100, 0, 0]]))
+        return calibrate(Family([EntropyPolicy(0.0)] * len(errors), outcomes, final), parse_target("wer_loss=0")).expected.macs[
             0
         ]
 
@@ -153,14 +154,29 @@ def test_one_lucky_threshold_is_not_believed() -> None:
 
 def test_an_unreachable_target_gives_the_nearest(dev: Grid) -> None:
     [family] = make_families(dev, ["entropy"], DEFAULT_FEATURES)
-    found = calibrate(family, parse_target("macs_per_second=1"), 10.0)
+    found = calibrate(family, parse_target("macs_per_second=1"))
     assert not found.reached
     assert found.expected.depth == LAYERS[0]
 
 
-@pytest.mark.parametrize("bad", ["wer_loss", "luck=1", "wer_loss=much", "mean_layer=nan"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "wer_loss",
+        "luck=1",
+        "wer_loss=much",
+        "mean_layer=nan",
+        "wer_loss=1@",
+        "wer_loss=1@much",
+        "wer_loss=1@100",
+        "wer_loss=1@nan",
+        "wer_loss=1@0.9",
+        "mean_layer=6@90",
+        "wer_loss=@90",
+    ],
+)
 def test_a_broken_target_is_refused(bad: str) -> None:
-    with pytest.raises(UsageError, match="give wer_loss=1, macs_per_second=2e7 or mean_layer=6"):
+    with pytest.raises(UsageError, match=r"give wer_loss=1, wer_loss=1@90 \(.*\), macs_per_second=2e7 or mean_layer=6"):
         parse_target(bad)
 
 

@@ -237,6 +237,8 @@ def test_exits_csv(experiment: Path) -> None:
         "depth": "3.5",
         "rtf": "0.05",
         "equals_replay": "True",
+        "loss": "",
+        "loss_bound": "",
         "word_sentences": "4",
         "word_tokens": "10",
         "word_hits": "7",

@@ -46,7 +46,7 @@ inference_device=cpu       # [12] where decoding computes, as torch calls it
 batch_size=""              # [12] utterances decoded together; empty: as the configuration says, or 1
 num_threads=""             # [12] threads of a decoding; empty: as the configuration says, or 1
 calibrate_policies="entropy confidence patience learned" # [12] exit policies that stage 12 calibrates, separated by blanks
-calibrate_targets="wer_loss=1 wer_loss=5 wer_loss=10 mean_layer=6" # [12 14*] what they are to meet on valid_set; also macs_per_second=X
+calibrate_targets="wer_loss=1 wer_loss=1@90 wer_loss=5 wer_loss=10 mean_layer=6" # [12 14*] what they are to meet on valid_set (@90: on new utterances, with 90 % confidence); also macs_per_second=X
 online_policies=learned    # [12 14*] those whose calibrated configurations then run online, separated by blanks
 results_dir=""             # [-] folder that gets copies of RESULTS.md, exits.csv and curve.png; empty: none
 separate_exps=""           # [13*] scored experiments of separately trained depths, for the curve, separated by blanks

@@ -46,7 +46,7 @@ need_decoding() {
 score_sets() {
     local mark=${asr_exp}/.stage13.done results=("${asr_exp}"/{RESULTS.md,exits.csv,curve.png}) file wanted args=()
     need_decoding
-    for file in "${results[@]}"; do [ -f "${file}" ] || rm -f "${mark}"; done
+    for file in "${results[@]}" "${asr_exp}/report.html"; do [ -f "${file}" ] || rm -f "${mark}"; done
     for file in ${separate_list[@]+"${separate_list[@]}"}; do need "${file}/exits.csv" "13 of that experiment"; done
     wanted=$(identity "$(stage_options 13)"$'\n'"sets=${eval_sets[*]}" "${asr_exp}/.stage12.done" \
         ${separate_list[@]+"${separate_list[@]/%//exits.csv}"})
@@ -57,7 +57,7 @@ score_sets() {
         --test_sets "${eval_sets[@]}" --command "$(shown_command)" ${args[@]+"${args[@]}"}
     show_log "${asr_exp}/log/score.log"
     copy_results "${results[@]}"
-    log "stage 13: ${results[*]}"
+    log "stage 13: ${results[*]} ${asr_exp}/report.html"
 }
 
 # The command line for RESULTS.md, from the project's root. Which stages ran last has no effect on the numbers; the note
