@@ -109,7 +109,11 @@ def tune(
         inputs: the development set.
         references: its texts.
         stops: where its utterances stop.
+
+    Raises:
+        UserError: the language model is of other tokens, or nothing can be recognised.
     """
+    BeamSearch(tuning.search, tuple(session.tokens), session.blank)  # a model of other tokens is said before hours are spent
     layers = stops.layers(session, inputs, references)
     return try_pairs(session, tuning, dict(_frames(session, inputs, layers)), references)
 

@@ -113,6 +113,16 @@ def test_mistakes_are_said_before_the_model_is_loaded(options, load, arpa, chang
     assert load.count == 0
 
 
+def test_a_language_model_of_other_tokens_is_said_before_anything_is_decoded(options, load, arpa, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.setattr("espnet_ee.decode.tuning.decode", lambda *_: pytest.fail("decoded"))
+    text = arpa.read_text()
+    for letter in "ABC":
+        text = text.replace(f"\t{letter}\n", f"\tX{letter}\n").replace(f"<s> {letter}", f"<s> X{letter}")
+    arpa.write_text(text)
+    with pytest.raises(UserError, match="lacks 3 .*of other units"):
+        decode_sets(replace(options, tuning=Tuning(arpa)), load)
+
+
 def test_somebodys_folder_stays(options, load, arpa) -> None:  # noqa: F811
     (options.out / "lm").mkdir(parents=True)
     (options.out / "lm" / "mine").write_text("x")

@@ -206,9 +206,7 @@ def test_with_a_language_model_everything_is_of_the_beam_with_it(whole: Workspac
     shutil.copytree(whole.folder / EXPERIMENT, copy)
     options = ("--use_lm", "true", "--asr_exp", str(copy), "--beam_size", "3", "--calibrate_policies", "entropy",
                "--calibrate_targets", "wer_loss=5", "--online_policies", "entropy")  # fmt: skip
-    before = whole.state()
     assert "run stage 9 first" in whole.run(*whole.speeds, *options, "--stage", "12", status=1).stderr
-    assert whole.state() == before
     said = whole.run(*whole.speeds, *options, "--stage", "9", "--stop_stage", "9").stdout
     # Of the text as it was said: other speeds count no sentence twice.
     assert f"5-gram model of {len((whole.folder / 'data/train/text').read_text().splitlines())} sentences" in said
