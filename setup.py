@@ -40,6 +40,7 @@ LM = [  # n-gram language models: making them, and holding large ones; without K
     'kenlm-ex>=0.2.1; platform_machine == "x86_64" or platform_machine == "AMD64" or sys_platform == "darwin"',
 ]
 RECIPE = [*ESPNET, *LM, "kaldiio>=2.18", "scipy>=1.12", "sentencepiece"]  # egs/, from the corpus to the page of results
+SSL = ["transformers>=4.50,<6", "safetensors>=0.4"]  # encoder: early_exit_hf (wav2vec 2.0, HuBERT, WavLM)
 HUB = ["huggingface_hub>=0.30"]
 LIVE = ["sounddevice>=0.4.6"]  # espnet-ee transcribe --live, from a microphone
 ONNX = ["onnx>=1.18", "onnxscript>=0.5", *RUNTIME]  # espnet-ee export; --int8 computes with the last
@@ -47,6 +48,7 @@ ONNX = ["onnx>=1.18", "onnxscript>=0.5", *RUNTIME]  # espnet-ee export; --int8 c
 DEV = [
     *RECIPE,
     *ONNX,
+    *SSL,
     f"six; {OLD}",
     "hypothesis>=6.0",
     "kaldi-native-fbank>=1.22",  # the reference of frontend: kaldi_fbank
@@ -74,6 +76,7 @@ setup(
         "espnet": ESPNET,
         "recipe": RECIPE,
         "lm": LM,
+        "ssl": SSL,
         "hub": HUB,
         "onnx": ONNX,
         "live": LIVE,

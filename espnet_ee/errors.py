@@ -52,6 +52,7 @@ _EXTRAS = {
     **dict.fromkeys(("jiwer", "kaldiio", "omniio", "matplotlib", "scipy", "sentencepiece"), "recipe"),
     **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
     "onnxruntime": "runtime",
+    "transformers": "ssl",
     "huggingface_hub": "hub",
     "sounddevice": "live",
 }

@@ -36,7 +36,7 @@ LIGHT = (
     "espnet_ee.decode.stream",
     "espnet_ee.runtime",
 )
-HEAVY = ("torch", "torchaudio", "espnet", "espnet2", "espnet3")
+HEAVY = ("torch", "torchaudio", "espnet", "espnet2", "espnet3", "transformers")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -143,6 +143,15 @@ def espnet_stays_behind_its_packages(source: Source) -> Breaches:
                 yield line, f"imports {name}"
 
 
+def transformers_stays_behind_its_encoder(source: Source) -> Breaches:
+    """Its import takes seconds, and who trains or reads another model need not have it."""
+    if not source.module.startswith("espnet_ee.encoder.hf_"):
+        yield from ((line, f"imports {name}") for line, name in imports(source) if is_within(name, "transformers"))
+    if not source.module.startswith("espnet_ee.encoder.hf"):
+        behind = "espnet_ee.encoder.hf_"
+        yield from ((line, f"imports {name}") for line, name in imports(source) if name.startswith(behind))
+
+
 def only_compat_knows_two_versions(source: Source) -> Breaches:
     """A third ESPnet version must be an edit of one file: host/compat.py alone names what differs."""
     if source.module == "espnet_ee.host.compat":
@@ -228,6 +237,7 @@ RULES: list[Callable[[Source], Breaches]] = [
     nothing_imports_upwards,
     every_file_has_a_room,
     espnet_stays_behind_its_packages,
+    transformers_stays_behind_its_encoder,
     only_compat_knows_two_versions,
     files_are_short,
     functions_are_short,
@@ -313,6 +323,8 @@ def test_importing_policy_and_score_loads_no_torch() -> None:
             "espnet_ee.model.x",
             "from espnet.nets.ctc_prefix_score import CTCPrefixScore",
         ),
+        (transformers_stays_behind_its_encoder, "espnet_ee.encoder.hf", "def f() -> None:\n    import transformers"),
+        (transformers_stays_behind_its_encoder, "espnet_ee.plugin.x", "from espnet_ee.encoder.hf_models import FAMILIES"),
         (only_compat_knows_two_versions, "espnet_ee.model.x", "from espnet2.legacy.nets import beam_search"),
         (only_compat_knows_two_versions, "espnet_ee.model.x", "import espnet2\nold = espnet2.__version__ < '2026'"),
         (
@@ -349,6 +361,7 @@ def test_the_rules_find_what_they_forbid(rule: Callable[[Source], Breaches], mod
         (nothing_imports_upwards, "espnet_ee.encoder.x", "from espnet_ee.host.compat import LayerNorm"),
         (nothing_imports_upwards, "espnet_ee.store.x", "from espnet_ee import __version__"),
         (nothing_imports_upwards, "espnet_ee.cli.x", "from espnet_ee.cli.main import main\nimport torch"),
+        (transformers_stays_behind_its_encoder, "espnet_ee.encoder.hf_models", "from transformers import WavLMModel"),
         (every_file_has_a_room, "espnet_ee.policy.entropy", ""),
         (functions_are_short, "espnet_ee.model.x", "def f() -> None:\n" + "    a = 1\n" * 59),
         (

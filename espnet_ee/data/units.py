@@ -22,6 +22,8 @@ SUBSAMPLING: dict[str, tuple[tuple[int, int], ...]] = {
     "4": ((3, 2), (3, 2)),
     "6": ((3, 2), (5, 3)),
     "8": ((3, 2), (3, 2), (3, 2)),
+    # Of samples: what wav2vec 2.0, HuBERT and WavLM have.
+    "early_exit_hf": ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)),
 }
 
 LEAST_OCCURRENCES = 1000
@@ -91,16 +93,20 @@ def subsampled(frames: int, layers: tuple[tuple[int, int], ...]) -> int:
 def subsampling(config: Mapping[str, Any]) -> str:
     """Our encoders' ``subsampling``, or the ``input_layer`` of ESPnet's; a key of ``SUBSAMPLING``, if it is known."""
     encoder, conf = str(config.get("encoder")), config.get("encoder_conf") or {}
+    if encoder == "early_exit_hf":
+        return encoder
     if encoder in ("early_exit_fast_conformer", "early_exit_splitformer"):
         return str(conf.get("subsampling", 4))
     return str(conf.get("input_layer", "conv2d")) if encoder.endswith("former") else "unknown"
 
 
 def feature_frames(data: DataDir, config: Mapping[str, Any]) -> Mapping[str, int] | None:
-    """Frames before the encoder by utterance: stored ones, or what the frontend will make; None: they cannot be told."""
+    """Frames (or samples) that the encoder gets, by utterance: stored ones, or what the frontend will make; None: they cannot be told."""
     stored, samples = data.tables.get("utt2num_frames"), data.tables.get("utt2num_samples")
     if stored:
         return {utt_id: int(count) for utt_id, count in stored.items()}
+    if config.get("encoder") == "early_exit_hf":  # samples
+        return {utt_id: int(count) for utt_id, count in samples.items()} if samples else None
     frontend, conf = config.get("frontend"), config.get("frontend_conf") or {}
     if not samples or not isinstance(conf.get("fs"), int) or not isinstance(conf.get("hop_length", 128), int):
         return None

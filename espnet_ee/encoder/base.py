@@ -301,6 +301,11 @@ def real_frames(olens: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
     return torch.arange(padded.size(1), device=padded.device) < olens.to(padded.device)[:, None]
 
 
+def trains_with_others() -> bool:
+    """Whether this process shares its training with others, who wait for the gradient of every parameter."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:
     """The same values, whose gradient is multiplied on its way back."""
     if not values.requires_grad:

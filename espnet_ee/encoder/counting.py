@@ -35,7 +35,9 @@ def count_encoder(encoder: SegmentEncoder) -> MacTable:
     """
     twin = copy_on_same(encoder)
     stride, period = encoder.stride, encoder.frame_period
-    first = [count_front(twin, encoder.min_frames + further)[0] for further in range(stride)]
+    # Lengths between which the first convolution has no place more cost the same; of samples that is one count in five.
+    alike = encoder.subsampling[0][1] if encoder.subsampling else 1
+    first = [count_front(twin, encoder.min_frames + further)[0] for further in range(0, stride, alike)]
     fronts, states = zip(
         *(count_front(twin, encoder.min_frames + further * stride) for further in range(3 * period)), strict=True
     )
@@ -43,7 +45,7 @@ def count_encoder(encoder: SegmentEncoder) -> MacTable:
     return MacTable(
         min_frames=encoder.min_frames,
         stride=stride,
-        front=tuple(first),
+        front=tuple(macs for macs in first for _ in range(alike)),
         front_step=fronts[1] - fronts[0],
         blocks={
             layer: tuple(parabola(*(count[layer] for count in counts[rest::period])) for rest in range(period))

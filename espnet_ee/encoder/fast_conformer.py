@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames, trains_with_others
 from espnet_ee.encoder.chunk import BlockCache, check_chunks, chunk_mask, drawn_chunk
 from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
 from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate, full_rate
@@ -236,11 +236,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
     def block_output(self, number: int, hidden: torch.Tensor, carry: FastCarry) -> torch.Tensor:
         """What block ``number`` makes of (B, T, D): the same where it is skipped, in training, by chance."""
         share = self.depth_share(number)
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not share and not distributed:
+        if not share and not trains_with_others():
             return hidden
         output = self.encoders[number - 1](hidden, carry.cosines, carry.sines, carry.real, carry.seen, share)
-        # Processes that train together wait for the gradient of every parameter.
         return output if share else hidden + 0.0 * output
 
     def depth_share(self, number: int) -> float:

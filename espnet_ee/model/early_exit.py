@@ -79,6 +79,12 @@ class EarlyExitASRModel(ESPnetASRModel):
         for part in ("preencoder", "postencoder"):
             if stock.get(part) is not None:
                 raise UsageError(f"{part}: early_exit reads its exits off the encoder alone; remove it")
+        for part in ("normalize", "specaug") if encoder.takes == "samples" else ():
+            if stock.get(part) is not None:
+                raise UsageError(
+                    f"{part}: {type(encoder).__name__} (early_exit_hf) takes audio, which it normalises and masks itself; "
+                    f"set {part}: null (of a recipe: --feats_normalize config)"
+                )
         report_cer = stock.get("report_cer", True)
         # The stock calculator decodes padding; ours replaces it.
         stock.update(report_cer=False, report_wer=False)

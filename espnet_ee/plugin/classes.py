@@ -14,6 +14,7 @@ from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
 from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
 from espnet_ee.encoder.espnet_blocks import BlockListEncoder
 from espnet_ee.encoder.fast_conformer import EarlyExitFastConformerEncoder
+from espnet_ee.encoder.hf import EarlyExitHfEncoder
 from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
 from espnet_ee.encoder.splitformer import EarlyExitSplitformerEncoder
 from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
@@ -30,6 +31,7 @@ ENCODERS: dict[str, type[AbsEncoder]] = {
     "early_exit_branchformer": EarlyExitBranchformerEncoder,
     "early_exit_transformer": EarlyExitTransformerEncoder,
     "early_exit_multiconv_conformer": EarlyExitMultiConvConformerEncoder,
+    "early_exit_hf": EarlyExitHfEncoder,
 }
 FRONTENDS: dict[str, type[AbsFrontend]] = {"kaldi_fbank": KaldiFbank}
 MODELS: dict[str, type[AbsESPnetModel]] = {"early_exit": EarlyExitASRModel}

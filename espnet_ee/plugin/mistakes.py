@@ -47,11 +47,13 @@ def is_ours(error: BaseException) -> bool:
 
 
 def refuse_ignored(args: argparse.Namespace) -> None:
-    """Refuses what ``model: early_exit`` would pass over without a word.
+    """Refuses what ``model: early_exit`` would pass over without a word, and what would undo a pre-training.
 
     Raises:
         UserError: names the key.
     """
+    if getattr(args, "encoder", None) == "early_exit_hf" and getattr(args, "init", None):
+        raise UserError(f"init: {args.init}: would make the pre-trained weights random again; remove it")
     if getattr(args, "model", None) not in MODELS:
         return
     if getattr(args, "decoder", None) in _OTHER_DECODERS:

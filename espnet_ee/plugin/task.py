@@ -23,6 +23,7 @@ from espnet_ee.files import read_yaml
 from espnet_ee.host.signature import reject_unknown_keys
 from espnet_ee.plugin.checkpoints import mend_folder, whole_files
 from espnet_ee.plugin.classes import ENCODERS
+from espnet_ee.plugin.finetuning import adapt_optimizers, begin_from_pretrained, remember_architecture
 from espnet_ee.plugin.mistakes import one_line, refuse_ignored
 from espnet_ee.plugin.register import register
 from espnet_ee.plugin.trainer import EarlyExitTrainer
@@ -46,7 +47,9 @@ class EarlyExitASRTask(ASRTask):
         """
         refuse_ignored(args)
         with one_line("model"):
-            return super().build_model(args)
+            model = super().build_model(args)
+        remember_architecture(args, model)
+        return model
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
@@ -56,7 +59,9 @@ class EarlyExitASRTask(ASRTask):
                 name = getattr(args, key)
                 if name in classes:
                     reject_unknown_keys(classes[name], f"{key}_conf", getattr(args, f"{key}_conf"))
-            return super().build_optimizers(args, model)
+            optimizers = super().build_optimizers(args, model)
+            adapt_optimizers(optimizers, model, args.scheduler)
+            return optimizers
 
     @classmethod
     def build_model_from_file(cls, *arguments: Any, **keywords: Any) -> tuple[AbsESPnetModel, argparse.Namespace]:
@@ -80,6 +85,7 @@ class EarlyExitASRTask(ASRTask):
         """
         if getattr(args, "encoder", None) in ENCODERS:
             refuse_legacy_positions(args.init_param)
+            begin_from_pretrained(args)
         if torch.distributed.is_available():
             # Left to DistributedDataParallel, this import would come after the group: a default of its functions for good.
             importlib.import_module("torch.distributed.nn.functional")

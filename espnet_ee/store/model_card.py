@@ -74,7 +74,7 @@ def write_card(
     lines = [*_front_matter(card, points), "", f"# {card.name}", ""]
     lines += ["Early-exit speech recognition: a CTC head after several blocks of one encoder, so that every utterance may stop"]
     lines += ["as soon as it is sure enough. Made with espnet_ee, on ESPnet; ESPnet alone cannot load it.", ""]
-    lines += ["## Use", "", *_usage(card, config, default), *_device(exported), "", "## Exits", ""]
+    lines += ["## Use", "", *_usage(card, config, model, default), *_device(exported), "", "## Exits", ""]
     lines += _exits(config, model, points, exported)
     lines += ["", "## Exit policies", "", *_policies(configs, model.encoder.exit_layers, default, points)]
     lines += ["", "## Training", "", f"- data: {card.training_data}", f"- encoder: `{config['encoder']}`, `{config['model']}`"]
@@ -113,13 +113,15 @@ def _result(set_name: str, wer: float) -> dict[str, Any]:
     }
 
 
-def _usage(card: Card, config: Mapping[str, Any], default: str | None) -> list[str]:
+def _usage(card: Card, config: Mapping[str, Any], model: ESPnetASRModel, default: str | None) -> list[str]:
     source = card.name if "/" in card.name else "package"  # a name that is none of the hub's is no address
-    audio = "a.wav" if config.get("frontend") else "features.npy"
+    takes_audio = model.frontend is not None or model.encoder.takes == "samples"
+    audio = "a.wav" if takes_audio else "features.npy"
+    extras = "espnet,hub,ssl" if config["encoder"] == "early_exit_hf" else "espnet,hub"
     stops = f"the policy `{default}`" if default else "the final exit, so every block is computed"
     return [
         "```bash",
-        'pip install "espnet_ee[espnet,hub]"     # or, in a clone of its repository: pip install -e ".[espnet,hub]"',
+        f'pip install "espnet_ee[{extras}]"     # or, in a clone of its repository: pip install -e ".[{extras}]"',
         f"espnet-ee transcribe {audio} --model {source}",
         "```",
         "",
@@ -160,7 +162,7 @@ def _exits(
     table = mac_table(model)
     conf = config.get("frontend_conf") or {}
     # A frontend knows its step; of stored features the configuration tells.
-    step = getattr(model.frontend, "hop_length", None) or conf.get("hop_length", 128)
+    step = 1 if model.encoder.takes == "samples" else getattr(model.frontend, "hop_length", None) or conf.get("hop_length", 128)
     frames = _SECONDS * sampling_rate(dict(config)) // int(step)
     learned = {value.data_ptr() for value in model.parameters()}
     sizes = {} if exported is None else {exit_["layer"]: exit_["mb"] for exit_ in exported["exits"]}

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
@@ -92,7 +93,8 @@ def pack_model(
     exported = None if onnx is None else read_export(Path(onnx), model)
     with atomic_dir(out) as folder:
         # The folder's own name in the configuration is empty: files are looked for beside config.yaml.
-        packed = copy_needed_files({key: value for key, value in config.items() if key not in _PRIVATE}, folder, Path())
+        told = with_architecture({key: value for key, value in config.items() if key not in _PRIVATE}, model)
+        packed = copy_needed_files(told, folder, Path())
         write_yaml(folder / "config.yaml", packed)
         write_safetensors(folder / MODEL_FILE, model.state_dict())
         described = write_configs(folder, described)
@@ -106,6 +108,15 @@ def pack_model(
         write_card(folder / "README.md", card, packed, model, described, default, exits_csv, exported)
         load_package(folder)
     return out
+
+
+def with_architecture(config: Mapping[str, Any], model: ESPnetASRModel) -> dict[str, Any]:
+    """The configuration with what a fine-tuned encoder is in place of where its training began: nobody else has that folder."""
+    conf, architecture = config["encoder_conf"] or {}, getattr(model.encoder, "architecture", None)
+    if architecture is None:
+        return dict(config)
+    conf = {key: value for key, value in conf.items() if key != "pretrained"}
+    return {**config, "encoder_conf": {**conf, "architecture": architecture}}
 
 
 def _read_configs(paths: Sequence[str | Path], exit_layers: Sequence[int]) -> dict[str, DecodingConfig]:

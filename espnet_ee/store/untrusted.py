@@ -86,6 +86,14 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         if not isinstance(config.get(section) or {}, dict):
             raise UserError(f"{path}: {section} is no table")
         _check_numbers(config.get(section), f"{path}: {section}")
+    conf = config["encoder_conf"] or {}
+    if conf.get("pretrained"):
+        raise UserError(
+            f"{path}: encoder_conf: pretrained {conf['pretrained']!r} names a model elsewhere, refused; a package has its own "
+            "parameters, and architecture says of what"
+        )
+    if not isinstance(conf.get("architecture") or {}, dict):
+        raise UserError(f"{path}: encoder_conf: architecture is no table")
     map_files(config, lambda key, name: _check_file(path, key, name))
     _check_numbers(config.get("input_size"), f"{path}: input_size")
 
@@ -143,7 +151,8 @@ def check_sizes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], pa
         path: the model file, for messages.
     """
     stored = {name.split(".")[2] for name in state if name.startswith("encoder.encoders.")}
-    blocks = (config["encoder_conf"] or {}).get("num_blocks")
+    conf = config["encoder_conf"] or {}
+    blocks = conf.get("num_blocks") or (conf.get("architecture") or {}).get("num_hidden_layers")
     if blocks is not None and blocks != len(stored):
         raise UserError(f"{path}: has {len(stored)} blocks, config.yaml asks for {blocks}")
     stored = {name.split(".")[2] for name in state if name.startswith("decoder.decoders.")}

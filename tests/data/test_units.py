@@ -29,7 +29,7 @@ def spoken(data_dir: Path) -> Path:
     return data_dir
 
 
-@pytest.mark.parametrize("layer", [*SUBSAMPLING])
+@pytest.mark.parametrize("layer", [layer for layer in SUBSAMPLING if layer != "early_exit_hf"])
 def test_frames_are_those_of_the_encoders(layer: str) -> None:
     if layer.isdigit():
         config: dict[str, Any] = {"encoder": "early_exit_fast_conformer", "encoder_conf": {"subsampling": int(layer)}}
@@ -42,6 +42,14 @@ def test_frames_are_those_of_the_encoders(layer: str) -> None:
     lengths = torch.arange(1, 60)
     expected = made.frames_of(lengths).tolist()
     assert [subsampled(length, SUBSAMPLING[subsampling(config)]) for length in lengths.tolist()] == expected
+
+
+def test_samples_are_what_a_pretrained_encoder_counts(spoken: Path) -> None:
+    """400 of them make a frame, and 320 each further one; a frontend of the configuration is none of its."""
+    config = {"encoder": "early_exit_hf", **FRONTEND}
+    layers = SUBSAMPLING[subsampling(config)]
+    assert [subsampled(samples, layers) for samples in (399, 400, 719, 720, 16000)] == [0, 1, 1, 2, 49]
+    assert feature_frames(read_data_dir(spoken), config) == {"a-1": 8000, "a-2": 2400, "b-1": 640}
 
 
 def test_feature_frames_are_those_of_the_frontends(spoken: Path) -> None:

@@ -174,6 +174,18 @@ def test_an_option_counts_before_the_configuration(config) -> None:
     assert json.loads(lines(path, "--max_epoch", "9")[MAY_CHANGE]) == {"max_epoch": 9}
 
 
+def test_a_pretrained_encoder_wants_the_rate_that_it_was_trained_on(config) -> None:
+    path = config("encoder: early_exit_hf\ninput_size: 1\n")
+    assert lines(path)
+    with pytest.raises(subprocess.CalledProcessError) as refusal:
+        lines(path, rate=8000)
+    assert refusal.value.returncode == 2
+    assert (
+        refusal.value.stderr
+        == f"asr_ee: error: {path}: encoder: early_exit_hf was trained on 16000 Hz: give --fs 16000, not 8000\n"
+    )
+
+
 TRAIN = """#!/usr/bin/env bash
 set -euo pipefail
 . {template}/utils/parse_options.sh

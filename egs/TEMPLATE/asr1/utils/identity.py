@@ -40,6 +40,8 @@ GOES_ON = (
 )
 """More epochs, or other batches after an out of memory: the model goes on from its last epoch."""
 
+HF_RATE = 16000  # of all speech encoders that transformers has of these families
+
 Words = list[list[str]]
 
 
@@ -64,6 +66,8 @@ def lines(rate: int, path: str, words: list[str]) -> list[str]:
     """The six lines (see the head of this file)."""
     config = read_yaml(path, "give another --asr_config", allow_empty=True) if path else {}
     options = group(words)
+    if encoder_of(config, options)["encoder"] == "early_exit_hf" and rate != HF_RATE:
+        raise UsageError(f"{path}: encoder: early_exit_hf was trained on {HF_RATE} Hz: give --fs {HF_RATE}, not {rate}")
     conf = config.get("frontend_conf") or {}
     if not isinstance(conf, dict):
         raise UserError(f"{path}: its frontend_conf must be 'key: value' lines")
