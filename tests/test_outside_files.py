@@ -194,6 +194,8 @@ DECODINGS: Mapping[str, Any] = {
     "learned": {"threshold": 0.1, "weights": {"log_entropy": 1.5}, "intercepts": {2: 0.5, 4: 0.1}, "returns": {2: 0.1, 4: 0.0}},
 }  # fmt: skip
 
+CONFIDENCES = {2: {"said": [0.5, 0.9], "right": [0.25, 0.75]}, 4: {"said": [0.5], "right": [0.5]}}
+
 READERS = {
     "stm": Reader(
         lambda: {"train/stm/T.stm": b";; x\nT 1 s 0.1 0.5 <o,f0,male> one 's (2) {SMACK}\nT 1 s 0.6 1.25 <F0_M> two <unk>\n"},
@@ -268,7 +270,9 @@ READERS = {
     ),
     "decoding": Reader(
         lambda: {
-            f"{name}.yaml": yaml.safe_dump({"policy": name, "policy_conf": conf, "batch_size": 2, "num_threads": 1}).encode()
+            f"{name}.yaml": yaml.safe_dump(
+                {"policy": name, "policy_conf": conf, "batch_size": 2, "num_threads": 1, "confidences": CONFIDENCES}
+            ).encode()
             for name, conf in DECODINGS.items()
         },
         read_decoding,

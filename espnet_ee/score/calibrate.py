@@ -257,9 +257,19 @@ def _learned_apart(dev: Grid, features: Sequence[str]) -> Family:
     fitted_on = np.isin(fold, _FITTED_ON)
     if fold[-1] < FOLDS - 1:  # so few utterances let nothing be promised but the deepest
         family = _family(dev, "learned", features)
-        return replace(family, policies=family.policies[-1:], outcomes=family.outcomes[-1:])
+        return _with_last_exit(dev, replace(family, policies=family.policies[-1:], outcomes=family.outcomes[-1:]))
     policy, others = fit_learned(samples_of(dev.part(fitted_on), features), features), dev.part(~fitted_on)
-    return _of_thresholds(others, policy, levels(others, policy))
+    return _with_last_exit(others, _of_thresholds(others, policy, levels(others, policy)))
+
+
+def _with_last_exit(dev: Grid, family: Family) -> Family:
+    """The family with a threshold at which nobody stops early: where no later exit seems better, ``learned`` has none from 0 on."""
+    deepest = family.policies[-1]
+    if not isinstance(deepest, ThresholdPolicy) or (family.outcomes[-1].layers == family.final.layers).all():
+        return family
+    never = replace(deepest, threshold=-1.0)
+    last = outcome(dev, np.full(len(dev.utterances), len(dev.layers) - 1), never.needs_every_exit)
+    return replace(family, policies=[*family.policies, never], outcomes=[*family.outcomes, last])
 
 
 def plain_policy(grid: Grid, name: str) -> ThresholdPolicy:

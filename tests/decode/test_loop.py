@@ -18,6 +18,7 @@ from espnet_ee.decode.loop import Recognition, UtteranceError, recognise
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy, choose_exit
 from espnet_ee.policy.confidence import ConfidencePolicy
+from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
@@ -222,6 +223,22 @@ def test_the_search_is_as_wide_as_who_asks_for_most(
     assert sizes == [size]
     scores = (0.0, -float(result.evidence.frames), *(-100.0,) * (size - 2))
     assert [row.evidence.nbest_scores for row in result.rows] == [scores] * len(result.rows)
+
+
+def test_confidences_are_mapped_exit_by_exit_and_kept_as_the_model_has_them() -> None:
+    """Of every engine, for the loop stands above them: the map of the exit that gave the text; evidence stays the model's own."""
+    policy, confidences = EntropyPolicy(0.14), ConfidenceMap({2: ((0.0, 0.0), (1.0, 0.5)), 6: ((0.5, 0.3),)})
+    plain, _ = run(policy, utterances(30), keep=True)
+    mapped = recognise(FakeSession(), DecodingConfig(policy, confidences=confidences), utterances(30), True)
+    assert {result.exit_layer for result in plain} == {2, 4, 6}
+    for before, after in zip(plain, mapped, strict=True):
+        wanted = {2: [word.confidence / 2 for word in before.words], 4: [word.confidence for word in before.words]}
+        wanted[6] = [0.3] * len(before.words)
+        assert [word.confidence for word in after.words] == pytest.approx(wanted[before.exit_layer])
+        assert replace(after, words=(), seconds=()) == replace(before, words=(), seconds=())
+        assert all(len(row.confidences) == len(row.hypothesis.split()) for row in before.rows)
+        assert list(before.rows[-1].confidences) == pytest.approx([word.confidence for word in before.words])
+    assert all(row.confidences == () for result in run(policy, utterances(5))[0] for row in result.rows)
 
 
 def test_words_are_those_of_the_text_inside_the_audio() -> None:

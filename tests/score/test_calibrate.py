@@ -202,6 +202,20 @@ def test_learned_goes_no_deeper_than_the_exit_that_none_improves(dev: Grid, test
     assert max(one.depth for one in family.outcomes) <= LAYERS[2]
 
 
+def test_what_learned_promises_is_judged_on_utterances_that_it_has_not_seen(dev: Grid) -> None:
+    """Where it is fitted, the last exit is as good as the one before; of the others it is better: the promise needs it."""
+    seen, words = np.isin(folds(120), (0, 3, 6)), dev.words.copy()
+    words[seen, 3] = words[seen, 2]
+    [found] = calibrate_policies(replace(dev, words=words), ["learned"], [parse_target("wer_loss=1@90")], DEFAULT_FEATURES)
+    assert len(found.expected.errors) == 75 and found.policy.returns[6] == 0
+    alone = fit_learned(samples_of(replace(dev, words=words).part(seen), DEFAULT_FEATURES), DEFAULT_FEATURES)
+    assert found.policy.weights == alone.weights
+    assert found.reached and found.expected.depth == LAYERS[-1] and found.policy.threshold == -1
+    few = dev.part(np.arange(120) < 7)
+    [found] = calibrate_policies(few, ["learned"], [parse_target("wer_loss=1@90")], DEFAULT_FEATURES)
+    assert found.reached and found.expected.depth == LAYERS[-1]
+
+
 def test_returns_are_slopes_of_what_mixing_exits_can_reach() -> None:
     layers = np.array([2, 4, 6, 12])
     assert returns(layers, np.array([40, 20, 10, 4])) == pytest.approx([20 / 2 / 40, 10 / 2 / 20, 6 / 6 / 10])
@@ -462,6 +476,13 @@ def test_the_benchmark_of_policies_says_what_was_gained(
     bench_policy.main([*arguments, "--repeats", "1"])
     said = capsys.readouterr().out
     assert [line.split(",")[0] for line in said.splitlines() if line.startswith("fitted")] == ["fitted on 50", "fitted on 100"]
+    bench_policy.main(["--generated", "120", "--fit", "60", "--repeats", "1"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "generated: 120 utterances of 120 speakers, 1 repeats"
+    [asked, sure] = [
+        next(line.split() for line in said if line.startswith(start)) for start in ("loss asked", "depth of learned")
+    ]
+    assert asked[-4:] == ["1", "1@90", "5", "10"] and sure[-3] == "12.0"  # so few can promise the last exit alone
     with pytest.raises(UsageError, match="leaves no speaker"):
         bench_policy.main([*arguments, "--fit", "200"])
 

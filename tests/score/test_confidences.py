@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_ee.errors import UserError
+from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.table import EvidenceTable, Utterance, read_table, write_table
@@ -21,6 +23,7 @@ from espnet_ee.score.grid import Grid, make_grid
 from espnet_ee.score.wer import right_words
 from tests.score.conftest import make_table
 from tests.score.test_calibrate import make_set
+from tests.score.test_experiment import quick_picture, score  # noqa: F401
 
 SHARES = st.floats(0, 1)
 
@@ -159,3 +162,19 @@ def _hashable(config: DecodingConfig) -> DecodingConfig:
 def test_a_broken_map_is_one_line(broken: object) -> None:
     with pytest.raises(UserError, match=r"^decode.yaml: confidences: .*calibrate again$"):
         DecodingConfig.from_mapping({"confidences": broken}, "decode.yaml")
+
+
+def test_the_page_tells_their_error_before_and_after(experiment: Path) -> None:
+    for name, seed in (("dev", 1), ("test", 2)):
+        table, references = with_confidences(60, seed)
+        write_table(experiment / f"decode_every_exit/{name}/evidence.tsv", table)
+        (experiment / f"decode_every_exit/{name}/timing.tsv").unlink()
+        write_scp(experiment.parents[1] / f"data/{name}/text", references)
+    dev = make_grid("dev", *with_confidences(60, 1))
+    write_calibrated(experiment / "policies", calibrate_policies(dev, ["entropy"], [parse_target("mean_layer=4")], []), "dev")
+    shutil.rmtree(experiment / "decode_entropy_wer_loss0")
+    lines = score(experiment).splitlines()
+    rows = [line.strip("|").split("|") for line in lines[lines.index("## Word confidences") :] if line.startswith("|exit")]
+    rows = [row for row in rows if len(row) == 6 and row[0] != "exit/dataset"]
+    assert [row[0] for row in rows] == [f"exit {layer}/{name}" for name in ("test", "dev") for layer in (2, 4, 6, 8)]
+    assert all(row[1] == "600" for row in rows) and float(rows[0][4]) > 0.2 > 0.08 > float(rows[0][5])
