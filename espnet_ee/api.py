@@ -13,14 +13,13 @@ import numpy as np
 from espnet_ee.data.audio import float_samples, read_any
 from espnet_ee.data.audio_files import AudioFile
 from espnet_ee.data.recording import open_recording
-from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, recognise
+from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, prepare_search, recognise
 from espnet_ee.decode.stream import Endpoint, SpeechStream
 from espnet_ee.decode.transcript import Transcriber, Transcript
 from espnet_ee.errors import UsageError, UserError, missing_packages_named
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES, required_settings
-from espnet_ee.search.beam import build_search
 
 Engine = Literal["torch", "onnx"]
 """What computes a model: torch and ESPnet, or ONNX Runtime (where the model was exported)."""
@@ -142,7 +141,7 @@ class EarlyExitASR:
         if self.hotwords:
             config = replace(config, search=config.search.with_hotwords(self.hotwords))
         checked = config.policy_for(self.exit_layers)
-        build_search(config.search, tuple(self.session.tokens), self.session.blank)  # said now, not at the first utterance
+        prepare_search(self.session, config.search)  # said now, not at the first utterance
         self.config, self.policy_name = replace(config, policy=checked), name or checked.name
 
     def transcribe(self, audio: str | Path | np.ndarray, rate: int | None = None) -> Recognition:

@@ -1,6 +1,6 @@
 """Multiply-accumulates (MACs) of an early-exit model: a table of whole numbers, exact for every length.
 
-Counted: subsampling, blocks, exit heads, and the evidence read from a head. Not counted: norms, activations,
+Counted: subsampling, blocks, exit heads, the evidence read from a head, and the steps of an attention decoder. Not counted: norms, activations,
 dropout, softmax inside attention, and the frontend (the same for every exit). The numbers are counted by torch once
 per model (``SegmentEncoder.macs``, ``model.heads.mac_table``); this table is all that an engine without torch needs.
 """
@@ -38,6 +38,33 @@ class Parabola:
             return 0
         steps = frames - 1
         return self.at_one + steps * self.step + steps * (steps - 1) // 2 * self.growth
+
+
+# A frame of CTC's prefix score for one token: two sums of two exponentials, each term of which counts as one.
+PREFIX_MACS = 4
+
+
+@dataclass(frozen=True)
+class StepMacs:
+    """MACs of one step of an attention decoder for one hypothesis, by what it looks at.
+
+    Attributes:
+        at_one: with one token so far (the start) and one frame.
+        per_token: of every further token.
+        per_frame: of every further frame.
+
+    Example:
+        >>> StepMacs(at_one=100, per_token=10, per_frame=1)(tokens=3, frames=5)
+        124
+    """
+
+    at_one: int
+    per_token: int
+    per_frame: int
+
+    def __call__(self, tokens: int, frames: int) -> int:
+        """The value at a number of tokens and frames, from one on each."""
+        return self.at_one + (tokens - 1) * self.per_token + (frames - 1) * self.per_frame
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from espnet_ee import __version__
 from espnet_ee.cli.parser import Parser
 from espnet_ee.cli.score import add_calibration, calibration_of
 from espnet_ee.errors import UsageError
-from espnet_ee.policy.decoding import DecodingConfig, pairs
+from espnet_ee.policy.decoding import DecodingConfig, pairs, search_of_words
 from espnet_ee.policy.registry import POLICIES
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ def add_decode(parser: Parser) -> None:
     parser.option("--policy", f"a policy without a file: {known}; written as decode_NAME", choices=tuple(POLICIES))
     parser.option("--policy_conf", "its settings", nargs="+", default=[], metavar="KEY=VALUE")
     parser.option("--every_exit", "no stopping: the evidence of every exit", action="store_true")
+    parser.option(
+        "--search",
+        "how texts are looked for, where no configuration says it: kind=attention (with decoders), beam=N, ... (default: kind=greedy)",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+    )
     parser.option("--nbest", "with it: N-best scores of this size, too", type=int, default=0, metavar="N")
     parser.option(
         "--batch_size", "utterances recognised together (default: as a configuration says, or 1)", type=int, metavar="N"
@@ -86,6 +93,7 @@ def _decode(options: argparse.Namespace) -> None:
         num_threads=options.num_threads,
         device=options.device,
         chunk_ms=options.chunk_ms,
+        search=search_of_words(options.search, "--search"),
         calibration=calibration,
         tuning=None if options.lm is None else _tuning(options),
     )
@@ -106,7 +114,7 @@ def _configs(options: argparse.Namespace) -> dict[str, DecodingConfig]:
         name = options.policy or "fixed"
         if f"decode_{name}" in configs:
             raise UsageError(f"--policy {name}: a configuration has the name decode_{name}; rename it")
-        configs[f"decode_{name}"] = DecodingConfig().changed(name, settings)
+        configs[f"decode_{name}"] = DecodingConfig(search=search_of_words(options.search, "--search")).changed(name, settings)
     return configs
 
 

@@ -60,6 +60,7 @@ def add_calibrate(parser: Parser) -> None:
 def _calibrate(options: argparse.Namespace) -> None:
     from espnet_ee.score.calibrate import PROMISES, calibrate_policies, parse_target, write_calibrated
     from espnet_ee.score.grid import read_grid
+    from espnet_ee.score.runs import search_of
 
     names, words, features = calibration_of(options)
     if not (names and words and features):
@@ -71,7 +72,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     if not calibrated:
         print(f"{options.evidence}: the model has one exit only; there is nothing to choose")
         return
-    write_calibrated(options.out, calibrated, dev.name)
+    write_calibrated(options.out, calibrated, dev.name, search_of(options.evidence))
     print(*calibrated, sep="\n")
 
 

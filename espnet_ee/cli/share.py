@@ -10,6 +10,7 @@ from pathlib import Path
 from espnet_ee.cli.parser import Parser
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
+from espnet_ee.policy.attending import ATTENTION
 from espnet_ee.policy.decoding import DecodingConfig
 
 MODEL = "folder of an experiment (exp/asr_...)"
@@ -63,13 +64,23 @@ def _export_onnx(options: argparse.Namespace) -> None:
     from espnet_ee.store.package import open_model
 
     package = open_model(options.model, model_file=options.model_file)
-    configs, default = _with_policy(options.policy, package.configs, package.default)
+    configs, default = _with_policy(options.policy, *_of_heads(package.configs, package.default))
+    if default is not None and configs[default].search.kind == ATTENTION:
+        raise UsageError(f"--policy {options.policy}: searches with attention decoders, which are not exported; name another")
+    if getattr(package.model, "decoder", None) is not None:
+        print("the exits' CTC heads are exported, their attention decoders are not")
     exits_csv = options.model / "exits.csv"
     export = OnnxExport(configs, default, options.exit_layer, options.int8, exits_csv if exits_csv.is_file() else None)
     folder = export_onnx(package.model, package.sample_rate, options.out, export, lambda line: print(line, flush=True))
     if default is None:
         print("no calibrated policy and no --policy: no file that stops by itself")
     print(f"{folder}: exported; on a device: espnet-ee transcribe AUDIO --model {options.out}")
+
+
+def _of_heads(configs: Mapping[str, DecodingConfig], default: str | None) -> tuple[dict[str, DecodingConfig], str | None]:
+    """The decoding configurations that need no attention decoder, and the name of the default one if it is among them."""
+    kept = {name: config for name, config in configs.items() if config.search.kind != ATTENTION}
+    return kept, default if default in kept else None
 
 
 def _need_onnx(*libraries: str) -> None:

@@ -103,7 +103,7 @@ def _recognition(mapping: Mapping[str, Any]) -> Recognition:
         EvidenceRow(
             **{
                 **_with_tuples(row, "confidences"),
-                "evidence": ExitEvidence(**_with_tuples(row["evidence"], "tokens", "nbest_scores")),
+                "evidence": ExitEvidence(**_with_tuples(row["evidence"], "tokens", "nbest_scores", "decoder_scores")),
             }
         )
         for row in mapping["rows"]

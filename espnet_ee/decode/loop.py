@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +12,17 @@ import numpy as np
 
 from espnet_ee.compute import MacTable
 from espnet_ee.errors import UserError
+from espnet_ee.policy.attending import AttentionConfig, Search
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
 from espnet_ee.search.beam import BeamSearch, GreedySearch, build_search, nbest_search
 from espnet_ee.search.greedy import Hypothesis
+from espnet_ee.search.joint import JointTexts
 from espnet_ee.search.words import Word, words_of
 from espnet_ee.text import tokens_to_text
 
@@ -120,6 +124,31 @@ class ExitSession(Protocol[State]):
     def select(self, state: State, places: Sequence[int]) -> State:
         """Keeps some utterances of the batch, in this order; at least one."""
 
+    def require_decoders(self) -> None:
+        """Raises UserError if the exits have no attention decoders."""
+
+    def attend(self, state: State, place: int, frames: Frames, config: AttentionConfig) -> JointTexts:
+        """Searches with the exit's attention decoder.
+
+        Args:
+            state: at an exit.
+            place: row of the batch.
+            frames: what was read there, ``log_probs`` among it.
+            config: how to search.
+        """
+
+
+def prepare_search(session: ExitSession[Any], search: Search) -> GreedySearch | BeamSearch | AttentionConfig:
+    """What looks for the text of an exit's frames; with attention decoders the session does, as the configuration says.
+
+    Raises:
+        UserError: the model has none, flashlight-text is missing, or a language model cannot be read.
+    """
+    if isinstance(search, AttentionConfig):
+        session.require_decoders()
+        return search
+    return build_search(search, tuple(session.tokens), session.blank)
+
 
 @dataclass(frozen=True)
 class Recognition:
@@ -129,14 +158,16 @@ class Recognition:
         text: the words.
         tokens: the tokens.
         token_ids: their numbers.
-        score: log-probability of the greedy path, or the score of the beam's best hypothesis.
+        score: log-probability of the greedy path, or the score of the beam's best hypothesis (of attention and CTC the joint one).
         exit_layer: 1-based number of the last block that was computed.
-        macs: multiply-accumulates spent: subsampling, blocks, the heads that were read, evidence.
+        macs: multiply-accumulates spent: subsampling, blocks, the heads that were read, evidence, the
+            searches of attention decoders.
         rows: the exits whose heads were read, in order; the last one gave the text. Where not every exit was kept, the
             others have no hypothesis, and of the evidence only what the policy reads.
         seconds: wall clock from the start of the batch to each of ``rows``, divided by the batch's size.
         words: those of the text with times and confidences (as the decoding configuration maps them), in order, inside the
-            audio and without overlap; none where the session does not know how long a frame is.
+            audio and without overlap; none where the session does not know how long a frame is, or an
+            attention decoder says more than the frames can.
     """
 
     text: str
@@ -213,8 +244,9 @@ def _new_run(session: ExitSession[Any], config: DecodingConfig, utterances: int,
     policy = config.policy_for(session.exit_layers)
     size = max(nbest, policy.nbest)
     tokens = tuple(session.tokens)
-    nbests = nbest_search(config.search, size, tokens, session.blank) if size else None
-    search = build_search(config.search, tokens, session.blank)
+    plain = SearchConfig() if isinstance(config.search, AttentionConfig) else config.search
+    nbests = nbest_search(plain, size, tokens, session.blank) if size else None
+    search = prepare_search(session, config.search)
     return _Run(session, policy, keep, search, nbests, size, config.confidences, utterances)
 
 
@@ -238,7 +270,7 @@ class _Run:
         session: ExitSession[Any],
         policy: ExitPolicy,
         keep: bool,
-        search: GreedySearch | BeamSearch,
+        search: GreedySearch | BeamSearch | AttentionConfig,
         nbests: BeamSearch | None,
         nbest: int,
         confidences: ConfidenceMap,
@@ -251,6 +283,7 @@ class _Run:
         self.active = list(self.utterances)
         self.reads_heads = keep or bool(policy.reads)
         self.reads = FIELDS if keep else policy.reads
+        self.attends_always = isinstance(search, AttentionConfig) and (keep or policy.needs_every_search)
         self.want = frozenset({"log_probs"} if nbests or search.needs_log_probs else ()) | (self.reads & {"cluster_entropy"})
 
     def results(self, state: SessionState, samples: Sequence[int], passed: Sequence[SessionState] = ()) -> list[Recognition]:
@@ -280,15 +313,21 @@ class _Run:
             # A policy that reads nothing is asked first: only the heads of those that stop are computed.
             places = places if self._stops(state.layer, [ExitEvidence(state.layer)]) else []
         frames = self.session.read(state, places, self.want) if places else []
-        evidence = [self._evidence(state.layer, reading) for reading in frames]
+        texts = (
+            [self._attend(state, *read) for read in zip(places, frames, strict=True)]
+            if self.attends_always
+            else [None] * len(frames)
+        )
+        evidence = [self._evidence(state.layer, *read) for read in zip(frames, texts, strict=True)]
         elapsed = (time.perf_counter() - self.started) / len(self.utterances)
         going_on = [] if places else list(range(len(self.active)))
-        for place, reading, exit_ in zip(places, frames, evidence, strict=True):
+        for place, reading, exit_, joint in zip(places, frames, evidence, texts, strict=True):
             utterance = self.active[place]
-            utterance.rows.append(self._row(utterance, exit_, reading))
+            utterance.rows.append(self._row(utterance, exit_, reading, joint))
             utterance.seconds.append(elapsed)
             if self._stops(state.layer, [row.evidence for row in utterance.rows]):
-                utterance.result = self._result(utterance, reading)
+                self._check(utterance, reading)
+                utterance.result = self._result(utterance, reading, joint or self._attend(state, place, reading))
             else:
                 going_on.append(place)
         self.active = [self.active[place] for place in going_on]
@@ -297,12 +336,18 @@ class _Run:
     def _stops(self, layer: int, evidence: Sequence[ExitEvidence]) -> bool:
         return layer == self.session.exit_layers[-1] or self.policy.should_stop(evidence)
 
-    def _evidence(self, layer: int, frames: Frames) -> ExitEvidence:
+    def _attend(self, state: SessionState, place: int, frames: Frames) -> JointTexts | None:
+        """What the exit's attention decoder finds; None where nobody asks for it, and of numbers that are broken."""
+        if not isinstance(self.search, AttentionConfig) or not np.isfinite(frames.log_confidence).all():
+            return None
+        return self.session.attend(state, place, frames, self.search)
+
+    def _evidence(self, layer: int, frames: Frames, joint: JointTexts | None) -> ExitEvidence:
         self._check_clusters(layer, frames)
         evidence = evidence_of(layer, frames, self.session.blank, self.reads)
-        if self.nbests is None or frames.log_probs is None:
-            return evidence
-        return replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs)[: self.nbest])
+        if self.nbests is not None and frames.log_probs is not None:
+            evidence = replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs)[: self.nbest])
+        return evidence if joint is None else joint.added_to(evidence)
 
     def _check_clusters(self, layer: int, frames: Frames) -> None:
         if frames.cluster_entropy is None and "cluster_entropy" in self.policy.reads and layer != self.session.exit_layers[-1]:
@@ -311,13 +356,13 @@ class _Run:
                 "choose another policy"
             )
 
-    def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames) -> EvidenceRow:
+    def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames, joint: JointTexts | None) -> EvidenceRow:
         macs, text, confidences = self.session.macs, "", tuple[float, ...]()
         if self.keep:
-            hypothesis = self.search(frames)
+            hypothesis = self._hypothesis(frames, joint)
             tokens = self._strings(hypothesis.tokens)
             text = self._text(tokens)
-            if np.isfinite(frames.log_confidence).all():
+            if np.isfinite(frames.log_confidence).all() and len(hypothesis.spans) == len(tokens):
                 words = words_of(tokens, hypothesis.spans, 1.0, token_type=self.session.token_type)
                 confidences = tuple(word.confidence for word in words)
         return EvidenceRow(
@@ -326,7 +371,15 @@ class _Run:
             macs.encoder_macs(evidence.layer, utterance.feature_frames),
             macs.head_macs(evidence.layer, evidence.frames),
             confidences,
+            0 if joint is None else joint.macs,
         )
+
+    def _hypothesis(self, frames: Frames, joint: JointTexts | None) -> Hypothesis:
+        if not isinstance(self.search, AttentionConfig):
+            return self.search(frames)
+        if joint is None or frames.log_probs is None:
+            return Hypothesis((), math.nan, ())
+        return joint.hypothesis(frames.log_probs, self.session.blank)
 
     def _strings(self, tokens: Sequence[int]) -> tuple[str, ...]:
         return tuple(self.session.tokens[token] for token in tokens)
@@ -334,26 +387,29 @@ class _Run:
     def _text(self, tokens: Sequence[str]) -> str:
         return tokens_to_text(tokens, self.session.token_type)
 
-    def _result(self, utterance: _Utterance, frames: Frames) -> Recognition:
-        """The text is made here, where the utterance stops, and not at the exits it passed."""
-        rows = utterance.rows
+    def _check(self, utterance: _Utterance, frames: Frames) -> None:
         if not np.isfinite(frames.log_confidence).all():
-            layer = rows[-1].evidence.layer
+            layer = utterance.rows[-1].evidence.layer
             raise UtteranceError(
                 f"the model's output at exit {layer} is not a number (NaN, or an overflow inside the model), so there is no "
                 "text; its parameters are damaged, or the audio is far from what it was trained on",
                 utterance.place,
             )
-        hypothesis = self.search(frames)
+
+    def _result(self, utterance: _Utterance, frames: Frames, joint: JointTexts | None) -> Recognition:
+        """The text is made here, where the utterance stops, and not at the exits it passed."""
+        rows, hypothesis = utterance.rows, self._hypothesis(frames, joint)
         tokens = self._strings(hypothesis.tokens)
         rows[-1] = replace(rows[-1], hypothesis=self._text(tokens))
+        if joint is not None:
+            rows[-1] = replace(rows[-1], evidence=joint.added_to(rows[-1].evidence), decoder_macs=joint.macs)
         return Recognition(
             text=rows[-1].hypothesis,
             tokens=tokens,
             token_ids=hypothesis.tokens,
             score=hypothesis.score,
             exit_layer=rows[-1].evidence.layer,
-            macs=macs_of_stop(rows, len(rows) - 1, self.reads_heads),
+            macs=macs_of_stop(rows, len(rows) - 1, self.reads_heads, self.attends_always),
             rows=tuple(rows),
             seconds=tuple(utterance.seconds),
             words=self._words(utterance, tokens, hypothesis),
@@ -361,7 +417,7 @@ class _Run:
 
     def _words(self, utterance: _Utterance, tokens: Sequence[str], hypothesis: Hypothesis) -> tuple[Word, ...]:
         rate, frame_seconds = self.session.sample_rate, self.session.frame_seconds
-        if rate is None or frame_seconds is None:
+        if rate is None or frame_seconds is None or len(hypothesis.spans) < len(tokens):
             return ()
         words = words_of(tokens, hypothesis.spans, frame_seconds, utterance.samples / rate, self.session.token_type)
         layer = utterance.rows[-1].evidence.layer

@@ -21,6 +21,7 @@ from espnet_ee.decode.tuning import CONFIG, FACTS, FOLDER, Stops, Tuning, check_
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
+from espnet_ee.policy.attending import Search
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
@@ -65,6 +66,7 @@ class DecodeOptions:
         num_threads: CPU threads, likewise.
         device: torch device.
         chunk_ms: milliseconds of a chunk beyond which a frame sees nothing, as in a stream; None: it sees all.
+        search: how the text of an exit is looked for in the evidence, and by what is calibrated on it.
         calibration: what is calibrated on the evidence; None: nothing.
         tuning: of a calibration: a language model, whose weight is tuned on the development set; the evidence and what is
             calibrated on it are then of the beam search with it. None: they are greedy.
@@ -80,6 +82,7 @@ class DecodeOptions:
     num_threads: int | None = None
     device: str = "cpu"
     chunk_ms: int | None = None
+    search: Search = field(default_factory=SearchConfig)
     calibration: Calibration | None = None
     tuning: Tuning | None = None
 
@@ -162,6 +165,8 @@ class _Decodings:
         if options.tuning:
             if calibration is None:
                 raise UsageError("--lm: is tuned on the development set; name it with --calibrate_on")
+            if options.search != SearchConfig():
+                raise UsageError("--search: has no place beside --lm, which is tuned for a beam; leave out one of them")
             check_grid(options.tuning)
             read_words(options.tuning.lm)
             check_folder(options.out / FOLDER)
@@ -182,11 +187,11 @@ class _Decodings:
         if missing:
             raise UsageError(f"--online {' '.join(sorted(missing))}: is not among the policies that are calibrated")
 
-    def search(self) -> SearchConfig:
+    def search(self) -> Search:
         """How the texts of every exit and of what is calibrated are looked for; tunes the language model, if there is one."""
         tuning, calibration = self.options.tuning, self.options.calibration
         if tuning is None or calibration is None:
-            return SearchConfig()
+            return self.options.search
         folder, data = self.options.out / FOLDER, self.sets[calibration.on]
         policy = next(iter([*calibration.online, *calibration.policies]), None) if calibration.targets else None
         stops = Stops(policy, calibration.targets[0] if policy else "", tuple(calibration.features))
@@ -248,7 +253,7 @@ class _Decodings:
         except UserError as error:
             raise UserError(f"{data}: {error}") from None
 
-    def calibrate(self, calibration: Calibration, search: SearchConfig) -> Iterator[tuple[str, DecodingConfig]]:
+    def calibrate(self, calibration: Calibration, search: Search) -> Iterator[tuple[str, DecodingConfig]]:
         """Writes the calibrated configurations; yields those that run online, by tag."""
         out, folder = self.options.out, self.options.out / POLICIES
         evidence = out / EVERY_EXIT / calibration.on / "evidence.tsv"

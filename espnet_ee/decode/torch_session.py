@@ -6,18 +6,24 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
+from espnet_ee.compute import StepMacs
+from espnet_ee.decode.attention_search import AttentionSearch, count_step
 from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_utterance
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.encoder.chunk import chunk_of
 from espnet_ee.errors import UserError
 from espnet_ee.model.cluster_heads import cluster_heads_of
+from espnet_ee.model.decoders import exit_decoders_of
 from espnet_ee.model.heads import exit_heads_of, mac_table
+from espnet_ee.policy.attending import AttentionConfig
 from espnet_ee.policy.frames import Frames
+from espnet_ee.search.joint import JointTexts
 from espnet_ee.text import token_type_of
 
 P = ParamSpec("P")
@@ -79,7 +85,7 @@ class TorchSession:
         _check_readable(model)
         self.model = model.eval()
         self.encoder: SegmentEncoder = model.encoder
-        self.heads, self.macs = exit_heads_of(model), mac_table(model)
+        self.heads, self.macs, self.decoders = exit_heads_of(model), mac_table(model), exit_decoders_of(model)
         self.clusters = cluster_heads_of(model)
         self.exit_layers: tuple[int, ...] = self.encoder.exit_layers
         self.blank: int = model.blank_id
@@ -154,6 +160,29 @@ class TorchSession:
             replace(exit_, log_probs=table[:length].cpu().numpy())
             for exit_, table, length in zip(frames, tables, lengths, strict=True)
         ]
+
+    @cached_property
+    def step(self) -> StepMacs:
+        """What a step of an attention decoder costs; the exits' are alike."""
+        return count_step(next(iter(self.decoders.values())), self.encoder.output_size())
+
+    def require_decoders(self) -> None:
+        """Raises UserError for a model of CTC heads alone."""
+        if not self.decoders:
+            raise UserError(
+                "search: kind attention: the model's exits have no attention decoders; search with kind: greedy or beam, or train "
+                "a model with exit_terms: {ctc: 0.3, attention: 0.7}"
+            )
+
+    @in_memory
+    @torch.inference_mode()
+    def attend(self, state: TorchState, place: int, frames: Frames, config: AttentionConfig) -> JointTexts:
+        """The texts that the exit's decoder and head say together of one row of the batch."""
+        output = state.output
+        assert output is not None and frames.log_probs is not None, "no exit was read with its log-probabilities"
+        hidden = output.hs[place, : len(frames.labels)]
+        log_probs = torch.from_numpy(frames.log_probs).to(hidden)
+        return AttentionSearch(self.model, config, self.step)(self.decoders[output.layer], hidden, log_probs)
 
     @in_memory
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from espnet_ee.errors import UserError
-from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.evidence import OF_DECODER, ExitEvidence
 
 
 class ExitPolicy(ABC):
@@ -33,6 +33,11 @@ class ExitPolicy(ABC):
     def needs_every_exit(self) -> bool:
         """Whether the heads below the exit it stops at must be computed; they then count as compute."""
         return bool(self.reads)
+
+    @property
+    def needs_every_search(self) -> bool:
+        """Whether the attention decoders below the exit it stops at must search, too; they then count as compute."""
+        return bool(self.reads & OF_DECODER)
 
     @abstractmethod
     def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:

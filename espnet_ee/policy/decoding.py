@@ -11,6 +11,7 @@ import yaml
 
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
+from espnet_ee.policy.attending import ATTENTION, Search, read_search
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.fixed import FixedExitPolicy
@@ -42,7 +43,7 @@ class DecodingConfig:
     policy: ExitPolicy | None = None
     batch_size: int = 1
     num_threads: int = 1
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: Search = field(default_factory=SearchConfig)
     confidences: ConfidenceMap = field(default_factory=ConfidenceMap)
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class DecodingConfig:
         name, conf = values.pop("policy", None), values.pop("policy_conf", {})
         try:
             if "search" in values:
-                values["search"] = SearchConfig.from_mapping(values["search"])
+                values["search"] = read_search(values["search"])
             if "confidences" in values:
                 values["confidences"] = ConfidenceMap.from_mapping(values["confidences"])
             return cls(_policy(name, conf), **values)
@@ -126,10 +127,14 @@ class DecodingConfig:
             exit_layers: the model's, rising.
 
         Raises:
-            UserError: the policy does not fit them.
+            UserError: the policy does not fit them, or reads what the search does not say.
         """
         policy = FixedExitPolicy(exit_layers[-1]) if self.policy is None else self.policy
         policy.check(exit_layers)
+        if policy.needs_every_search and self.search.kind != ATTENTION:
+            raise UserError(
+                f"policy {policy.name} reads what an attention decoder says; give the table search: with kind: {ATTENTION}"
+            )
         return policy
 
 
@@ -161,3 +166,18 @@ def pairs(words: list[str], option: str) -> dict[str, str]:
             raise UsageError(f"{option}: {word!r} is not KEY=VALUE")
         table[key] = value
     return table
+
+
+def search_of_words(words: list[str], option: str) -> Search:
+    """Reads ``KEY=VALUE`` words of a command line.
+
+    >>> search_of_words(["kind=attention", "beam=4"], "--search")
+    AttentionConfig(beam=4, ctc_weight=0.3, maxlenratio=0.0)
+
+    Raises:
+        UsageError: as :func:`read_search`, or a word is something else.
+    """
+    try:
+        return read_search({key: yaml.safe_load(value) for key, value in pairs(words, option).items()})
+    except (UserError, yaml.YAMLError) as error:
+        raise UsageError(f"{option}: {error}") from None

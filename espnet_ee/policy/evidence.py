@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+OF_DECODER = frozenset({"decoder_log_prob", "decoder_scores"})
+"""The fields that cost a joint search with an attention decoder."""
+
 
 @dataclass(frozen=True)
 class ExitEvidence:
@@ -27,6 +30,9 @@ class ExitEvidence:
         token_confidence: least sure token: the minimum over the tokens of the largest probability within the
             token's frames; NaN without a token.
         cluster_entropy: mean entropy over the frames of what the exit's cluster head says, in nats; of models without these NaN.
+        decoder_log_prob: mean log-probability that the exit's attention decoder gives the tokens of its joint search's text, the
+            end among them.
+        decoder_scores: joint log scores of that search's N best, best first.
     """
 
     layer: int
@@ -40,3 +46,5 @@ class ExitEvidence:
     spoken_confidence: float = math.nan
     token_confidence: float = math.nan
     cluster_entropy: float = math.nan
+    decoder_log_prob: float = math.nan
+    decoder_scores: tuple[float, ...] = ()

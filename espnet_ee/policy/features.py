@@ -60,9 +60,16 @@ def agreeing_exits(evidence: Sequence[ExitEvidence]) -> float:
     return float(sum(exit_.tokens == evidence[-1].tokens for exit_ in evidence[:-1]))
 
 
+def decoder_doubt(evidence: Sequence[ExitEvidence]) -> float:
+    """One minus the geometric mean probability that the exit's attention decoder gives its text."""
+    mean = evidence[-1].decoder_log_prob
+    return -math.expm1(mean) if -math.inf < mean <= 0 else math.nan
+
+
 FEATURES: dict[str, Feature] = {
     "log_entropy": Feature(log_entropy, frozenset({"entropy"})),
     "least_token_doubt": Feature(least_token_doubt, frozenset({"tokens", "token_confidence", "confidence"})),
     "changed_tokens": Feature(changed_tokens, frozenset({"tokens"})),
     "agreeing_exits": Feature(agreeing_exits, frozenset({"tokens"})),
+    "decoder_doubt": Feature(decoder_doubt, frozenset({"decoder_log_prob"})),
 }

@@ -12,6 +12,7 @@ from typing import Any
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_untrusted_yaml, write_yaml
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.searching import SearchConfig
 
 DESCRIPTION = "package.yaml"  # the file that makes a folder a package
 FORMAT = 1
@@ -87,15 +88,15 @@ def write_configs(folder: Path, configs: Mapping[str, DecodingConfig]) -> dict[s
     names: dict[Path, str] = {}
     written = {}
     for name, config in configs.items():
-        lm = config.search.lm
-        if lm is not None:
+        search, lm = config.search, config.search.lm
+        if isinstance(search, SearchConfig) and lm is not None:
             if not is_file(lm):
                 raise UserError(f"{PREFIX}{name}.yaml: search: no such language model as {lm}; mend its path")
             path = Path(lm).resolve()
             if path not in names:
                 names[path] = f"lm{len(names) + 1}.arpa" if names else "lm.arpa"
                 shutil.copyfile(path, folder / names[path])
-            config = replace(config, search=replace(config.search, lm=names[path]))
+            config = replace(config, search=replace(search, lm=names[path]))
         written[name] = config
         write_yaml(folder / f"{PREFIX}{name}.yaml", config.to_mapping())
     return written

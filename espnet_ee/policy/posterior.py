@@ -31,8 +31,12 @@ class PosteriorPolicy(ThresholdPolicy):
             raise UserError(f"policy posterior: nbest is {self.nbest}; the best of one is always sure, give 2 or more")
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
-        scores = evidence[-1].nbest_scores[: self.nbest]
-        if not scores or not all(map(math.isfinite, scores)):
-            return math.nan
-        best = max(scores)
-        return math.exp(scores[0] - best) / math.fsum(math.exp(score - best) for score in scores)
+        return posterior_of_best(evidence[-1].nbest_scores[: self.nbest])
+
+
+def posterior_of_best(scores: Sequence[float]) -> float:
+    """``exp(s_1) / sum_k exp(s_k)`` of log scores, the best first; NaN without any, or with one that is broken."""
+    if not scores or not all(map(math.isfinite, scores)):
+        return math.nan
+    best = max(scores)
+    return math.exp(scores[0] - best) / math.fsum(math.exp(score - best) for score in scores)

@@ -10,6 +10,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.cluster_entropy import ClusterEntropyPolicy
 from espnet_ee.policy.confidence import ConfidencePolicy
+from espnet_ee.policy.decoder import DecoderPolicy, DecoderPosteriorPolicy
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.learned import LearnedPolicy
@@ -24,6 +25,8 @@ POLICIES: dict[str, type[ExitPolicy]] = {
     "posterior": PosteriorPolicy,
     "learned": LearnedPolicy,
     "cluster_entropy": ClusterEntropyPolicy,
+    "decoder": DecoderPolicy,
+    "decoder_posterior": DecoderPosteriorPolicy,
 }
 
 

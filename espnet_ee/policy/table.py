@@ -24,6 +24,8 @@ NUMBERS = ("entropy", "confidence", "blank_share", "score", "spoken_confidence",
 COLUMNS = (*NEEDED[:4], *NUMBERS, *NEEDED[4:6], "nbest_scores", *NEEDED[6:], "word_confidences")
 # Of models with cluster heads, and of no other.
 CLUSTER_COLUMNS = ("cluster_entropy",)
+# Of a decoding with attention decoders, and of no other.
+DECODER_COLUMNS = ("decoder_log_prob", "decoder_macs", "decoder_scores")
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {escape[1]: char for char, escape in _ESCAPES.items()}
 
@@ -38,6 +40,7 @@ class EvidenceRow:
         encoder_macs: multiply-accumulates from the front of the encoder up to and including this exit's block.
         head_macs: those of this exit's head and evidence alone.
         confidences: of the words of the hypothesis, in 0..1, as the model has them; empty where they are not known.
+        decoder_macs: those of a search with this exit's attention decoder; 0 where there was none.
     """
 
     evidence: ExitEvidence
@@ -45,6 +48,7 @@ class EvidenceRow:
     encoder_macs: int
     head_macs: int
     confidences: tuple[float, ...] = ()
+    decoder_macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,24 +72,26 @@ class EvidenceTable:
     utterances: dict[str, Utterance]
 
 
-def macs_of_stop(rows: Sequence[EvidenceRow], index: int, needs_every_exit: bool) -> int:
+def macs_of_stop(rows: Sequence[EvidenceRow], index: int, needs_every_exit: bool, needs_every_search: bool = False) -> int:
     """Returns the multiply-accumulates spent when an utterance stops at exit number ``index`` (0-based).
 
     Args:
         rows: the utterance's rows, one for each exit.
         index: the exit it stopped at.
         needs_every_exit: whether the heads of the exits below were computed too.
+        needs_every_search: whether their attention decoders were.
     """
-    heads = rows[: index + 1] if needs_every_exit else rows[index : index + 1]
-    return rows[index].encoder_macs + sum(row.head_macs for row in heads)
+    heads, decoders = (rows[0 if every else index : index + 1] for every in (needs_every_exit, needs_every_search))
+    return rows[index].encoder_macs + sum(row.head_macs for row in heads) + sum(row.decoder_macs for row in decoders)
 
 
 def write_table(path: str | Path, table: EvidenceTable) -> None:
     """Writes the table atomically, utterances sorted by id (C locale order)."""
     rows = [row.evidence for utterance in table.utterances.values() for row in utterance.rows]
     more = CLUSTER_COLUMNS if any(not math.isnan(evidence.cluster_entropy) for evidence in rows) else ()
+    searched = any(row.decoder_macs for utterance in table.utterances.values() for row in utterance.rows)
     with atomic_write(path) as stream:
-        stream.write("\t".join((*COLUMNS, *more)) + "\n")
+        stream.write("\t".join((*COLUMNS, *more, *(DECODER_COLUMNS if searched else ()))) + "\n")
         for utt_id in sorted(table.utterances):
             utterance = table.utterances[utt_id]
             layers = tuple(row.evidence.layer for row in utterance.rows)
@@ -95,6 +101,7 @@ def write_table(path: str | Path, table: EvidenceTable) -> None:
                 cells = [
                     *_fields(utt_id, utterance.audio_seconds, row),
                     *(_number(getattr(row.evidence, name)) for name in more),
+                    *(_decoder_fields(row) if searched else ()),
                 ]
                 stream.write("\t".join(cells) + "\n")
 
@@ -109,16 +116,24 @@ def _fields(utt_id: str, audio_seconds: float, row: EvidenceRow) -> list[str]:
         *(_number(getattr(evidence, name)) for name in NUMBERS),
         str(row.encoder_macs),
         str(row.head_macs),
-        " ".join(repr(float(score)) for score in evidence.nbest_scores),
+        _list(evidence.nbest_scores),
         " ".join(map(str, evidence.tokens)),
         escape(row.hypothesis),
         " ".join(f"{value:.4f}" for value in row.confidences),
     ]
 
 
+def _decoder_fields(row: EvidenceRow) -> list[str]:
+    return [_number(row.evidence.decoder_log_prob), str(row.decoder_macs), _list(row.evidence.decoder_scores)]
+
+
 def _number(value: float) -> str:
     """An empty cell says "not known". float() first: NumPy's scalars print as np.float32(...)"""
     return "" if math.isnan(value) else repr(float(value))
+
+
+def _list(values: Iterable[float]) -> str:
+    return " ".join(repr(float(value)) for value in values)
 
 
 def read_table(path: str | Path) -> EvidenceTable:
@@ -138,7 +153,7 @@ def read_table(path: str | Path) -> EvidenceTable:
     if lines and rest:
         raise UserError(f"{path}:{len(lines) + 1}: the last line is cut off; {remedy}")
     rows = []
-    for where, cell in read_cells(path, lines or [rest], NEEDED, (*COLUMNS, *CLUSTER_COLUMNS), remedy):
+    for where, cell in read_cells(path, lines or [rest], NEEDED, (*COLUMNS, *CLUSTER_COLUMNS, *DECODER_COLUMNS), remedy):
         try:
             row = parse_row(cell, _unescape(cell["hypothesis"]))
             rows.append((where, cell["utt_id"], read_seconds(cell["audio_seconds"]), row))
@@ -192,26 +207,33 @@ def parse_row(cell: Mapping[str, str], hypothesis: str) -> EvidenceRow:
         tokens=tuple(map(int, cell["tokens"].split())),
         frames=int(cell["frames"]),
         nbest_scores=tuple(map(float, cell.get("nbest_scores", "").split())),
-        **{name: float(cell[name]) for name in (*NUMBERS, *CLUSTER_COLUMNS) if cell.get(name)},
+        decoder_scores=tuple(map(float, cell.get("decoder_scores", "").split())),
+        **{name: float(cell[name]) for name in _MEASURED if cell.get(name)},
     )
     confidences = tuple(map(float, cell.get("word_confidences", "").split()))
-    row = EvidenceRow(evidence, hypothesis, int(cell["encoder_macs"]), int(cell["head_macs"]), confidences)
+    counts = (int(cell["encoder_macs"]), int(cell["head_macs"]), int(cell.get("decoder_macs") or 0))
+    row = EvidenceRow(evidence, hypothesis, *counts[:2], confidences, counts[2])
     if not cell["utt_id"]:
         raise ValueError("no utt_id")
-    if evidence.layer < 1 or min(evidence.frames, row.encoder_macs, row.head_macs) < 0:
+    if evidence.layer < 1 or min(evidence.frames, *counts) < 0:
         raise ValueError("an exit layer below 1 or a count below 0")
     if confidences and (len(confidences) != len(hypothesis.split()) or not all(0 <= value <= 1 for value in confidences)):
         raise ValueError(f"word_confidences are {len(confidences)} numbers, not one in 0..1 for each word")
-    for name in (*NUMBERS, *CLUSTER_COLUMNS):
-        low, high = _RANGES.get(name, (-_MOST if name == "score" else 0.0, _MOST))
+    for name in _MEASURED:
+        low, high = _RANGES.get(name, (0.0, _MOST))
         if cell.get(name) and not low <= getattr(evidence, name) <= high:
             raise ValueError(f"{name} is {cell[name]}")
     return row
 
 
+_MEASURED = (*NUMBERS, *CLUSTER_COLUMNS, DECODER_COLUMNS[0])
 _MOST = sys.float_info.max  # less than infinity
 # Shares and probabilities, up to the rounding of a mean; NaN is written as an empty cell.
-_RANGES = dict.fromkeys(("confidence", "blank_share", "spoken_confidence", "token_confidence"), (-0.0001, 1 + 0.0001))
+_RANGES = {
+    **dict.fromkeys(("confidence", "blank_share", "spoken_confidence", "token_confidence"), (-0.0001, 1 + 0.0001)),
+    "score": (-_MOST, _MOST),
+    "decoder_log_prob": (-_MOST, 0.0),
+}
 
 
 def read_seconds(text: str) -> float:

@@ -13,9 +13,11 @@ import onnxruntime
 from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_utterance
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
+from espnet_ee.policy.attending import AttentionConfig
 from espnet_ee.policy.frames import Frames
 from espnet_ee.runtime.model import Export
 from espnet_ee.runtime.onnx_file import FLOAT, INT64, Signature, Value, read_signature
+from espnet_ee.search.joint import JointTexts
 from espnet_ee.text import token_type_of
 
 FIRST, LATER = ("x", "x_lens"), ("hidden", "lens")
@@ -109,6 +111,18 @@ class OnnxSession:
         """Keeps some utterances."""
         lengths = tuple(state.feature_frames[place] for place in places)
         return OnnxState(state.layer, lengths, tuple(state.rows[place] for place in places))
+
+    def require_decoders(self) -> None:
+        """Raises UserError: attention decoders are not exported."""
+        raise UserError(
+            f"search: kind attention: {self.export.path} is an export, which has the CTC heads alone; search with kind: greedy or "
+            "beam, or take the engine torch"
+        )
+
+    def attend(self, state: OnnxState, place: int, frames: Frames, config: AttentionConfig) -> JointTexts:
+        """Raises UserError; see :meth:`require_decoders`."""
+        self.require_decoders()
+        raise AssertionError
 
     def _frames(self, row: Values, with_table: bool) -> Frames:
         count = int(row["lens_out"].numpy()[0])

@@ -13,6 +13,7 @@ import numpy as np
 
 from espnet_ee.errors import UsageError
 from espnet_ee.files import atomic_write
+from espnet_ee.policy.attending import Search
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
@@ -22,7 +23,7 @@ from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.bootstrap import draws
 from espnet_ee.score.confidences import fit_confidences
 from espnet_ee.score.fit import FOLDS, Samples, cross_fitted_levels, fit_learned, folds, make_samples
-from espnet_ee.score.grid import Grid, candidate_thresholds, exits_at, fixed_outcomes, levels, outcome
+from espnet_ee.score.grid import Grid, candidate_thresholds, exits_at, fixed_outcomes, levels, policy_outcome
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.points import make_point, policy_labels, write_exits
 from espnet_ee.score.promise import largest_loss, last_kept, loss_bounds
@@ -247,7 +248,7 @@ def _family(dev: Grid, name: str, features: Sequence[str]) -> Family:
 
 def _of_thresholds(dev: Grid, policy: ThresholdPolicy, level: np.ndarray) -> Family:
     thresholds = candidate_thresholds(policy, level)
-    outcomes = [outcome(dev, exits_at(policy, level, value), policy.needs_every_exit) for value in thresholds]
+    outcomes = [policy_outcome(dev, exits_at(policy, level, value), policy) for value in thresholds]
     policies = [replace(policy, threshold=value) for value in thresholds]
     return Family(policies, outcomes, fixed_outcomes(dev)[-1], largest_loss(dev.errors))
 
@@ -301,9 +302,7 @@ def samples_of(dev: Grid, features: Sequence[str]) -> Samples:
     return make_samples(evidence, dev.errors, [int(layer) for layer in dev.layers], features)
 
 
-def write_calibrated(
-    folder: Path, calibrated: Sequence[Calibrated], dev_name: str, search: SearchConfig | None = None
-) -> list[Path]:
+def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: str, search: Search | None = None) -> list[Path]:
     """Writes ``decode_NAME.yaml`` for each, and what the development set promised beside them.
 
     Those of an earlier calibration go: they may be of another model, and would be packed with this one.
@@ -318,7 +317,7 @@ def write_calibrated(
         The configurations' paths.
     """
     search = search or SearchConfig()
-    if search.lm is not None:
+    if isinstance(search, SearchConfig) and search.lm is not None:
         search = replace(search, lm=os.path.relpath(search.lm, folder))
     paths = [folder / f"decode_{one.name}.yaml" for one in calibrated]
     earlier = [path for path in folder.glob("decode_*.yaml") if path not in paths and _is_calibrated(path)]
@@ -340,7 +339,7 @@ def _is_calibrated(path: Path) -> bool:
     return path.read_bytes().startswith(_HEADER.encode())
 
 
-def _configuration(one: Calibrated, dev_name: str, search: SearchConfig) -> str:
+def _configuration(one: Calibrated, dev_name: str, search: Search) -> str:
     promise = f"{one.expected.wer:.2f} % WER, mean exit layer {one.expected.depth:.2f}{one.kept}"
     lines = [f"{_HEADER} {dev_name} for: {one.target}. Expected there: {promise}."]
     if not one.reached:

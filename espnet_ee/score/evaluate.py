@@ -20,6 +20,7 @@ from espnet_ee.score.grid import (
     levels,
     oracle_exits,
     outcome,
+    policy_outcome,
     sweep,
 )
 from espnet_ee.score.outcome import Outcome, at_cost
@@ -164,7 +165,7 @@ def _sweep(ruler: _Ruler, policy: ThresholdPolicy, thresholds: Sequence[float]) 
 
 def _calibrated(ruler: _Ruler, name: str, exits: np.ndarray, policies: Policies) -> Point:
     policy = policies.by_name[name]
-    reached = outcome(ruler.grid, exits, policy.needs_every_exit)
+    reached = policy_outcome(ruler.grid, exits, policy)
     return ruler.policy_point("calibrated", name, reached, policy, **_promised(name, policies))
 
 

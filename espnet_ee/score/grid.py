@@ -35,6 +35,7 @@ class Grid:
         seconds: audio (N,).
         macs_alone: compute when only the head of the exit itself is read (N, K).
         macs_passed: compute when the heads below are read, too (N, K).
+        macs_searched: compute when the attention decoders below search, too (N, K); without decoders as ``macs_passed``.
         clock: measured seconds to the text of every exit (N, K); None when no timing was kept.
         failed: utterances of the set that are in no row, for they could not be decoded, and why.
         references: text by utterance, of these and perhaps others.
@@ -49,6 +50,7 @@ class Grid:
     seconds: np.ndarray
     macs_alone: np.ndarray
     macs_passed: np.ndarray
+    macs_searched: np.ndarray
     clock: np.ndarray | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class Grid:
     def part(self, selection: np.ndarray) -> Grid:
         """The same set with some utterances alone, by number or by a mask (N,)."""
         names = tuple(np.array(self.utterances)[selection].tolist())
-        arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed")
+        arrays = ("words", "characters", "seconds", "macs_alone", "macs_passed", "macs_searched")
         return replace(
             self,
             table=EvidenceTable(self.table.exit_layers, {utt: self.table.utterances[utt] for utt in names}),
@@ -112,6 +114,8 @@ def make_grid(
         raise UserError(f"set {name}: no reference has a word, so there is no error rate; see its text file")
     encoder = np.array([[row.encoder_macs for row in exits] for exits in rows], dtype=float)
     heads = np.array([[row.head_macs for row in exits] for exits in rows], dtype=float)
+    decoders = np.array([[row.decoder_macs for row in exits] for exits in rows], dtype=float)
+    passed = encoder + heads.cumsum(axis=1)
     return Grid(
         name=name,
         table=table,
@@ -120,8 +124,9 @@ def make_grid(
         words=words,
         characters=characters,
         seconds=np.array([table.utterances[utt].audio_seconds for utt in names]),
-        macs_alone=encoder + heads,
-        macs_passed=encoder + heads.cumsum(axis=1),
+        macs_alone=encoder + heads + decoders,
+        macs_passed=passed + decoders,
+        macs_searched=passed + decoders.cumsum(axis=1),
         clock=None if timing is None else np.array([timing[utt] for utt in names]),
         references=references,
     )
@@ -179,7 +184,7 @@ def levels(grid: Grid, policy: ThresholdPolicy) -> np.ndarray:
         for index in range(len(evidence) - 1):
             level[row, index] = policy.level(evidence[: index + 1])
     if not np.isfinite(level).any() and _says_something(grid):
-        remedy = "decode every exit again (posterior: with --nbest N)"
+        remedy = "decode every exit again (posterior: with --nbest N; of a decoder: with --search kind=attention)"
         raise UserError(f"policy {policy.name}: the evidence table of set {grid.name} lacks what it reads; {remedy}")
     return level
 
@@ -209,13 +214,19 @@ def oracle_exits(grid: Grid) -> np.ndarray:
     return grid.errors.argmin(axis=1)
 
 
-def outcome(grid: Grid, exits: np.ndarray, needs_every_exit: bool) -> Outcome:
+def outcome(grid: Grid, exits: np.ndarray, needs_every_exit: bool, needs_every_search: bool = False) -> Outcome:
     """What stopping at these exits (N,) gives."""
     rows = np.arange(len(exits))
     macs = grid.macs_passed if needs_every_exit else grid.macs_alone
+    macs = grid.macs_searched if needs_every_search else macs
     clock = None if grid.clock is None else grid.clock[rows, exits]
     words, characters = grid.words[rows, exits], grid.characters[rows, exits]
     return Outcome(words, characters, macs[rows, exits], grid.layers[exits], grid.seconds, clock)
+
+
+def policy_outcome(grid: Grid, exits: np.ndarray, policy: ExitPolicy) -> Outcome:
+    """What a policy gives that stops at these exits (N,): what it reads at the exits below counts."""
+    return outcome(grid, exits, policy.needs_every_exit, policy.needs_every_search)
 
 
 def fixed_outcomes(grid: Grid) -> list[Outcome]:
@@ -252,4 +263,4 @@ def deeper_is_lower(policy: ThresholdPolicy) -> bool:
 def sweep(grid: Grid, policy: ThresholdPolicy, thresholds: Sequence[float]) -> list[Outcome]:
     """The outcome at every threshold; the levels are computed once."""
     level = levels(grid, policy)
-    return [outcome(grid, exits_at(policy, level, value), policy.needs_every_exit) for value in thresholds]
+    return [policy_outcome(grid, exits_at(policy, level, value), policy) for value in thresholds]

@@ -12,7 +12,7 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
 from espnet_ee.score.calibrate import plain_policy
-from espnet_ee.score.grid import Grid, candidate_thresholds, exits_of, levels, outcome, sweep
+from espnet_ee.score.grid import Grid, candidate_thresholds, exits_of, levels, policy_outcome, sweep
 from espnet_ee.score.outcome import Outcome
 
 COLUMNS = ("policy", "threshold", "wer", "errors", "words", "depth", "macs_per_second", "rtf")
@@ -76,7 +76,7 @@ def _rows(grid: Grid, policy: ExitPolicy, thresholds: Sequence[float], count: in
         if isinstance(policy, FixedExitPolicy):
             # As text: 4.7 is no layer, and must not pass for 4.
             policy = build_policy(FixedExitPolicy.name, {"exit_layer": f"{value:g}"})
-        reached = outcome(grid, exits_of(grid, policy), policy.needs_every_exit)
+        reached = policy_outcome(grid, exits_of(grid, policy), policy)
         yield _row(policy.name, "" if math.isnan(value) else f"{value:g}", reached)
 
 

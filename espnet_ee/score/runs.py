@@ -12,10 +12,11 @@ import numpy as np
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import is_count, read_scp
+from espnet_ee.policy.attending import Search
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import KEYS, DecodingConfig
 from espnet_ee.policy.searching import SearchConfig
-from espnet_ee.score.grid import Grid, exits_of, outcome, without
+from espnet_ee.score.grid import Grid, exits_of, policy_outcome, without
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.wer import check_same_utterances, count_edits
 
@@ -44,7 +45,7 @@ class OnlineRun:
     other_exits: int
     other_texts: int
     other_macs: int
-    search: SearchConfig | None = None
+    search: Search | None = None
 
     @property
     def equals_replay(self) -> bool:
@@ -63,9 +64,7 @@ class OnlineRun:
         )
 
 
-def read_run(
-    folder: Path, name: str, grid: Grid, references: Mapping[str, str], search: SearchConfig | None = None
-) -> OnlineRun:
+def read_run(folder: Path, name: str, grid: Grid, references: Mapping[str, str], search: Search | None = None) -> OnlineRun:
     """Reads the decoding of one set.
 
     Args:
@@ -85,7 +84,7 @@ def read_run(
     for file, table in (("1best_recog/text", texts), ("utt2exit", layers), ("utt2macs", macs)):
         check_same_utterances(grid.utterances, table, str(folder / file))
     exits = exits_of(grid, policy)
-    replay = outcome(grid, exits, policy.needs_every_exit)
+    replay = policy_outcome(grid, exits, policy)
     said = [grid.table.utterances[utt].rows[index].hypothesis for utt, index in zip(grid.utterances, exits, strict=True)]
     others = [row for row, utt in enumerate(grid.utterances) if texts[utt] != said[row].strip()]
     words, characters = replay.words.copy(), replay.characters.copy()
@@ -111,6 +110,11 @@ def read_config(folder: Path) -> DecodingConfig:
     path = folder / "decode.yaml"
     facts = read_yaml(path, "decode again")
     return DecodingConfig.from_mapping({key: facts[key] for key in KEYS if key in facts}, str(path))
+
+
+def search_of(evidence: Path) -> Search | None:
+    """How the texts of an evidence table were looked for, as its decoding says; None: nobody says it."""
+    return read_config(evidence.parent).search if (evidence.parent / "decode.yaml").is_file() else None
 
 
 def _read_rtf(folder: Path) -> float:

@@ -13,6 +13,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_yaml
 from espnet_ee.host.signature import parameters_of
+from espnet_ee.model.decoders import exit_decoders_of, has_decoders
 from espnet_ee.model.heads import exit_heads_of
 from espnet_ee.plugin.classes import FRONTENDS, PREFIX, STOCK_ENCODERS
 from espnet_ee.store.build import check_keys
@@ -24,8 +25,9 @@ from espnet_ee.store.train_config import copy_needed_files, read_train_config
 def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: int, output_dir: str | Path) -> Path:
     """Writes one exit as a plain ESPnet model of that many blocks, which needs no plug-in.
 
-    The exit's own norm becomes ``after_norm``, its head becomes ``ctc``; blocks above, other exits and an attention
-    decoder (it was trained on the last block) are left out. Files that the configuration names are copied along.
+    The exit's own norm becomes ``after_norm``, its head ``ctc``, its attention decoder ``decoder``; blocks above, other exits and
+    the decoder of a stock model (it was trained on the last block) are left out. Files that the configuration names are copied
+    along.
 
     Args:
         train_config: ``config.yaml`` of the early-exit training.
@@ -72,7 +74,7 @@ def stock_lacks(config: Mapping[str, Any]) -> str | None:
 
 
 def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
-    """The configuration of the exit after block ``exit_layer`` as a stock CTC model."""
+    """The configuration of the exit after block ``exit_layer`` as a stock model, of CTC alone or with the exit's decoder."""
     encoder = config["encoder"].removeprefix(PREFIX)
     known = parameters_of(STOCK_ENCODERS[encoder])
     blocks = config["encoder_conf"]["exit_layers"][-1]
@@ -90,15 +92,15 @@ def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
         conf["rel_pos_type"] = "latest"  # the stock conformer's default is another
     model_known = parameters_of(ESPnetASRModel)
     model_conf = {name: value for name, value in (config.get("model_conf") or {}).items() if name in model_known}
-    model_conf.update(ctc_weight=1.0, interctc_weight=0.0)
+    with_decoder = has_decoders(config)
+    model_conf.update({"interctc_weight": 0.0} if with_decoder else {"ctc_weight": 1.0, "interctc_weight": 0.0})
     return {
         **config,
         "encoder": encoder,
         "encoder_conf": conf,
         "model": "espnet",
         "model_conf": model_conf,
-        "decoder": None,
-        "decoder_conf": {},
+        **({} if with_decoder else {"decoder": None, "decoder_conf": {}}),
     }
 
 
@@ -126,7 +128,7 @@ def stock_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tenso
 
 
 def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor]:
-    """What stopping at an exit uses of a model: everything up to its block, its norm and its head, as stock names them."""
+    """What stopping at an exit uses of a model: everything up to its block, its norm, its head and its decoder, as stock names them."""
     replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_", "ctc.", "decoder.")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}
     state = {name: value for name, value in state.items() if _block_of(name) < exit_layer}
@@ -134,6 +136,9 @@ def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor
         state = {name: value for name, value in state.items() if not name.startswith("encoder.conditioning_layer.")}
     head = exit_heads_of(model).by_layer[exit_layer]
     state.update((f"ctc.{name}", value) for name, value in (head.stock_state() or head.state_dict()).items())
+    decoder = exit_decoders_of(model).get(exit_layer)
+    if decoder is not None:
+        state.update((f"decoder.{name}", value) for name, value in decoder.state_dict().items())
     norm = model.encoder.exit_norm_of(exit_layer)
     if norm is not None:
         state.update((f"encoder.after_norm.{name}", value) for name, value in norm.state_dict().items())

@@ -36,7 +36,7 @@ OPTIONS = {
     "data units": "--data --tokens --token_type --asr_config",
     "data download": "--out --parts --hold_out --url",
     "data mini": "--out --utterances_per_speaker --seed --nj",
-    "decode": "--model --model_file --data --out --config --policy --policy_conf --every_exit --nbest --batch_size --num_threads "
+    "decode": "--model --model_file --data --out --config --policy --policy_conf --every_exit --search --nbest --batch_size --num_threads "
     "--device --chunk_ms --calibrate_on --policies --targets --features --lm --beam --lm_weights --insertions --online",
     "calibrate": "--evidence --text --out --policies --targets --features",
     "score": "--exp --data_root --valid_set --test_sets --separate --command --note --date",

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.evidence import OF_DECODER, ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of, spoken_tokens
 from espnet_ee.search.greedy import greedy
 
@@ -50,6 +50,7 @@ def test_every_field_by_hand() -> None:
     assert evidence.cluster_entropy == 3.0
     assert evidence.nbest_scores == ()
     values = [value for field in fields(evidence) if isinstance(value := getattr(evidence, field.name), float)]
+    assert math.isnan(values.pop())  # of a decoder, which there is none of
     assert len(set(values)) == len(values) == 7  # the fixture tells them apart
 
 
@@ -72,8 +73,8 @@ def test_only_what_is_read_is_made(name: str) -> None:
     assert repr(evidence_of(2, frames, 0, {name})) == repr(expected)
 
 
-def test_every_field_that_a_policy_could_read_is_made_of_frames_or_is_the_nbest() -> None:
-    assert {field.name for field in fields(ExitEvidence)} == FIELDS | {"layer", "frames", "nbest_scores"}
+def test_every_field_that_a_policy_could_read_is_made_of_frames_or_of_a_search() -> None:
+    assert {field.name for field in fields(ExitEvidence)} == FIELDS | OF_DECODER | {"layer", "frames", "nbest_scores"}
 
 
 def test_nothing_is_known_of_no_frames_nor_of_words_in_silence() -> None:

@@ -104,7 +104,7 @@ def test_build_policy_takes_numbers_as_yaml_and_command_lines_give_them() -> Non
 @pytest.mark.parametrize(
     ("name", "conf", "message"),
     [
-        ("entrpy", {}, "unknown; choose one of: cluster_entropy, confidence, entropy, fixed"),
+        ("entrpy", {}, "unknown; choose one of: cluster_entropy, confidence, decoder, decoder_posterior, entropy, fixed"),
         ("entropy", {"treshold": 1}, "unknown key 'treshold'; allowed keys of policy_conf: threshold"),
         ("entropy", {}, "the key 'threshold' is missing"),
         ("entropy", {"threshold": "much"}, "threshold must be of type float, not 'much'"),

@@ -14,6 +14,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ThresholdPolicy, choose_exit
 from espnet_ee.policy.cluster_entropy import ClusterEntropyPolicy
 from espnet_ee.policy.confidence import ConfidencePolicy
+from espnet_ee.policy.decoder import DecoderPolicy, DecoderPosteriorPolicy
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.features import FEATURES
@@ -35,6 +36,8 @@ POLICIES_WITH_A_THRESHOLD = [
     PatiencePolicy(0.0),
     PosteriorPolicy(0.0, nbest=3),
     ClusterEntropyPolicy(0.0),
+    DecoderPolicy(0.0),
+    DecoderPosteriorPolicy(0.0),
     LEARNED,
 ]
 BROKEN = (math.nan, math.inf, -math.inf)
@@ -50,7 +53,8 @@ def drawn(seed: int, broken: float = 0.0) -> tuple[ExitEvidence, ...]:
     def exit_(layer: int) -> ExitEvidence:
         tokens = tuple(random.choices((1, 2), k=random.randrange(3)))
         nbest = tuple(-number() for _ in range(random.randrange(4)))
-        return ExitEvidence(layer, tokens, number(), number(), number(), -number(), 10, nbest, *(number() for _ in range(2)))
+        said = {"decoder_log_prob": -number(), "decoder_scores": tuple(-number() for _ in range(random.randrange(4)))}
+        return ExitEvidence(layer, tokens, number(), number(), number(), -number(), 10, nbest, number(), number(), **said)
 
     return tuple(map(exit_, LAYERS))
 
@@ -59,7 +63,7 @@ seeds = st.integers(0, 2**32)
 
 
 def plain(layer: int = 2, tokens: tuple[int, ...] = (1, 2), **changes: float | tuple[float, ...]) -> ExitEvidence:
-    return replace(ExitEvidence(layer, tokens, 0.1, 0.9, 0.5, -1.0, 10, (-1.0, -2.0), 0.8, 0.6), **changes)
+    return replace(ExitEvidence(layer, tokens, 0.1, 0.9, 0.5, -1.0, 10, (-1.0, -2.0), 0.8, 0.6, -0.1, (-1.0, -2.0)), **changes)
 
 
 def test_every_policy_of_the_registry_but_fixed_is_tried_here() -> None:
@@ -80,8 +84,11 @@ def test_depth_is_monotone_in_the_threshold(policy: ThresholdPolicy, seed: int, 
 @settings(deadline=None, max_examples=60)
 def test_evidence_that_is_no_number_goes_on(policy: ThresholdPolicy, seed: int, threshold: float, bad: float) -> None:
     evidence = drawn(seed)
-    numbers = [f.name for f in fields(ExitEvidence) if f.name not in ("layer", "tokens", "frames", "nbest_scores")]
-    broken = tuple(replace(e, nbest_scores=(bad, -1.0), **dict.fromkeys(numbers, bad)) for e in evidence)
+    numbers = [
+        f.name for f in fields(ExitEvidence) if f.name not in ("layer", "tokens", "frames", "nbest_scores", "decoder_scores")
+    ]
+    nbest = dict.fromkeys(("nbest_scores", "decoder_scores"), (bad, -1.0))
+    broken = tuple(replace(e, **nbest, **dict.fromkeys(numbers, bad)) for e in evidence)
     assert choose_exit(replace(policy, threshold=threshold), broken) == len(LAYERS) - 1
 
 

@@ -99,6 +99,16 @@ def test_a_policy_that_no_graph_computes_is_refused_before_anything_is_traced(ex
     assert not (experiment.parent / "out/onnx").exists()
 
 
+def test_what_searches_with_attention_decoders_is_not_exported(experiment: Path) -> None:
+    searched = experiment / "policies/decode_decoder_a.yaml"
+    searched.write_text("policy: decoder\npolicy_conf: {threshold: 0.2}\nsearch: {kind: attention}\n")
+    out = experiment.parent / "out"
+    with pytest.raises(UserError, match="searches with attention decoders, which are not exported"):
+        main(["export", "--model", str(experiment), "--out", str(out), "--policy", str(searched)])
+    main(["export", "--model", str(experiment), "--out", str(out)])
+    assert [path.name for path in (out / "onnx").glob("decode_*")] == ["decode_entropy_a.yaml"]
+
+
 def test_a_package_carries_what_was_exported_of_it_and_nothing_else(experiment: Path) -> None:
     pack = ["pack", "--model", str(experiment), "--name", "a/b", "--licence", "other", "--training_data", "noise"]
     main([*pack, "--out", str(experiment.parent / "bare")])

@@ -43,6 +43,7 @@ seed=""                    # [11] seed of the training, then also in the experim
 inference_asr_model=valid.loss.ave.pth # [12* 14*] model file to decode with
 inference_configs=""       # [12* 14*] decoding configurations (YAML) to run online besides, separated by blanks
 inference_device=cpu       # [12] where decoding computes, as torch calls it
+search=""                  # [12] how texts are looked for, such as "kind=attention beam=5" (a model with decoders); empty: greedily
 batch_size=""              # [12] utterances decoded together; empty: as the configuration says, or 1
 num_threads=""             # [12] threads of a decoding; empty: as the configuration says, or 1
 calibrate_policies="entropy confidence patience learned" # [12] exit policies that stage 12 calibrates, separated by blanks
@@ -109,6 +110,7 @@ fi
 # Words separated by blanks become arrays, without wildcards or quotes being given a meaning.
 read -ra test_list <<<"${test_sets}"
 read -ra inference_list <<<"${inference_configs}"
+read -ra search_words <<<"${search}"
 read -ra separate_list <<<"${separate_exps}"
 read -ra extra_args <<<"${asr_args}"
 read -ra local_args <<<"${local_data_opts}"

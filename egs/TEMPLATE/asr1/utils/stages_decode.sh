@@ -14,6 +14,7 @@ decode_sets() {
         [ -f "${asr_exp}/decode_every_exit/${name}/decode.yaml" ] || rm -f "${mark}"
     done
     if [ "${#inference_list[@]}" -gt 0 ]; then args+=(--config "${inference_list[@]}"); fi
+    if [ "${#search_words[@]}" -gt 0 ]; then args+=(--search "${search_words[@]}"); fi
     if [ -n "${batch_size}" ]; then args+=(--batch_size "${batch_size}"); fi
     if [ -n "${num_threads}" ]; then args+=(--num_threads "${num_threads}"); fi
     readarray -t files < <(content_files "${dirs[@]}")

@@ -1,0 +1,45 @@
+"""What a joint search of CTC and an attention decoder found at an exit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.search.align import align, chain
+from espnet_ee.search.greedy import Hypothesis, spans_of_path
+
+
+@dataclass(frozen=True)
+class JointTexts:
+    """The texts of one exit, best first; none where there was nothing to search.
+
+    Attributes:
+        tokens: of the best text, without start and end.
+        scores: joint log scores of the N best, best first.
+        decoder_log_prob: mean log-probability that the decoder gives the best text's tokens, its end among them.
+        macs: multiply-accumulates of the decoder's steps and of CTC's prefix scores, which depend on the texts that were tried.
+    """
+
+    tokens: tuple[int, ...]
+    scores: tuple[float, ...]
+    decoder_log_prob: float
+    macs: int
+
+    def added_to(self, evidence: ExitEvidence) -> ExitEvidence:
+        """The exit's evidence with that of its decoder."""
+        return replace(evidence, decoder_log_prob=self.decoder_log_prob, decoder_scores=self.scores)
+
+    def hypothesis(self, log_probs: np.ndarray, blank: int) -> Hypothesis:
+        """The best text with the spans of its most probable alignment; without spans where the frames cannot say it.
+
+        Args:
+            log_probs: of the exit's head (T, V).
+            blank: blank id.
+        """
+        score = self.scores[0] if self.scores else 0.0
+        path = align(log_probs, chain(self.tokens, blank))
+        if path is None:
+            return Hypothesis(self.tokens, score, ())
+        return Hypothesis(self.tokens, score, spans_of_path(path, log_probs[np.arange(len(path)), path], blank)[1])
