@@ -54,30 +54,6 @@ class SessionState(Protocol):
 State = TypeVar("State", bound=SessionState)
 
 
-def check_utterance(speech: np.ndarray, dimensions: int | None) -> None:
-    """Raises UserError for what no engine can recognise.
-
-    Args:
-        speech: what should be samples (N,), or features (L, F).
-        dimensions: F of a model of extracted features; None for one that takes audio.
-    """
-    if not isinstance(speech, np.ndarray):
-        raise UserError(f"an utterance is an array of samples, not {type(speech).__name__}; transcribe() takes files")
-    if dimensions is None and speech.ndim != 1:
-        raise UserError("the model takes audio, not features; give a data directory with wav.scp and no feats.scp")
-    if dimensions is not None and (speech.ndim != 2 or speech.shape[1] != dimensions):
-        raise UserError(
-            f"the model takes extracted features of {dimensions} dimensions, not an array of {speech.shape}; "
-            "give a data directory of stage 3 with the training's feats_type and frontend"
-        )
-    if len(speech) == 0:
-        raise UserError("an utterance without samples cannot be recognised; drop it from the data")
-    if not np.issubdtype(speech.dtype, np.floating):
-        raise UserError(f"samples must be floats in [-1, 1], not {speech.dtype}; transcribe(samples, rate) scales integers")
-    if not np.isfinite(speech).all():
-        raise UserError("the audio holds values that are not finite; repair or drop it")
-
-
 class ExitSession(Protocol[State]):
     """An engine that computes an early-exit encoder segment by segment.
 

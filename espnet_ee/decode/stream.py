@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from espnet_ee.decode.loop import ExitSession, Recognition, SessionState, check_utterance, recognise_further
+from espnet_ee.decode.loop import ExitSession, Recognition, SessionState, recognise_further
+from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.errors import UsageError
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.frames import Frames

@@ -14,7 +14,8 @@ import torch
 
 from espnet_ee.compute import StepMacs
 from espnet_ee.decode.attention_search import AttentionSearch, count_step
-from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_utterance
+from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError
+from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.encoder.chunk import chunk_of
 from espnet_ee.errors import UserError

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError, check_utterance
+from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError
+from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
 from espnet_ee.policy.attending import AttentionConfig

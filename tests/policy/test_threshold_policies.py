@@ -63,7 +63,12 @@ seeds = st.integers(0, 2**32)
 
 
 def plain(layer: int = 2, tokens: tuple[int, ...] = (1, 2), **changes: float | tuple[float, ...]) -> ExitEvidence:
-    return replace(ExitEvidence(layer, tokens, 0.1, 0.9, 0.5, -1.0, 10, (-1.0, -2.0), 0.8, 0.6, -0.1, (-1.0, -2.0)), **changes)
+    return replace(
+        ExitEvidence(
+            layer, tokens, 0.1, 0.9, 0.5, -1.0, 10, (-1.0, -2.0), 0.8, 0.6, decoder_log_prob=-0.1, decoder_scores=(-1.0, -2.0)
+        ),
+        **changes,
+    )
 
 
 def test_every_policy_of_the_registry_but_fixed_is_tried_here() -> None:
