@@ -25,7 +25,7 @@ from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance
 from espnet_ee.score.calibrate import Family, calibrate, make_families, parse_target
 from espnet_ee.score.fit import DEFAULT_FEATURES
-from espnet_ee.score.grid import Grid, exits_of, fixed_outcomes, make_grid, outcome, read_grid, sweep
+from espnet_ee.score.grid import Grid, exits_of, fixed_outcomes, make_grid, policy_outcome, read_grid, sweep
 from espnet_ee.score.outcome import at_cost
 
 NAMES = ("entropy", "learned")
@@ -115,7 +115,7 @@ def _kept(test: Grid, family: Family, sure: Family, asked: str, final: float) ->
     """What a calibrated policy loses, in per cent, whether that is more than was asked for, and its depth."""
     target = parse_target(f"wer_loss={asked}")
     policy = calibrate(sure if target.confidence else family, target).policy
-    reached = outcome(test, exits_of(test, policy), True)
+    reached = policy_outcome(test, exits_of(test, policy), policy)
     loss = 100 * (reached.wer / final - 1)
     return loss, float(loss > target.value), reached.depth
 

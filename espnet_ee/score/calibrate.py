@@ -269,7 +269,7 @@ def _with_last_exit(dev: Grid, family: Family) -> Family:
     if not isinstance(deepest, ThresholdPolicy) or (family.outcomes[-1].layers == family.final.layers).all():
         return family
     never = replace(deepest, threshold=-1.0)
-    last = outcome(dev, np.full(len(dev.utterances), len(dev.layers) - 1), never.needs_every_exit)
+    last = policy_outcome(dev, np.full(len(dev.utterances), len(dev.layers) - 1), never)
     return replace(family, policies=[*family.policies, never], outcomes=[*family.outcomes, last])
 
 

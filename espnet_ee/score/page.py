@@ -156,8 +156,8 @@ def _confidence(page: Page) -> list[str]:
     return [
         "With C % confidence: of 100 development sets like this one, C give a policy that keeps the promise for new utterances of the",
         "same kind (speakers, recordings). <=: what it loses at most (Gaffke's bound; thresholds are tested from the deepest on, up to the",
-        "first that fails). `learned` is then fitted on three eighths of the set and judged on the others. Few utterances can promise",
-        f"little: with {utterances} a policy stays deep, and +0.0 <= +0.0 is the last exit itself.",
+        "first that fails). `learned` is then fitted on three eighths of the set and judged on the others. The fewer utterances",
+        f"({utterances} here), the deeper a policy has to stay; +0.0 <= +0.0 is the last exit itself.",
     ]
 
 

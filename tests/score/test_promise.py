@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
-from espnet_ee.score.calibrate import Family, calibrate, parse_target
+from espnet_ee.score.calibrate import Family, calibrate, calibrate_policies, parse_target, write_calibrated
+from espnet_ee.score.grid import make_grid
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.promise import largest_loss, last_kept, loss_bounds
+from tests.score.conftest import make_references, make_table, make_timing
+from tests.score.test_experiment import quick_picture, score  # noqa: F401
 
 LAYERS = np.array([2, 4, 6, 8, 10, 12])
 
@@ -111,3 +116,21 @@ def test_a_policy_whose_deepest_point_loses_words_says_that_it_cannot_promise() 
     last = made_outcome(errors, np.full(300, 5))
     found = calibrate(Family([FixedExitPolicy(2)], [made], last, largest_loss(errors)), parse_target("wer_loss=1@90"))
     assert not found.reached and found.bound > found.loss > 1 and "NOT REACHED" in str(found)
+
+
+def test_the_page_says_how_a_promise_is_meant_and_what_it_costs(experiment: Path) -> None:
+    dev = make_grid("dev", make_table(), make_references(), make_timing())
+    targets = [parse_target(word) for word in ("wer_loss=0", "wer_loss=0@90")]
+    write_calibrated(experiment / "policies", calibrate_policies(dev, ["entropy"], targets, []), "dev")
+    page = score(experiment)
+    # Threshold -1: nobody stops; 3 errors in 14 words of dev and in 10 of test.
+    said = "at most 0 % relative WER above the final exit, with 90 % confidence"
+    [row] = [line for line in page.splitlines() if line.startswith("|entropy_wer_loss0at90|at most")]
+    assert f"|{said}|21.43 [" in row and "|6.00|+0.0 <= +0.0|30.00 [" in row
+    assert "(6 here), the deeper a policy has to stay" in page
+    [plain] = [line for line in page.splitlines() if line.startswith("|entropy_wer_loss0|at most")]
+    assert "|3.67|+0.0|" in plain
+    text = (experiment / "policies/decode_entropy_wer_loss0at90.yaml").read_text()
+    assert text.startswith(
+        f"# Calibrated on dev for: {said}. Expected there: 21.43 % WER, mean exit layer 6.00; nobody stops early"
+    )
