@@ -118,7 +118,7 @@ def prepare_search(session: ExitSession[Any], search: Search) -> GreedySearch | 
     """What looks for the text of an exit's frames; with attention decoders the session does, as the configuration says.
 
     Raises:
-        UserError: the model has none, flashlight-text is missing, or a language model cannot be read.
+        UserError: the model has none, a language model cannot be read, or no tokens spell a hotword.
     """
     if isinstance(search, AttentionConfig):
         session.require_decoders()

@@ -16,10 +16,10 @@ from typing import Any
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import read_scp
+from espnet_ee.policy.attending import read_search
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.calibrate import PROMISES
 from espnet_ee.score.environment import git_hash
 from espnet_ee.score.evaluate import Policies, SetResult, evaluate, make_policies
@@ -177,7 +177,7 @@ def _environment(options: ScoreOptions, decode_yaml: Path) -> dict[str, str]:
         "git hash": git_hash(),
         "command": options.command,
         **{key.replace("_", " "): f"{facts[key]:,}" if key == "parameters" else facts[key] for key in settings if key in facts},
-        "search": str(SearchConfig.from_mapping(facts["search"])) if facts.get("search") else "",
+        "search": str(read_search(facts["search"])) if facts.get("search") else "",
         "training time": _training_time(options.exp / "train_time.yaml"),
     }
 
