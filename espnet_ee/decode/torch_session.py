@@ -22,6 +22,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.model.cluster_heads import cluster_heads_of
 from espnet_ee.model.decoders import exit_decoders_of
 from espnet_ee.model.heads import exit_heads_of, mac_table
+from espnet_ee.model.preencoder import check_preencoder, input_width
 from espnet_ee.policy.attending import AttentionConfig
 from espnet_ee.policy.frames import Frames
 from espnet_ee.search.joint import JointTexts
@@ -79,7 +80,7 @@ class TorchSession:
         sample_rate: of the audio it takes, in Hz; without it words have no times.
 
     Raises:
-        UserError: the model's exits cannot be read one by one (a preencoder, a postencoder, no CTC head).
+        UserError: the model's exits cannot be read one by one (a postencoder, a preencoder that mixes frames, no CTC head).
     """
 
     def __init__(self, model: Any, sample_rate: int | None = None) -> None:
@@ -194,8 +195,8 @@ class TorchSession:
     def features(self, speech: np.ndarray) -> torch.Tensor:
         """Normalised features (L, F) of one utterance, zero-padded to the least length the encoder takes."""
         takes_audio = self.model.frontend is not None or self.encoder.takes == "samples"
-        check_utterance(speech, None if takes_audio else self.encoder.input_size)
-        samples = torch.tensor(speech, dtype=torch.float32, device=self.device)[None]
+        check_utterance(speech, None if takes_audio else input_width(self.model))
+        samples = torch.tensor(self.at_volume(speech), dtype=torch.float32, device=self.device)[None]
         if samples.dim() == 2:
             # The STFT reflects half a window at both ends: shorter audio cannot be reflected.
             stft = getattr(self.model.frontend, "stft", None)
@@ -205,15 +206,24 @@ class TorchSession:
         features, lengths = self.model._extract_feats(samples, lengths)
         if self.model.normalize is not None:
             features, lengths = self.model.normalize(features, lengths.clamp(min=1))  # of no frame there is no mean
+        if getattr(self.model, "preencoder", None) is not None:
+            features, lengths = self.model.preencoder(features, lengths)
         missing = max(0, self.encoder.min_frames - features.size(1))
         return torch.nn.functional.pad(features[0], (0, 0) * (features.dim() - 2) + (0, missing))
 
+    def at_volume(self, speech: np.ndarray) -> np.ndarray:
+        """The utterance with the peak of the training's utterances, where its preprocessor has set one (speech_volume_normalize)."""
+        volume: float | None = getattr(self.model, "speech_volume", None)
+        if volume is None or not (peak := np.abs(speech).max()):
+            return speech
+        return speech.astype(np.float32) * volume / np.float32(peak)
+
 
 def _check_readable(model: Any) -> None:
-    """Refuses a model with parts that would be passed over: only frontend, normalisation, encoder and heads are computed."""
-    for part in ("preencoder", "postencoder"):
-        if getattr(model, part, None) is not None:
-            raise UserError(f"the model has a {part}, through which no exit can be read; train one with {part}: null")
+    """Refuses a model with parts that would be passed over: only frontend, normalisation, a linear layer, encoder and heads are."""
+    check_preencoder(getattr(model, "preencoder", None), model.frontend)
+    if getattr(model, "postencoder", None) is not None:
+        raise UserError("the model has a postencoder, through which no exit can be read; train one with postencoder: null")
     if getattr(model, "ctc", None) is None:
         raise UserError("the model has no CTC head (ctc_weight: 0.0), so its exits cannot be read; train one with CTC")
 

@@ -20,7 +20,7 @@ class EarlyExitConformerEncoder(BlockListEncoder, ConformerEncoder):
         input_size: feature dimension.
         exit_layers: 1-based numbers of the blocks that an exit follows; the last block is one of them.
         exit_norm: ``"shared"`` (one norm before every head, ESPnet InterCTC's way), ``"separate"`` or ``"none"``.
-        rel_pos_type: as stock, but ``"latest"`` by default; ``"legacy"`` positions depend on the padding.
+        rel_pos_type: as stock, but ``"latest"`` by default; with ``"legacy"`` a batch is computed length by length.
         stock: every other keyword of the stock constructor.
 
     Example:

@@ -9,12 +9,14 @@ from typing import Any, cast
 import torch
 
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder, check_exit_layers, real_frames
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import (
     LayerNorm,
     accept_either_version,
     call_block,
+    has_legacy_positions,
     isolate_calls,
+    legacy_positions,
     make_pad_mask,
     traced_embed,
     traced_positions,
@@ -31,13 +33,13 @@ REPLACED: dict[str, Any] = {
     "gradient_checkpoint_layers": [],
 }
 INPUT_LAYERS = ("linear", "conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
-# The one value of a stock setting with which no frame sees another utterance's padding.
+# The values of a stock setting with which no frame sees another utterance's padding.
 _PADDING_SAFE = {
-    "rel_pos_type": ("latest",),
+    "rel_pos_type": ("latest", "legacy"),
     "input_layer": INPUT_LAYERS,
-    "pos_enc_layer_type": ("rel_pos", "abs_pos", "scaled_abs_pos"),
-    "attention_layer_type": ("rel_selfattn", "selfattn"),
-    "selfattention_layer_type": ("rel_selfattn", "selfattn"),
+    "pos_enc_layer_type": ("rel_pos", "abs_pos", "scaled_abs_pos", "legacy_rel_pos"),
+    "attention_layer_type": ("rel_selfattn", "selfattn", "legacy_rel_selfattn"),
+    "selfattention_layer_type": ("rel_selfattn", "selfattn", "legacy_rel_selfattn"),
     "positionwise_layer_type": ("linear",),
 }
 
@@ -124,6 +126,7 @@ class BlockListEncoder(SegmentEncoder):
         self.conditioned = bool(getattr(self, "interctc_use_conditioning", False))
         self.add_exit_norms(exit_norm)
         accept_either_version(self)
+        self.legacy = has_legacy_positions(self.embed)
         isolate_calls(self.encoders)
 
     @property
@@ -135,10 +138,12 @@ class BlockListEncoder(SegmentEncoder):
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
         """Subsamples and adds positions; see :class:`SegmentEncoder`."""
         embed = with_positions(self.embed, int(self.frames_of(torch.tensor(xs.size(1)))))
-        if embed is not self.embed:
+        if embed is not self.embed and not self.legacy:  # the older positions are read from the end of the table
             self.embed = embed
         hidden = embed(xs, None)[0] if self.subsampling else embed(xs)
         hidden, positions = hidden if isinstance(hidden, tuple) else (hidden, None)
+        if self.legacy and not self.training:
+            positions = None  # each utterance has its own, see `block`
         # ESPnet 202511 counts frames on the padded length; ours come from each utterance's own.
         olens = self.frames_of(ilens).clamp(max=hidden.size(1))
         padded = int(olens.min()) < hidden.size(1)
@@ -147,6 +152,10 @@ class BlockListEncoder(SegmentEncoder):
 
     def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
         """See :class:`SegmentEncoder`."""
+        if self.legacy:
+            raise UserError(
+                "rel_pos_type: legacy: positions that look at an utterance's length have no ONNX form here; compute it with torch"
+            )
         return traced_embed(self.embed, xs)
 
     def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> BlockCarry:
@@ -183,9 +192,27 @@ class BlockListEncoder(SegmentEncoder):
         """Computes one block; see :class:`SegmentEncoder`."""
         carry = cast(BlockCarry, state.carry)
         positions, masks = carry.positions, carry.masks
+        if self.legacy and positions is None:
+            return replace(state, hidden=self._by_length(self.encoders[number - 1], state.hidden, state.olens))
         xs = state.hidden if positions is None else (state.hidden, positions)
         xs = call_block(self.encoders[number - 1], xs, masks)
         return replace(state, hidden=xs if positions is None else xs[0])
+
+    def _by_length(self, block: torch.nn.Module, hidden: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
+        """Computes a block for each length of the batch on its own: ESPnet's older relative positions look at the length of what is
+        computed, padding included. In training they do so here, too, as every such checkpoint was trained."""
+        lengths = sorted(set(olens.tolist()) - {0})
+        parts = []
+        for length in lengths:
+            rows = (olens == length).nonzero()[:, 0].to(hidden.device)
+            positions = legacy_positions(self.embed, length).to(hidden)
+            parts.append((rows, length, call_block(block, (hidden[rows, :length], positions), None)[0]))
+        if len(parts) == 1 and lengths[0] == hidden.size(1) and len(parts[0][0]) == len(hidden):
+            return parts[0][2]
+        result = torch.zeros_like(hidden)
+        for rows, length, values in parts:
+            result[rows, :length] = values
+        return result
 
     def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
         """The norm of the exit after block ``layer``, or None where it has none."""

@@ -16,5 +16,5 @@ class EarlyExitMultiConvConformerEncoder(BlockListEncoder, MultiConvConformerEnc
     ``interctc_layer_idx`` = the exit layers without the last one.
 
     Takes what the stock constructor takes and what :class:`BlockListEncoder` adds; ``rel_pos_type`` is ``latest`` by
-    default, as ``legacy`` positions depend on the padding.
+    default; with ``legacy`` a batch is computed length by length.
     """

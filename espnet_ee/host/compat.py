@@ -46,7 +46,9 @@ __all__ = [
     "add_sos_eos",
     "call_block",
     "espnet_version",
+    "has_legacy_positions",
     "isolate_calls",
+    "legacy_positions",
     "make_mel_filters_light",
     "make_pad_mask",
     "make_pad_masks_linear",
@@ -101,9 +103,14 @@ class _RelativeAttention(_MapOfCall, attention.RelPositionMultiHeadedAttention):
     pass
 
 
+class _LegacyAttention(_MapOfCall, attention.LegacyRelPositionMultiHeadedAttention):
+    pass
+
+
 _ISOLATED: dict[type, Any] = {
     attention.MultiHeadedAttention: _Attention,
     attention.RelPositionMultiHeadedAttention: _RelativeAttention,
+    attention.LegacyRelPositionMultiHeadedAttention: _LegacyAttention,
 }
 
 
@@ -158,13 +165,30 @@ def with_positions(embed: torch.nn.Module, frames: int) -> torch.nn.Module:
         embed: the layer.
         frames: after subsampling.
     """
-    if all(part.pe.size(1) >= 2 * frames - 1 for part in _position_tables(embed)):
+    entries = frames if has_legacy_positions(embed) else 2 * frames - 1
+    if all(part.pe.size(1) >= entries for part in _position_tables(embed)):
         return embed
     shared = {id(tensor): tensor for tensor in (*embed.parameters(), *embed.buffers())}
     grown = copy.deepcopy(embed, memo=shared)
     for part in _position_tables(grown):
-        part.extend_pe(part.pe.new_empty(1, 1).expand(1, 2 * frames - 1))
+        part.extend_pe(part.pe.new_empty(1, 1).expand(1, entries))
     return grown
+
+
+def has_legacy_positions(embed: torch.nn.Module) -> bool:
+    """Whether a subsampling layer gives ESPnet's older relative positions (``rel_pos_type: legacy``)."""
+    return any(isinstance(part, embedding.LegacyRelPositionalEncoding) for part in _position_tables(embed))
+
+
+def legacy_positions(embed: torch.nn.Module, frames: int) -> torch.Tensor:
+    """The older positions (1, T, D) of an utterance of T frames, as a fresh stock encoder gives them to it alone.
+
+    Of short ones they count down from the end of the table, of ones longer than it from their own.
+    """
+    (positions,) = _position_tables(embed)
+    if frames <= positions.pe.size(1):
+        return positions.pe[:, :frames]
+    return _sinusoids(torch.arange(frames - 1, -1, -1), positions.d_model)
 
 
 def _position_tables(embed: torch.nn.Module) -> list[Any]:

@@ -18,6 +18,7 @@ from espnet_ee.model.ctc import frames_needed
 from espnet_ee.model.decoders import check_decoder, exit_decoders_of, make_decoders
 from espnet_ee.model.head_choices import make_heads
 from espnet_ee.model.heads import exit_heads_of
+from espnet_ee.model.preencoder import check_preencoder
 from espnet_ee.model.term import ExitBatch
 from espnet_ee.model.terms import JointTerms
 from espnet_ee.model.weights import ExitWeights
@@ -76,9 +77,9 @@ class EarlyExitASRModel(ESPnetASRModel):
             raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
         if not ctc.reduce or not ctc.ctc_loss.zero_infinity:
             raise UsageError("ctc_conf: early_exit sums the batch, infinite losses as 0; remove reduce and zero_infinity")
-        for part in ("preencoder", "postencoder"):
-            if stock.get(part) is not None:
-                raise UsageError(f"{part}: early_exit reads its exits off the encoder alone; remove it")
+        check_preencoder(stock.get("preencoder"), stock.get("frontend"))
+        if stock.get("postencoder") is not None:
+            raise UsageError("postencoder: early_exit reads its exits off the encoder alone; remove it")
         for part in ("normalize", "specaug") if encoder.takes == "samples" else ():
             if stock.get(part) is not None:
                 raise UsageError(

@@ -15,6 +15,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.compute import MacTable, Parabola
 from espnet_ee.model.cluster_heads import cluster_heads_of
+from espnet_ee.model.preencoder import with_preencoder
 
 # The evidence is one pass over what a head gives: the sum of exponentials and the entropy, one multiply-accumulate each
 # per frame and token. Comparing with a threshold costs nothing beside it.
@@ -111,7 +112,7 @@ def exit_heads_of(model: ESPnetASRModel) -> ExitHeads:
 
 
 def mac_table(model: ESPnetASRModel) -> MacTable:
-    """What a model costs: its encoder's table and the heads with the evidence read from them.
+    """What a model costs: its encoder's table (with a linear layer before it) and the heads with the evidence read from them.
 
     Args:
         model: with an early-exit encoder.
@@ -123,4 +124,4 @@ def mac_table(model: ESPnetASRModel) -> MacTable:
         if layer in clusters:
             evidence += (clusters[layer].in_features + EVIDENCE_MACS) * clusters[layer].out_features
         heads[layer] = Parabola(cost.at_one + evidence, cost.step + evidence, cost.growth)
-    return replace(model.encoder.macs(), heads=heads)
+    return replace(with_preencoder(model.encoder.macs(), getattr(model, "preencoder", None)), heads=heads)

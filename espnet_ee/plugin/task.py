@@ -84,7 +84,7 @@ class EarlyExitASRTask(ASRTask):
         it: "terminate called without an active exception", after a training that had succeeded.
         """
         if getattr(args, "encoder", None) in ENCODERS:
-            refuse_legacy_positions(args.init_param)
+            refuse_other_positions(args.init_param, args.encoder, getattr(args, "encoder_conf", None) or {})
             begin_from_pretrained(args)
         if torch.distributed.is_available():
             # Left to DistributedDataParallel, this import would come after the group: a default of its functions for good.
@@ -101,42 +101,48 @@ class EarlyExitASRTask(ASRTask):
             torch.distributed.destroy_process_group()
 
 
-def refuse_legacy_positions(init_param: Sequence[str]) -> None:
+def refuse_other_positions(init_param: Sequence[str], encoder: str, conf: Mapping[str, Any]) -> None:
     """Refuses to begin with a stock encoder whose parameters fit ours in name and shape, but not in arithmetic.
 
     Args:
         init_param: ESPnet's option, ``FILE[:SOURCE:TARGET:EXCLUDED]`` each; the FILE's config.yaml is read if it lies beside.
+        encoder: of the model that is to be trained.
+        conf: its ``encoder_conf``.
 
     Raises:
-        UserError: an encoder with ESPnet's older kind of relative positions.
+        UserError: one has ESPnet's older kind of relative positions, and the other the newer.
     """
+    own = relative_positions(encoder, conf)
     for entry in init_param:
         file, _, part = entry.partition(":")
         path = Path(file).with_name("config.yaml")
         if not path.is_file() or part.split(":")[0].split(".")[0] not in ("", "encoder"):
             continue
         config = read_yaml(path, "give the config.yaml that training wrote")
-        if has_legacy_positions(str(config.get("encoder")), config.get("encoder_conf") or {}):
+        theirs = relative_positions(str(config.get("encoder")), config.get("encoder_conf") or {})
+        if None not in (own, theirs) and own != theirs:
             raise UserError(
-                f"--init_param {file}: {path} has rel_pos_type legacy (the stock default), which no early exit can take over: "
-                "names and shapes fit, the arithmetic does not; train the stock model with rel_pos_type: latest"
+                f"--init_param {file}: {path} has rel_pos_type {theirs}, and this configuration {own}: names and shapes fit, the "
+                f"arithmetic does not; write encoder_conf: rel_pos_type: {theirs}"
             )
 
 
-def has_legacy_positions(encoder: str, conf: Mapping[str, Any]) -> bool:
-    """Whether an encoder uses ESPnet's older relative positions, which are the stock conformer's default.
+def relative_positions(encoder: str, conf: Mapping[str, Any]) -> str | None:
+    """Which relative positions an encoder has: ``legacy``, the stock conformer's default, or ``latest``; None: others.
 
     Args:
         encoder: its name in ESPnet's table.
         conf: ``encoder_conf``.
     """
     if encoder not in encoder_choices.classes:
-        return False
+        return None
     known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
     kind, version = (
         conf.get(name, known[name].default if name in known else None) for name in ("pos_enc_layer_type", "rel_pos_type")
     )
-    return kind == "legacy_rel_pos" or (kind == "rel_pos" and version == "legacy")
+    if kind == "legacy_rel_pos" or (kind == "rel_pos" and version == "legacy"):
+        return "legacy"
+    return "latest" if kind == "rel_pos" else None
 
 
 def adopt(command: ModuleType) -> None:

@@ -40,7 +40,16 @@ def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     vars(model)["token_type"] = config.get("token_type")  # how its tokens become text, which ESPnet's models do not know
+    vars(model)["speech_volume"] = _volume(config, path)
     return model
+
+
+def _volume(config: Mapping[str, Any], path: str | Path) -> float | None:
+    """The peak to which ESPnet's preprocessor brings every utterance, of a training and of an inference; None: as they are."""
+    value = config.get("speech_volume_normalize") if config.get("use_preprocessor", True) else None
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6):
+        raise UserError(f"{path}: speech_volume_normalize {value!r} is no peak of audio; give the one of the training, or null")
+    return value
 
 
 def fit_state(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:

@@ -89,7 +89,7 @@ def stock_config(config: Mapping[str, Any], exit_layer: int) -> dict[str, Any]:
         below = [layer for layer in config["encoder_conf"]["exit_layers"] if layer < exit_layer]
         conf |= {"interctc_use_conditioning": True, "interctc_layer_idx": below} if below else {}
     if "rel_pos_type" in known:
-        conf["rel_pos_type"] = "latest"  # the stock conformer's default is another
+        conf.setdefault("rel_pos_type", "latest")  # our default, where the stock conformer has another
     model_known = parameters_of(ESPnetASRModel)
     model_conf = {name: value for name, value in (config.get("model_conf") or {}).items() if name in model_known}
     with_decoder = has_decoders(config)

@@ -12,12 +12,13 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee import __version__
 from espnet_ee.errors import UserError
+from espnet_ee.exported import DESCRIPTION
 from espnet_ee.files import read_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.heads import mac_table
+from espnet_ee.model.preencoder import input_width
 from espnet_ee.score.points import read_exits
 from espnet_ee.store.export_stock import exit_state
-from espnet_ee.store.onnx_names import DESCRIPTION
 
 FORMAT = 1
 _BLANKS = ("<blk>", "<eps>", "<blank>")  # what sherpa-onnx takes for it
@@ -39,6 +40,8 @@ def describe_model(model: ESPnetASRModel, sample_rate: int, exits_csv: Path | No
     hop = getattr(model.frontend, "hop_length", None)
     if getattr(model, "token_type", None) == "word":
         raise UserError("token_type: word: engines without torch join tokens without blanks; train with char or bpe")
+    if getattr(model, "speech_volume", None) is not None:
+        raise UserError("speech_volume_normalize: an exported model takes audio as it is; compute this one with torch")
     if encoder.conditioned:
         raise UserError(
             "interctc_use_conditioning: a segment that reads the exit below has no ONNX form; compute it with torch"
@@ -72,7 +75,7 @@ def features_of(model: ESPnetASRModel, sample_rate: int) -> dict[str, Any]:
     """How features are computed: ``kind`` and its settings."""
     frontend = model.frontend
     if frontend is None:
-        return {"kind": "extracted", "n_mels": model.encoder.input_size}
+        return {"kind": "extracted", "n_mels": input_width(model)}
     if isinstance(frontend, KaldiFbank):
         return {"kind": "kaldi_fbank", "fs": sample_rate, "n_mels": frontend.n_mels}
     from espnet2.asr.frontend.default import DefaultFrontend  # here: it loads librosa, and packages are read without it

@@ -11,8 +11,10 @@ import onnx
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee.errors import UsageError
+from espnet_ee.exported import DESCRIPTION, FOLDER, KINDS
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
+from espnet_ee.model.preencoder import input_width
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.packaged import write_configs
@@ -21,7 +23,6 @@ from espnet_ee.store import onnx_graphs
 from espnet_ee.store.onnx_description import describe_model, token_lines
 from espnet_ee.store.onnx_files import Shape, self_stopping, single_exit
 from espnet_ee.store.onnx_modules import segments_of
-from espnet_ee.store.onnx_names import DESCRIPTION, FOLDER, KINDS
 from espnet_ee.store.onnx_stop import stop_rule
 
 
@@ -148,7 +149,7 @@ def shape_of(model: ESPnetASRModel) -> Shape:
     encoder = model.encoder
     in_steps = isinstance(model.frontend, KaldiFbank) and encoder.stride >= 4
     factor = encoder.stride if in_steps else None
-    return Shape(encoder.input_size, encoder.min_frames, factor, len(model.token_list), model.blank_id)
+    return Shape(input_width(model), encoder.min_frames, factor, len(model.token_list), model.blank_id)
 
 
 def file_name(stem: str, kind: str) -> str:

@@ -15,6 +15,7 @@ from espnet_ee.encoder.base import SegmentEncoder, real_frames
 from espnet_ee.errors import UserError
 from espnet_ee.model.deep_heads import LSTMHead
 from espnet_ee.model.heads import exit_heads_of
+from espnet_ee.model.preencoder import input_width
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -109,7 +110,7 @@ class Segment(torch.nn.Module):
 
 
 class FirstSegment(Segment):
-    """The first segment with what stands before it: normalisation and subsampling.
+    """The first segment with what stands before it: normalisation, a linear layer if there is one, and subsampling.
 
     Args:
         model: in evaluation mode.
@@ -120,6 +121,8 @@ class FirstSegment(Segment):
     def __init__(self, model: ESPnetASRModel) -> None:
         super().__init__(model, 0)
         self.normalisation = Normalisation(model.normalize)
+        self.size, preencoder = input_width(model), getattr(model, "preencoder", None)
+        self.linear = None if preencoder is None else preencoder.linear_out
 
     @property
     def least(self) -> int:
@@ -129,12 +132,15 @@ class FirstSegment(Segment):
     @property
     def width(self) -> int:
         """See :class:`Segment`."""
-        return self.encoder.input_size
+        return self.size
 
     def forward(self, x: torch.Tensor, x_lens: torch.Tensor) -> Tensors:
         """Computes features (B, L, F) of which ``x_lens`` (B,) frames are real; L is ``least`` or more. See :class:`Segment`."""
         lens = self.encoder.frames_of(x_lens.clamp(min=self.least))
-        return super().forward(self.encoder.traced_embed(self.normalisation(x, x_lens)), lens)
+        features = self.normalisation(x, x_lens)
+        if self.linear is not None:
+            features = self.linear(features).masked_fill(~real_frames(x_lens, x)[..., None], 0.0)
+        return super().forward(self.encoder.traced_embed(features), lens)
 
 
 def segments_of(model: ESPnetASRModel) -> Mapping[int, Segment]:

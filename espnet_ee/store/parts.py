@@ -10,6 +10,7 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.asr.preencoder.linear import LinearProjection
 from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
@@ -26,7 +27,7 @@ _CLASSES: dict[str, Mapping[Any, Any]] = {
     "frontend": {"default": DefaultFrontend, **FRONTENDS},
     "specaug": {None: None, "specaug": SpecAug},
     "normalize": {None: None, "global_mvn": GlobalMVN, "utterance_mvn": UtteranceMVN},
-    "preencoder": {None: None},
+    "preencoder": {None: None, "linear": LinearProjection},
     "encoder": {**ENCODERS},
     "postencoder": {None: None},
     "decoder": {None: None, "transformer": TransformerDecoder},
@@ -65,7 +66,8 @@ def assemble(config: Mapping[str, Any]) -> ESPnetASRModel:
             frontend = _make(config, "frontend")
             size = frontend.output_size()
         specaug, normalize = _make(config, "specaug"), _make(config, "normalize")
-        encoder = _make(config, "encoder", input_size=size)
+        preencoder = _make(config, "preencoder")
+        encoder = _make(config, "encoder", input_size=size if preencoder is None else preencoder.output_size())
         sizes = {"encoder_output_size": encoder.output_size()}
         decoder = _make(config, "decoder", vocab_size=len(tokens), **sizes)
         ctc = _construct(CTC, config, "ctc", odim=len(tokens), **sizes)
@@ -77,7 +79,7 @@ def assemble(config: Mapping[str, Any]) -> ESPnetASRModel:
             frontend=frontend,
             specaug=specaug,
             normalize=normalize,
-            preencoder=None,
+            preencoder=preencoder,
             encoder=encoder,
             postencoder=None,
             decoder=decoder,
@@ -95,7 +97,8 @@ def _construct(cls: Any, config: Mapping[str, Any], part: str, **arguments: Any)
     settings = config.get(f"{part}_conf") or {}
     if issubclass(cls, BlockListEncoder):
         settings = effective(settings)
-    reject_unknown_keys(cls, f"{part}_conf", settings)
+    if part != "preencoder":  # whose input_size is written down
+        reject_unknown_keys(cls, f"{part}_conf", settings)
     try:
         inspect.signature(cls).bind(**settings, **arguments)
     except TypeError as error:

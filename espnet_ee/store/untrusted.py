@@ -36,13 +36,14 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "frontend": (None, "default", *FRONTENDS),
     "specaug": (None, "specaug"),
     "normalize": (None, "global_mvn", "utterance_mvn"),
-    "preencoder": (None,),
+    "preencoder": (None, "linear"),
     "postencoder": (None,),
     "decoder": (None, "transformer"),
     "init": (None, "chainer", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"),
     "use_adapter": (None, False),
 }
-_SECTIONS = ("encoder_conf", "model_conf", "frontend_conf", "specaug_conf", "normalize_conf", "decoder_conf", "ctc_conf")
+_SECTIONS = ("encoder_conf", "model_conf", "frontend_conf", "specaug_conf", "normalize_conf", "preencoder_conf", "decoder_conf",
+             "ctc_conf")  # fmt: skip
 
 
 def check_package(config: Path, model_file: Path) -> dict[str, Any]:

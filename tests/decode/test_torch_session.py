@@ -12,6 +12,7 @@ from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.table import macs_of_stop
+from espnet_ee.store.checkpoint import load_model
 from tests import tiny
 
 
@@ -180,6 +181,8 @@ def test_features_for_a_model_of_audio_and_the_reverse_are_refused(model):
         recogniser.recognise(np.zeros(16000, np.float32))
     with pytest.raises(UserError, match="not finite"):
         recogniser.recognise([np.full(16000, np.nan, np.float32)])
+    with pytest.raises(UserError, match=r"floats up to 3000 are not in \[-1, 1\]"):
+        recogniser.recognise([np.full(16000, -3000, np.float32)])
     extracted = tiny.asr(tiny.model(frontend=None, input_size=80), FixedExitPolicy(4))
     assert extracted.recognise([np.zeros((400, 80), np.float32)])[0].exit_layer == 4
     for array in (np.zeros(16000, np.float32), np.zeros((400, 40), np.float32)):
@@ -190,7 +193,10 @@ def test_features_for_a_model_of_audio_and_the_reverse_are_refused(model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 80, "dropout": 0.0}}, "preencoder"),
+        (
+            {"preencoder": "linear", "preencoder_conf": {"input_size": 40, "output_size": 80, "dropout": 0.0}},
+            "input_size is 40",
+        ),
         ({"model_conf": {"ctc_weight": 0.0}, "decoder": "transformer"}, "no CTC head"),
     ],
 )
@@ -206,3 +212,21 @@ def test_the_entropy_of_a_certain_exit_is_not_negative():
     assert evidence.entropy >= 0 and not EntropyPolicy(0.0).should_stop([evidence])
     [broken] = tiny.evidence(2, logits * float("nan"), [7])
     assert np.isnan(broken.entropy)
+
+
+def test_utterances_have_the_peak_that_the_training_gave_them(tmp_path):
+    """ESPnet's preprocessor scales whole utterances, of an inference, too."""
+    settings = {"normalize": None, "speech_volume_normalize": 0.7}
+    model = tiny.model(seed=2, **settings)
+    speech = (np.random.default_rng(0).standard_normal(16000) * 0.05).astype(np.float32)
+    loaded = load_model(*tiny.save(tmp_path, model, **settings))
+    scaled = tiny.every_exit(model, [speech * 0.7 / np.abs(speech).max()])
+    entropy = [row.evidence.entropy for row in tiny.every_exit(loaded, [speech])[0].rows]
+    assert entropy == [row.evidence.entropy for row in scaled[0].rows]
+    assert entropy != [row.evidence.entropy for row in tiny.every_exit(model, [speech])[0].rows]  # or nothing was tested
+    silence = np.zeros(16000, np.float32)
+    assert tiny.every_exit(loaded, [silence])[0].rows[0].evidence == tiny.every_exit(model, [silence])[0].rows[0].evidence
+    off = load_model(*tiny.save(tmp_path, model, **settings, use_preprocessor=False))
+    assert tiny.every_exit(off, [speech])[0].rows[0].evidence == tiny.every_exit(model, [speech])[0].rows[0].evidence
+    with pytest.raises(UserError, match="speech_volume_normalize 'loud' is no peak"):
+        load_model(*tiny.save(tmp_path, model, speech_volume_normalize="loud"))

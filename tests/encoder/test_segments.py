@@ -72,6 +72,7 @@ def test_no_block_above_the_exit_runs(backbone):
         *(("conformer", {"input_layer": layer}) for layer in INPUT_LAYERS),
         ("transformer", {}),
         ("transformer", {"normalize_before": False, "input_layer": "linear"}),
+        *((backbone, {"rel_pos_type": "legacy"}) for backbone in tiny.BACKBONES if backbone != "transformer"),
         ("branchformer", {}),
         ("branchformer", {"merge_method": "learned_ave", "use_linear_after_conv": True}),
         ("branchformer", {"merge_method": "fixed_ave", "input_layer": "linear"}),
@@ -209,7 +210,6 @@ def test_exit_layers_are_checked(exit_layers, message):
         ("conformer", {"interctc_layer_idx": [2]}, "interctc_layer_idx .2.: name the exits in exit_layers"),
         ("conformer", {"ctc_trim": True}, "ctc_trim True: an early exit cannot honour it; remove it"),
         ("e_branchformer", {"layer_drop_rate": 0.1}, "layer_drop_rate 0.1: an early exit cannot"),
-        ("conformer", {"rel_pos_type": "legacy"}, "rel_pos_type"),
         ("conformer", {"exit_norm": "both"}, "exit_norm"),
         ("conformer", {"input_layer": "embed"}, "input_layer"),
         ("transformer", {"positionwise_layer_type": "conv1d"}, "positionwise_layer_type .* use linear"),
@@ -217,7 +217,6 @@ def test_exit_layers_are_checked(exit_layers, message):
         ("e_branchformer", {"attention_layer_type": "fast_selfattn"}, "attention_layer_type"),
         ("e_branchformer", {"gradient_checkpoint_layers": [1]}, "gradient_checkpoint_layers .1.: an early exit cannot"),
         ("branchformer", {"input_layer": "conv1d1"}, "input_layer"),
-        ("multiconv_conformer", {"rel_pos_type": "legacy"}, "rel_pos_type"),
         ("multiconv_conformer", {"lineer_units": 3}, "unknown key 'lineer_units'; .*multicgmlp_type"),
     ],
 )
@@ -262,3 +261,30 @@ def test_frames_are_those_of_the_convolutions(input_layer):
             state = encoder.start(*features(length))
         assert state.hidden.size(1) == int(state.olens) == int(encoder.frames_of(torch.tensor(length)))
     assert encoder.frames_of(torch.tensor([0, encoder.min_frames - 1])).tolist() == [0, 0]
+
+
+def test_older_positions_of_long_utterances_do_not_change_those_of_the_next():
+    """ESPnet lets its table grow, and reads it from its end: after a long utterance every other one would have other positions."""
+    encoders = [tiny.encoder([2, 4], rel_pos_type="legacy") for _ in range(2)]
+    for part in (part for encoder in encoders for part in encoder.modules() if hasattr(part, "pe")):
+        part.pe = part.pe[:, -20:]  # as if it had been made for 20 frames
+    used, fresh = encoders
+
+    def last(encoder, xs, ilens):
+        with torch.no_grad():
+            return list(encoder.iter_exits(xs, ilens))[-1].hs
+
+    long, short = features(160)[0][0], features(70)[0][0]
+    alone = [last(used, xs[None], torch.tensor([len(xs)]))[0] for xs in (long, short)]
+    assert len(alone[0]) > 20 > len(alone[1])
+    assert torch.equal(alone[1], last(fresh, short[None], torch.tensor([70]))[0])
+    both = last(fresh, torch.nn.utils.rnn.pad_sequence([long, short], batch_first=True), torch.tensor([160, 70]))
+    for row, expected in zip(both, alone, strict=True):
+        torch.testing.assert_close(row[: len(expected)], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_older_positions_are_trained_as_stock_trains_them():
+    encoder = tiny.encoder([2, 4], rel_pos_type="legacy").train()
+    (final, below), _, _ = encoder(*features(90, 61))
+    (final.sum() + below[0][1].sum()).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in encoder.parameters())

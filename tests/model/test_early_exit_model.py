@@ -202,7 +202,10 @@ def test_bad_weights_are_refused(weights):
         ({"model_conf": {"ctc_weight": 1.0, "exit_terms": "ctc"}}, "exit_terms"),
         ({"ctc_conf": {"zero_infinity": False}}, "ctc_conf: .*zero_infinity"),
         ({"ctc_conf": {"reduce": False}}, "ctc_conf: .*reduce"),
-        ({"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 80}}, "preencoder: "),
+        (
+            {"preencoder": "linear", "preencoder_conf": {"input_size": 40, "output_size": 80}},
+            "preencoder_conf: input_size is 40",
+        ),
         ({"model_conf": {"ctc_weight": 1.0, "exit_head": "shared"}}, "model_conf: unknown key 'exit_head'"),
         ({"encoder": "conformer", "encoder_conf": {"num_blocks": 1}}, "early_exit_\\* encoder"),
     ],

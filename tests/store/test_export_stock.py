@@ -18,7 +18,7 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.heads import exit_heads_of
-from espnet_ee.plugin.task import EarlyExitASRTask, refuse_legacy_positions
+from espnet_ee.plugin.task import EarlyExitASRTask, refuse_other_positions
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.export_stock import export_stock
@@ -91,6 +91,39 @@ def test_a_stock_interctc_model_stops_early_without_training(tmp_path, speech, b
     assert len(said) > 3  # or every exit said the same, and nothing was tested
 
 
+@pytest.mark.parametrize("changes", [{}, SELF_CONDITIONED], ids=str)
+@pytest.mark.parametrize("backbone", ["conformer", "e_branchformer", "multiconv_conformer"])
+def test_older_relative_positions_are_those_of_stock_whatever_the_batch(tmp_path, speech, backbone, changes):
+    """They look at the length of what is computed: stock, which recognises one utterance at a time, has each one's own."""
+    settings = stock_settings(backbone, rel_pos_type="legacy", **changes)
+    stock = stock_model(**settings)
+    loaded = load_model(*tiny.save(tmp_path, stock, **settings))
+    for layer in (1, 2, 4):
+        results = tiny.asr(loaded, FixedExitPolicy(layer)).recognise(speech)
+        for samples, result in zip(speech, results, strict=True):
+            with torch.no_grad():
+                (final, below), _ = stock.encode(torch.tensor(samples)[None], torch.tensor([len(samples)]))
+            hs = (dict(below) | {4: final})[layer]
+            assert list(result.tokens) == [tiny.TOKENS[token] for token in greedy(stock, hs)]
+            with torch.no_grad():
+                score = stock.ctc.log_softmax(hs).max(dim=-1).values.sum()
+            assert result.score == pytest.approx(float(score), rel=1e-5)
+    newer = load_model(*tiny.save(tmp_path, stock, **stock_settings(backbone, rel_pos_type="latest", **changes)))
+    assert tiny.asr(newer, FixedExitPolicy(4)).recognise(speech)[0].score != pytest.approx(results[0].score, rel=1e-4)
+
+
+def test_older_relative_positions_leave_with_their_exit(tmp_path, speech):
+    settings = stock_settings("conformer", rel_pos_type="legacy")
+    stock = stock_model(**settings)
+    folder = export_stock(*tiny.save(tmp_path, stock, **settings), 2, tmp_path / "out")
+    alone = ASRTask.build_model(argparse.Namespace(**yaml.safe_load((folder / "config.yaml").read_text()))).eval()
+    alone.load_state_dict(torch.load(folder / "model.pth"))
+    for samples in speech:
+        with torch.no_grad():
+            (_, below), _ = stock.encode(torch.tensor(samples)[None], torch.tensor([len(samples)]))
+        assert torch.equal(final_exit(alone, samples), stock.ctc.log_softmax(dict(below)[2]))
+
+
 def test_a_stock_model_with_an_attention_decoder_loads(tmp_path, speech):
     decoder = {"decoder": "transformer", "decoder_conf": {"linear_units": 8, "num_blocks": 1, "attention_heads": 2}}
     settings = {**stock_settings("conformer"), **decoder, "model_conf": {"ctc_weight": 0.3, "interctc_weight": 0.5}}
@@ -102,7 +135,6 @@ def test_a_stock_model_with_an_attention_decoder_loads(tmp_path, speech):
     ("backbone", "changes", "message"),
     [
         ("conformer", {"ctc_trim": True}, "config.yaml: .*ctc_trim True"),
-        ("conformer", {"rel_pos_type": "legacy"}, "rel_pos_type 'legacy'"),
         ("conformer", {"interctc_layer_idx": []}, "interctc_layer_idx"),
         ("multiconv_conformer", {"interctc_layer_idx": []}, "interctc_layer_idx"),
     ],
@@ -210,11 +242,19 @@ def test_what_cannot_be_exported_is_named_and_nothing_is_written(tmp_path):
     export_stock(*paths, 4, tmp_path / "out")
 
 
-def early_exit_from_stock(tmp_path, **model_conf) -> tuple[torch.nn.Module, torch.nn.Module]:
+LATEST = [
+    stock_settings("conformer"),
+    {"encoder": "early_exit_conformer", "encoder_conf": {}},
+    stock_settings("e_branchformer"),
+]
+
+
+def early_exit_from_stock(tmp_path, positions="latest", **model_conf) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A stock conformer, and an early-exit model that began as it (ESPnet's ``--init_param``)."""
-    stock = stock_model(seed=3, **stock_settings("conformer", interctc_layer_idx=[]))
+    stock = stock_model(seed=3, **stock_settings("conformer", interctc_layer_idx=[], rel_pos_type=positions))
     torch.save(stock.state_dict(), tmp_path / "stock.pth")
-    model = tiny.model(seed=4, model_conf={"ctc_weight": 1.0, **model_conf})
+    conf = {**tiny.CONFORMER, "exit_layers": [1, 2, 4], "exit_norm": "separate", "rel_pos_type": positions}
+    model = tiny.model(seed=4, encoder_conf=conf, model_conf={"ctc_weight": 1.0, **model_conf})
     load_pretrained_model(str(tmp_path / "stock.pth"), model, ignore_init_mismatch=False)
     return stock, model
 
@@ -238,8 +278,12 @@ def test_init_param_of_other_positions_is_refused(tmp_path, settings, refused):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     for part in ("", ":encoder:encoder", ":encoder.encoders:encoder.encoders"):
         with pytest.raises(UserError, match="rel_pos_type") if refused else nullcontext():
-            refuse_legacy_positions([f"{tmp_path}/valid.acc.ave.pth{part}"])
-    refuse_legacy_positions([f"{tmp_path}/valid.acc.ave.pth:ctc:ctc", f"{tmp_path}/alone/valid.acc.ave.pth"])
+            refuse_other_positions([f"{tmp_path}/valid.acc.ave.pth{part}"], "early_exit_conformer", {})
+        with pytest.raises(UserError, match="rel_pos_type") if settings in LATEST else nullcontext():
+            refuse_other_positions([f"{tmp_path}/valid.acc.ave.pth{part}"], "early_exit_conformer", {"rel_pos_type": "legacy"})
+        refuse_other_positions([f"{tmp_path}/valid.acc.ave.pth{part}"], "early_exit_transformer", {})
+    elsewhere = [f"{tmp_path}/valid.acc.ave.pth:ctc:ctc", f"{tmp_path}/alone/valid.acc.ave.pth"]
+    refuse_other_positions(elsewhere, "early_exit_conformer", {})
 
 
 def test_a_training_does_not_begin_with_other_positions(tmp_path):
@@ -255,8 +299,9 @@ def final_exit(model: torch.nn.Module, samples: np.ndarray) -> torch.Tensor:
         return model.ctc.log_softmax(out[0] if isinstance(out, tuple) else out)
 
 
-def test_init_param_of_a_stock_conformer_makes_it_the_final_exit(tmp_path, speech):
-    stock, model = early_exit_from_stock(tmp_path)
+@pytest.mark.parametrize("positions", ["latest", "legacy"])
+def test_init_param_of_a_stock_conformer_makes_it_the_final_exit(tmp_path, speech, positions):
+    stock, model = early_exit_from_stock(tmp_path, positions)
     for samples in speech:
         assert torch.equal(final_exit(stock, samples), final_exit(model, samples))
 

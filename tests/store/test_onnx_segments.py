@@ -13,6 +13,9 @@ import torch
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.encoder.base import SegmentEncoder
 from espnet_ee.errors import UserError
+from espnet_ee.store.checkpoint import load_model
+from espnet_ee.store.onnx_description import describe_model
+from espnet_ee.store.onnx_folder import OnnxExport, export_onnx
 from espnet_ee.store.onnx_graphs import check_graph, quantised, trace, trace_segment
 from espnet_ee.store.onnx_modules import Normalisation, segments_of
 from tests import tiny
@@ -112,9 +115,11 @@ def test_int8_is_near_and_quantises_products_alone() -> None:
     assert signs == {onnx.TensorProto.INT8}
 
 
-def test_espnets_conformer_is_equal_too() -> None:
-    conf = {**tiny.CONFORMER, "num_blocks": 1, "exit_layers": [1]}
-    model = onnx_models.model(frontend="kaldi_fbank", frontend_conf={}, encoder_conf=conf)
+@pytest.mark.parametrize("backbone", tiny.BACKBONES)
+def test_espnets_encoders_are_equal_too(backbone: str) -> None:
+    conf = {**tiny.BACKBONES[backbone][1], "num_blocks": 1, "exit_layers": [1]}
+    encoder = {"encoder": f"early_exit_{backbone}", "encoder_conf": conf}
+    model = onnx_models.model(frontend="kaldi_fbank", frontend_conf={}, **encoder)
     graphs = [trace_segment(segments_of(model)[1])]
     for lengths in BATCHES[1:3]:
         assert_equal_to_torch(model, graphs, lengths)
@@ -135,6 +140,36 @@ def test_espnets_positions_come_from_a_formula(positions: str, input_layer: str)
     carry = encoder.traced_carry(hidden, state.olens)
     assert torch.equal(carry.masks, state.carry.masks)
     torch.testing.assert_close(carry.positions, state.carry.positions)
+
+
+def test_a_linear_layer_before_the_encoder_is_in_the_graph() -> None:
+    linear = {"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 20}}
+    model = onnx_models.model(**onnx_models.settings(encoder_conf={"num_blocks": 1, "exit_layers": [1]}, **linear))
+    graphs = [trace_segment(segments_of(model)[1])]
+    for lengths in BATCHES[1:3]:
+        assert_equal_to_torch(model, graphs, lengths)
+    assert describe_model(model, 16000)["features"]["n_mels"] == 80
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rel_pos_type": "legacy"}, "rel_pos_type: legacy: .*no ONNX form"),
+        ({"interctc_use_conditioning": True}, "interctc_use_conditioning: .*no ONNX form"),
+    ],
+)
+def test_encoders_that_read_more_than_hidden_states_are_refused(tmp_path, changes: dict[str, Any], message: str) -> None:
+    conf = {**tiny.CONFORMER, "exit_layers": [1, 4], **changes}
+    made = tiny.model(frontend="kaldi_fbank", frontend_conf={}, encoder_conf=conf)
+    with pytest.raises(UserError, match=message):
+        export_onnx(made, 16000, tmp_path, OnnxExport({}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_peak_of_the_training_is_no_part_of_a_graph(tmp_path) -> None:
+    made = load_model(*tiny.save(tmp_path, tiny.model(), speech_volume_normalize=0.9))
+    with pytest.raises(UserError, match="speech_volume_normalize: an exported model takes audio as it is"):
+        export_onnx(made, 16000, tmp_path / "out", OnnxExport({}))
 
 
 def test_what_has_no_form_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

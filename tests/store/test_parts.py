@@ -33,6 +33,7 @@ CONFIGS = {
     "no normalisation": {"normalize": None},
     "global statistics": {**FEATURES, "normalize": "global_mvn"},
     "specaug": SPECAUG,
+    "linear layer": {"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 40}},
     "consistency": {**SPECAUG, "model_conf": {"ctc_weight": 1.0, "exit_terms": {"ctc": 1.0, "cr_ctc": 0.2}}},
     "deep heads": {"model_conf": {"ctc_weight": 1.0, "exit_heads": "lstm"}},
     "hybrid": HYBRID,
@@ -84,7 +85,6 @@ def plain(model: torch.nn.Module) -> list:
     "changes",
     [
         {"frontend": "sliding_window", "frontend_conf": {"win_length": 400, "hop_length": 160}},
-        {"preencoder": "linear", "preencoder_conf": {"input_size": 80, "output_size": 80, "dropout": 0.0}, "model": "espnet"},
         {**HYBRID, "decoder": "rnn", "decoder_conf": {}},
     ],
 )
