@@ -39,7 +39,8 @@ LM = [  # n-gram language models: making them, and holding large ones; without K
     "kaldingram>=0.1.2",
     'kenlm-ex>=0.2.1; platform_machine == "x86_64" or platform_machine == "AMD64" or sys_platform == "darwin"',
 ]
-RECIPE = [*ESPNET, *LM, "kaldiio>=2.18", "scipy>=1.12", "sentencepiece"]  # egs/, from the corpus to the page of results
+SCORE = ["jiwer>=3.0", "matplotlib>=3.7", "scipy>=1.12"]  # replay, calibrate, compare, score: evidence is all they need
+RECIPE = [*ESPNET, *LM, *SCORE, "kaldiio>=2.18", "sentencepiece"]  # egs/, from the corpus to the page of results
 SSL = ["transformers>=4.50,<6", "safetensors>=0.4"]  # encoder: early_exit_hf (wav2vec 2.0, HuBERT, WavLM)
 HUB = ["huggingface_hub>=0.30"]
 LIVE = ["sounddevice>=0.4.6"]  # espnet-ee transcribe --live, from a microphone
@@ -74,6 +75,7 @@ setup(
     extras_require={
         "runtime": RUNTIME,
         "espnet": ESPNET,
+        "score": SCORE,
         "recipe": RECIPE,
         "lm": LM,
         "ssl": SSL,

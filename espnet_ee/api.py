@@ -17,10 +17,12 @@ from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, prep
 from espnet_ee.decode.stream import Endpoint, SpeechStream
 from espnet_ee.decode.transcript import Transcriber, Transcript
 from espnet_ee.errors import UsageError, UserError, missing_packages_named
+from espnet_ee.exported import DESCRIPTION, FOLDER, is_exported
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.registry import POLICIES, required_settings
 
+TRAINED, ARCHIVE = "config.yaml", "meta.yaml"  # of a trained model; of what ESPnet's pack makes, which is refused elsewhere
 Engine = Literal["torch", "onnx"]
 """What computes a model: torch and ESPnet, or ONNX Runtime (where the model was exported)."""
 
@@ -110,7 +112,7 @@ class EarlyExitASR:
 
         Args:
             source: its folder, or ``owner/model``.
-            policy: when to stop; None: a package's default, else the final exit.
+            policy: when to stop; None: the model's default (of an experiment the first that was calibrated), else the final exit.
             device: torch device; ONNX Runtime computes on the CPU.
             engine: what computes it; None: torch where it and the model's tensors are there, else ONNX Runtime.
             int8: of an export, whether the graphs of 8-bit weights are taken; None: only where there are no others.
@@ -119,6 +121,8 @@ class EarlyExitASR:
         Raises:
             UserError: there is no such model, it is damaged, the policy does not fit it, or a package is not installed.
         """
+        if engine != "onnx":
+            _check_holds_model(Path(source))
         onnx = (engine or _engine_for(source, int8, device)) == "onnx"
         if onnx and device != "cpu":
             raise UsageError(
@@ -243,6 +247,15 @@ _Opened = tuple[ExitSession[Any], int, Mapping[str, DecodingConfig], str | None]
 """A model: its session, sampling rate in Hz, decoding configurations by name, and the default's name."""
 
 
+def _check_holds_model(folder: Path) -> None:
+    """Raises UserError for a folder without any model, before torch is asked for, which may not be there."""
+    if folder.is_dir() and not is_exported(folder) and not any((folder / name).is_file() for name in (TRAINED, ARCHIVE)):
+        raise UserError(
+            f"{folder}: holds no model: neither {TRAINED} (a package, an experiment) nor {FOLDER}/{DESCRIPTION} (an export); "
+            "check the path"
+        )
+
+
 def _engine_for(source: str | Path, int8: bool | None, device: str) -> Engine:
     """The engine where nobody names one."""
     folder, with_torch = Path(source), all(map(_is_installed, ("torch", "espnet2")))
@@ -250,8 +263,7 @@ def _engine_for(source: str | Path, int8: bool | None, device: str) -> Engine:
         return "torch" if int8 is None else "onnx"
     if not folder.is_dir():  # of the hub
         return "torch" if with_torch else "onnx"
-    exported = any((folder / name).is_file() for name in ("onnx/model.yaml", "model.yaml"))
-    return "onnx" if exported and not (with_torch and (folder / "config.yaml").is_file()) else "torch"
+    return "onnx" if is_exported(folder) and not (with_torch and (folder / TRAINED).is_file()) else "torch"
 
 
 def _is_installed(package: str) -> bool:

@@ -49,7 +49,8 @@ _EXTRAS = {
     **dict.fromkeys(
         ("torch", "torchaudio", "espnet", "espnet2", "espnet3", "humanfriendly", "librosa", "safetensors"), "espnet"
     ),
-    **dict.fromkeys(("jiwer", "kaldiio", "omniio", "matplotlib", "scipy", "sentencepiece"), "recipe"),
+    **dict.fromkeys(("jiwer", "matplotlib", "scipy"), "score"),
+    **dict.fromkeys(("kaldiio", "omniio", "sentencepiece"), "recipe"),
     **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
     "onnxruntime": "runtime",
     "transformers": "ssl",

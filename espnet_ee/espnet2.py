@@ -7,8 +7,10 @@ command line or in that configuration, every utterance stops by our loop; writte
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +25,11 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.decoding import DecodingConfig, pairs
+from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.failed import FAILED
 from espnet_ee.store.checkpoint import load_trained
 
-_OWN = ("policy", "policy_conf", "num_threads")
+_OWN = ("policy", "policy_conf", "search", "num_threads")
 # Of the stock command: what asks for another search, another model or another result than the loop that stops gives.
 _ELSEWHERE = (
     *("lm_train_config", "lm_file", "word_lm_train_config", "word_lm_file", "ngram_file", "nbest", "time_sync", "partial_ar"),
@@ -59,8 +62,9 @@ def main(stock: ModuleType) -> None:
     del options["config"]
     own = {name: options.pop(name) for name in _OWN}
     if own["policy"] is None:
-        if own["policy_conf"]:
-            raise UsageError("--policy_conf: are settings of --policy; name it")
+        for name in ("policy_conf", "search"):
+            if own[name]:
+                raise UsageError(f"--{name}: are settings of --policy; name it (fixed: the last exit)")
         options["ctc_weight"] = ctc_weight(options)
         stock.inference(**options)
         return
@@ -69,7 +73,7 @@ def main(stock: ModuleType) -> None:
         if options.get(name) != defaults.get_default(name):
             remedy = "run asr.sh with --use_lm false" if name.startswith(("lm_", "word_lm_")) else "leave it out"
             raise UsageError(
-                f"--{name} {options[name]}: has no place beside --policy, whose texts are the greedy ones of CTC; {remedy}"
+                f"--{name} {options[name]}: has no place beside --policy, whose texts are those of CTC (see --search); {remedy}"
             )
     _decode(stock, argparse.Namespace(**options), _decoding_config(own, options["batch_size"]))
 
@@ -79,6 +83,7 @@ def add_options(parser: Any) -> Any:
     group = parser.add_argument_group("Early exit")
     group.add_argument("--policy", help="when an utterance stops: a decoding configuration (YAML), or a policy's name")
     group.add_argument("--policy_conf", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the policy")
+    group.add_argument("--search", nargs="+", default=[], metavar="KEY=VALUE", help="with a policy: kind=beam beam=10 lm=FILE")
     group.add_argument("--num_threads", type=int, metavar="N", help="CPU threads, with a policy")
     return parser
 
@@ -105,14 +110,33 @@ def ctc_weight(options: Mapping[str, Any]) -> float:
 
 def _decoding_config(own: Mapping[str, Any], batch_size: int) -> DecodingConfig:
     """The decoding configuration that the options stand for."""
-    policy, settings, threads = (own[name] for name in _OWN)
+    policy, settings, search, threads = (own[name] for name in _OWN)
     if isinstance(settings, list):  # words of the command line; in a YAML file it is a table
         settings = pairs(settings, "--policy_conf")
     if not isinstance(settings or {}, Mapping):
         raise UserError(f"policy_conf must be 'key: value' lines, not {settings!r}")
+    changes: dict[str, Any] = {"search": _search(search)} if search else {}
     if isinstance(policy, str) and (policy.endswith((".yaml", ".yml")) or Path(policy).is_file()):
-        return DecodingConfig.read(policy).changed(settings=settings, num_threads=threads)
-    return DecodingConfig().changed(policy, settings, batch_size=batch_size, num_threads=threads)
+        return replace(DecodingConfig.read(policy).changed(settings=settings, num_threads=threads), **changes)
+    return replace(DecodingConfig().changed(policy, settings, batch_size=batch_size, num_threads=threads), **changes)
+
+
+def _search(search: Any) -> SearchConfig:
+    """The search that a table, or words KEY=VALUE, stand for."""
+    if isinstance(search, list):
+        search = {key: _number(value) for key, value in pairs(search, "--search").items()}
+    try:
+        return SearchConfig.from_mapping(search)
+    except UserError as error:
+        raise UsageError(str(error)) from None
+
+
+def _number(word: str) -> int | float | str:
+    """A word that is a number as such."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
 
 
 def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConfig) -> None:
@@ -120,6 +144,7 @@ def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConf
         raise UsageError("--asr_model_file: name the model's parameters")
     train_config = options.asr_train_config or Path(options.asr_model_file).with_name("config.yaml")
     model, trained = load_trained(train_config, options.asr_model_file, "cuda" if options.ngpu else "cpu")
+    vars(model)["speech_volume"] = None  # ESPnet's preprocessing, which loads the utterances, has seen to that
     session, out = TorchSession(model), Path(options.output_dir)
     policy = config.policy_for(session.exit_layers)
     session.use_threads(config.num_threads)

@@ -114,6 +114,7 @@ def test_every_extra_that_is_named_is_there(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(errors._EXTRAS.values()) <= set(extras)
     assert {requirement.partition(">")[0] for requirement in made["install_requires"]} == {"numpy", "pyyaml", "soundfile"}
     # What tools/install.sh asks for has all that tests and recipes need.
+    assert set(extras["score"]) < set(extras["recipe"])
     assert set(extras["espnet"]) < set(extras["recipe"]) < set(extras["dev"]) > set(extras["onnx"]) > set(extras["runtime"])
 
 

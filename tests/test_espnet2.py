@@ -121,6 +121,21 @@ def test_every_utterance_stops_by_the_policy_and_stage_13_has_its_files(recipe, 
     assert "policy entropy: 2 utterances, mean exit layer" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("how", ["configuration", "words"])
+def test_a_search_is_that_of_the_recogniser(recipe, monkeypatch, capsys, how):
+    search = {"kind": "beam", "beam": 4, "insertion": 2.5}
+    (recipe / "decode_beam.yaml").write_text(yaml.safe_dump({"policy": "fixed", "search": search}))
+    words = {
+        "configuration": ("--config", f"{recipe}/decode_beam.yaml"),
+        "words": ("--policy", "fixed", "--search", *(f"{key}={value}" for key, value in search.items())),
+    }[how]
+    asr = EarlyExitASR.from_files(recipe / "config.yaml", recipe / "model.pth", recipe / "decode_beam.yaml")
+    expected = {key: asr.transcribe(recipe / f"{key}.wav").text for key in UTTERANCES}
+    assert best(infer(recipe, monkeypatch, f"beam.{how}", *words)) == expected
+    asr.use("fixed")
+    assert expected != {key: asr.transcribe(recipe / f"{key}.wav").text for key in UTTERANCES}  # or nothing was tested
+
+
 def test_an_utterance_without_a_text_keeps_its_line(recipe, monkeypatch, capsys):
     soundfile.write(recipe / "broken.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
     soundfile.write(recipe / "whole.wav", np.zeros(16000), 16000)
@@ -138,6 +153,10 @@ def test_an_utterance_without_a_text_keeps_its_line(recipe, monkeypatch, capsys)
         (("--policy", "entropy"), "'threshold' is missing", 2),
         (("--policy", "no_such.yaml"), "no_such.yaml: no such file", 1),
         (("--policy_conf", "threshold=1"), "settings of --policy", 2),
+        (("--search", "kind=beam"), "--search: are settings of --policy", 2),
+        (("--policy", "fixed", "--search", "kind=best"), "kind 'best' is unknown", 2),
+        (("--policy", "fixed", "--search", "beam=4"), "beam is of no use without kind: beam", 2),
+        (("--policy", "entropy", "--policy_conf", "threshold=-1"), "threshold -1: give a number from 0 on", 2),
         (("--policy", "fixed", "--policy_conf", "exit_layer=3"), "exit", 1),
         (("--policy", "fixed", "--lm_file", "lm.pth"), "run asr.sh with --use_lm false", 2),
         (("--policy", "fixed", "--nbest", "3"), "--nbest 3: has no place beside --policy", 2),

@@ -24,6 +24,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from espnet_ee.data.an4 import An4
 from espnet_ee.data.datadir import validate_data_dir
@@ -48,6 +49,7 @@ from espnet_ee.score.models import compare_models, page_lines
 from espnet_ee.score.points import make_point, read_exits, write_exits
 from espnet_ee.score.runs import read_run
 from espnet_ee.search.arpa import NgramScorer
+from espnet_ee.store.onnx_threshold import change_threshold
 from espnet_ee.store.tensors import read_tensors, write_safetensors
 from espnet_ee.store.train_config import check_encoder, read_train_config, sampling_rate
 from espnet_ee.store.untrusted import check_config, read_untrusted_yaml
@@ -154,6 +156,11 @@ def read_package(folder: Path) -> None:
         check_config(read_untrusted_yaml(path), path)
 
 
+def stopping_graph() -> bytes:
+    threshold = helper.make_tensor("threshold", TensorProto.FLOAT, [], [0.1])
+    return helper.make_model(helper.make_graph([], "stops", [], [], [threshold])).SerializeToString()
+
+
 def read_training(folder: Path) -> None:
     config = read_train_config(folder / "config.yaml")
     check_encoder(config, folder / "config.yaml")
@@ -195,6 +202,10 @@ DECODINGS: Mapping[str, Any] = {
 }  # fmt: skip
 
 CONFIDENCES = {2: {"said": [0.5, 0.9], "right": [0.25, 0.75]}, 4: {"said": [0.5], "right": [0.5]}}
+SELF_STOPPING = {
+    "exit_layers": [2, 4],
+    "self_stopping": {"fp32": "self_stopping.onnx", "policy": {"policy": "entropy", "policy_conf": {"threshold": 0.1}}},
+}
 
 READERS = {
     "stm": Reader(
@@ -302,6 +313,10 @@ READERS = {
             "decode_entropy.yaml": b"policy: entropy\npolicy_conf: {threshold: 0.1}\n",
         },
         open_export,
+    ),
+    "self-stopping file": Reader(
+        lambda: {"model.yaml": yaml.safe_dump(SELF_STOPPING).encode(), "self_stopping.onnx": stopping_graph()},
+        lambda folder: change_threshold(folder, 0.5),
     ),
     "graph": Reader(
         lambda: made(lambda folder: exports.write_export(folder / "onnx"), "onnx/segment_01.onnx"),

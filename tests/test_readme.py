@@ -56,6 +56,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, root / name, follow_symlinks=False)
     programs = root / "tools/venv/{}.{}/bin".format(*sys.version_info[:2])
     programs.mkdir(parents=True)
+    (programs.parent / ".done.recipe").touch()
     for name, words in (("python3", ""), ("espnet-ee", "-m espnet_ee.cli ")):
         (programs / name).write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} {words}"$@"\n')
         (programs / name).chmod(0o755)
@@ -123,7 +124,10 @@ def test_the_python_example_runs(clone: Path) -> None:
 def test_without_an_environment_activate_says_so(clone: Path, tmp_path: Path) -> None:
     shutil.copytree(clone / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("venv"))
     done = paste(tmp_path, "true")
-    assert done.returncode == 1 and "install.sh" in done.stderr
+    assert done.returncode == 1 and "there is no environment" in done.stderr and "install.sh" in done.stderr
+    shutil.copytree(clone / "tools/venv", tmp_path / "tools/venv", ignore=shutil.ignore_patterns(".done.*"))
+    done = paste(tmp_path, "true")
+    assert done.returncode == 1 and "was not finished" in done.stderr and "install.sh" in done.stderr
 
 
 @pytest.mark.parametrize(

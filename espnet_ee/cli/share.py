@@ -35,7 +35,7 @@ def add_export(parser: Parser) -> None:
     _add_model(parser, f"{MODEL} or package")
     parser.option("--format", "for whom", choices=("onnx", "stock"), default="onnx")
     parser.option("--policy", "onnx: the calibrated configuration of the model, or a decoding configuration's file, that the "
-                  "self-stopping file holds (default: the package's default, else the first calibrated one)",
+                  "self-stopping file holds (default: the model's, as of espnet-ee transcribe)",
                   metavar="NAME|FILE")  # fmt: skip
     parser.option("--int8", "onnx: files of 8 bits, too", action="store_true")
     parser.option("--exit_layer", "stock: the exit; onnx: exits that also become a file each", type=int, nargs="+", metavar="K",
@@ -92,7 +92,7 @@ def _need_onnx(*libraries: str) -> None:
 def add_set_threshold(parser: Parser) -> None:
     """Options of ``espnet-ee set-threshold``."""
     parser.description = "Changes the threshold in the self-stopping ONNX files of an export, without exporting again."
-    parser.path("--model", "folder that espnet-ee export wrote to", required=True)
+    parser.path("--model", "folder that espnet-ee export wrote to, or its folder onnx", required=True)
     parser.option("--threshold", "of the policy that the files hold; of fixed the exit layer", type=float, required=True,
                   metavar="X")  # fmt: skip
     parser.set_defaults(run=_set_threshold)
@@ -111,7 +111,7 @@ def _with_policy(
 ) -> tuple[dict[str, DecodingConfig], str | None]:
     """The decoding configurations with that of ``--policy``, and the name of the default one."""
     if policy is None:
-        return dict(configs), default or next(iter(configs), None)
+        return dict(configs), default
     name = policy.removeprefix("decode_")
     if name in configs:
         return dict(configs), name
@@ -161,10 +161,10 @@ def add_pack(parser: Parser) -> None:
 def _pack(options: argparse.Namespace) -> None:
     if options.name.split() != [options.name]:
         raise UsageError(f"--name {options.name!r}: give one word, OWNER/MODEL on the hub")
+    from espnet_ee.exported import DESCRIPTION
+    from espnet_ee.exported import FOLDER as ONNX
     from espnet_ee.store.checkpoint import experiment_files
     from espnet_ee.store.model_card import Card
-    from espnet_ee.store.onnx_names import DESCRIPTION
-    from espnet_ee.store.onnx_names import FOLDER as ONNX
     from espnet_ee.store.package import calibrated_configs, pack_model
 
     files = experiment_files(options.model, options.model_file)

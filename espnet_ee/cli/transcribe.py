@@ -22,6 +22,7 @@ from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_write, is_file, read_lines
 from espnet_ee.policy.budget import Budget, BudgetController, read_curve, schedule
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import POLICIES
 from espnet_ee.policy.searching import HOTWORD_BOOST, read_hotwords
 from espnet_ee.policy.table import escape
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from espnet_ee.decode.transcript import Recognised, Transcript
 
 STDIN = "-"
+EXITS = "exits.csv"  # beside a scored model
 
 
 def add_transcribe(parser: Parser) -> None:
@@ -50,11 +52,12 @@ def add_transcribe(parser: Parser) -> None:
     parser.option(
         "--model", "folder of a package, an experiment (exp/asr_...) or an export, or a name on the hub", required=True
     )
-    names = ", ".join(POLICIES)
+    thresholds = ", ".join(name for name in POLICIES if name != FixedExitPolicy.name)
     parser.option(
         "--policy",
-        "when to stop: the name of a calibrated configuration of the model, a decoding configuration's file, or one of "
-        f"{names}, if it needs no settings (default: the package's default, else the last exit)",
+        "when to stop: the name of a calibrated configuration of the model; a decoding configuration's file, which holds a\n"
+        f"policy's settings ({thresholds}: none without); or {FixedExitPolicy.name}, the last exit\n"
+        "(default: the model's default configuration, else the last exit)",
         metavar="NAME|FILE",
     )
     parser.option(
@@ -127,6 +130,9 @@ class Problems:
             self._said.add(note)
             self._print(f"note: {path}: {note} (said once)")
 
+    def say(self, note: str) -> None:
+        self._print(f"note: {note}")
+
     def _print(self, line: str) -> None:
         print(f"espnet-ee: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
@@ -148,9 +154,7 @@ def _transcribe(options: argparse.Namespace) -> None:
                 problems.fail(UserError(f"{file.path}: no such audio file; check the path"))
             raise SystemExit(1)
         recogniser = _recogniser(options, hotwords)
-        controller = None
-        if budget is not None:
-            controller = BudgetController(read_curve(Path(options.model) / "exits.csv", recogniser.configs), budget)
+        controller = None if budget is None else _controller(options, budget, recogniser, problems)
         for transcript in _transcripts(files, options.max_segment_seconds, recogniser, controller, problems):
             _write(options, transcript, len(files) > 1)
     if problems.count:
@@ -285,11 +289,29 @@ def _budget(options: argparse.Namespace) -> Budget | None:
         return None
     if options.policy is not None:
         raise UsageError("--budget chooses the policies; leave --policy out")
-    if not (Path(options.model) / "exits.csv").is_file():
+    if not Path(options.model).is_dir():
         raise UserError(
-            f"{options.model}/exits.csv: no such file; --budget needs a scored model's folder (stage 13, or a package)"
+            f"{options.model}: no such folder; --budget reads the {EXITS} in it (download a model of the hub first)"
+        )
+    if not (Path(options.model) / EXITS).is_file():
+        raise UserError(
+            f"{options.model}: has no {EXITS}, which says what the model's exits and policies cost; leave --budget out"
         )
     return schedule([(0.0, options.budget * 1e6)])
+
+
+def _controller(options: argparse.Namespace, budget: Budget, recogniser: EarlyExitASR, problems: Problems) -> BudgetController:
+    """What keeps the budget; one that no point of the model keeps is said."""
+    session = recogniser.session
+    rate = None if session.frame_seconds is None else session.macs.stride / session.frame_seconds
+    controller = BudgetController(read_curve(Path(options.model) / EXITS, recogniser.configs, session.macs, rate), budget)
+    ends = {"even the cheapest": controller.curve[0], "the dearest": controller.curve[-1]}
+    low, high = (point.macs_per_second for point in ends.values())
+    if not low <= options.budget * 1e6 <= high:
+        kind, point = list(ends.items())[options.budget * 1e6 > high]
+        costs = f"takes {point.macs_per_second / 1e6:.3g} million MACs per second of audio"
+        problems.say(f"--budget {options.budget:g}: {kind} point of the model, {point.name}, {costs}; it is taken throughout")
+    return controller
 
 
 @contextlib.contextmanager

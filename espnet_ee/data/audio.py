@@ -22,7 +22,8 @@ FULL_SCALE = 32768.0
 """16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
 
 _UNKNOWN = 1 << 62
-_LOUDEST = 16.0  # what was summed or amplified may pass 1, but not by so much
+_LOUDEST = 16.0  # what was summed or amplified may pass 1, but not by so much: those are whole numbers kept as floats
+_LOUD = 2.0  # what decoders and limiters leave above 1 is less, and is nothing to speak of
 _CANCELLED = 0.01  # a mean of less than this share of its channels' power: channels that have nothing in common leave a half
 
 
@@ -37,13 +38,35 @@ def read_audio(path: str | Path, span: Span | None = None) -> tuple[np.ndarray, 
             or it ends before the span does.
     """
     samples, rate, _ = _read(path, "float32", span)
-    return _finite(samples[:, 0], path), rate
+    return _checked(samples[:, 0], path), rate
 
 
-def _finite(samples: np.ndarray, path: str | Path) -> np.ndarray:
+def _checked(samples: np.ndarray, path: str | Path) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: holds samples that are not finite (NaN or infinity); make the file again")
+    check_scale(samples, f"{path}: ")
     return samples
+
+
+def loudest(samples: np.ndarray) -> float:
+    """The largest of floats, without their signs."""
+    return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+
+
+def check_scale(samples: np.ndarray, where: str = "") -> None:
+    """Raises UserError for floats that are not in [-1, 1], nor near it.
+
+    Args:
+        samples: of any shape.
+        where: what the line begins with.
+    """
+    if (most := loudest(samples)) > _LOUDEST:
+        raise UserError(f"{where}floats up to {most:g} are not in [-1, 1]; divide them by their full scale (32768 for 16 bits)")
+
+
+def loudness_note(most: float) -> str:
+    """What is said of a recording whose largest float is so large; empty for what nobody needs to know."""
+    return "louder than twice full scale (1), taken as it is" if most > _LOUD else ""
 
 
 def read_any(path: str | Path, rate: int) -> tuple[np.ndarray, str]:
@@ -60,8 +83,9 @@ def read_any(path: str | Path, rate: int) -> tuple[np.ndarray, str]:
         UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity.
     """
     channels, file_rate, _ = _read(path, "float32", mono=False)
-    samples, note = mix_down(_finite(channels, path))
-    notes = [note] if note else []
+    samples, note = mix_down(_checked(channels, path))
+    loud = loudness_note(loudest(channels))
+    notes = [words for words in (note, loud) if words]
     if file_rate != rate:
         notes.append(f"{file_rate} Hz, resampled to {rate} Hz")
         samples = resample(to_int16(samples * FULL_SCALE), file_rate, rate) / FULL_SCALE
@@ -100,7 +124,7 @@ def read_blocks(path: str | Path, size: int) -> Iterator[np.ndarray]:
         promised, count = _promised_frames(path, sound), 0
         while len(block := _samples(path, sound, size, "float32")):
             count += len(block)
-            yield _finite(block, path)
+            yield _checked(block, path)
         _check_count(path, count, promised)
 
 
@@ -139,9 +163,7 @@ def _on_unit_scale(samples: np.ndarray) -> np.ndarray:
         raise UserError(f"samples of type {samples.dtype} have no known scale; give floats in [-1, 1], int16, int32 or uint8")
     if not np.isfinite(samples).all():
         raise UserError("the audio holds values that are not finite; repair or drop it")
-    loudest = float(np.abs(samples).max())
-    if loudest > _LOUDEST:
-        raise UserError(f"floats up to {loudest:g} are not in [-1, 1]; divide them by their full scale (32768 for 16 bits)")
+    check_scale(samples)
     return samples.astype(np.float64)
 
 
@@ -223,7 +245,7 @@ def _samples(path: str | Path, sound: soundfile.SoundFile, count: int, dtype: st
 
 def _check_count(path: str | Path, count: int, promised: int) -> None:
     if not promised:
-        raise UserError(f"{path}: holds no samples; delete the utterance or get the file again")
+        raise UserError(f"{path}: holds no samples; get the file again, or leave it out")
     if count != promised:
         raise UserError(f"{path}: cut short: {count} of {promised} samples are there; get the file again")
 
@@ -236,7 +258,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
                 f"{path}: audio inside an archive is read by ESPnet alone: decode it with python3 -m espnet_ee -m "
                 "espnet2.bin.asr_inference --policy, or make files of it (asr.sh --audio_format flac)"
             )
-        raise UserError(f"{path}: no such audio file; check the path, or unpack the corpus again")
+        raise UserError(f"{path}: no such audio file; check the path")
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:

@@ -14,6 +14,8 @@ from espnet_ee.data.audio import (
     FULL_SCALE,
     cancel_out,
     count_samples,
+    loudest,
+    loudness_note,
     mixing_note,
     read_any,
     read_blocks,
@@ -111,9 +113,10 @@ def open_recording(path: str | Path, rate: int, longest: float) -> Recording:
         whole, note = read_any(path, rate)
         return Recording(path, rate, file_rate, note, (0, count), whole=whole)
     step = max(1, file_rate // _STEPS)
-    energies, of_mean, channels = _survey(path, step)
+    energies, of_mean, channels, most = _survey(path, step)
     cancelled = cancel_out(of_mean, float(energies.mean()))
-    notes = [mixing_note(channels, cancelled), f"{file_rate} Hz, resampled to {rate} Hz" if file_rate != rate else ""]
+    resampled = f"{file_rate} Hz, resampled to {rate} Hz" if file_rate != rate else ""
+    notes = [mixing_note(channels, cancelled), loudness_note(most), resampled]
     cuts = [place * step for place in quiet_places(energies, int(longest * file_rate / step))]
     return Recording(path, rate, file_rate, "; ".join(filter(None, notes)), (0, *cuts, count), cancelled)
 
@@ -137,17 +140,17 @@ def quiet_places(energies: Sequence[float] | np.ndarray, longest: int) -> list[i
     return places[1:]
 
 
-def _survey(path: Path, step: int) -> tuple[np.ndarray, float, int]:
-    """Mean square of each step over all channels, that of the channels' mean over the whole file, number of channels."""
-    energies, of_mean, count, channels = [], 0.0, 0, 1
+def _survey(path: Path, step: int) -> tuple[np.ndarray, float, int, float]:
+    """Mean square of each step over all channels, that of the channels' mean over the whole file, channels, largest sample."""
+    energies, of_mean, count, channels, most = [], 0.0, 0, 1, 0.0
     for block in read_blocks(path, step * _BLOCK_STEPS):
-        channels = block.shape[1]
+        channels, most = block.shape[1], max(most, loudest(block))
         power = np.square(block, dtype=np.float64).mean(axis=1)
         starts = np.arange(0, len(block), step)
         energies.append(np.add.reduceat(power, starts) / np.diff(np.append(starts, len(block))))
         of_mean += float(np.square(block.mean(axis=1, dtype=np.float64)).sum())
         count += len(block)
-    return np.concatenate(energies), of_mean / count, channels
+    return np.concatenate(energies), of_mean / count, channels, most
 
 
 class _Stream:

@@ -67,17 +67,29 @@ class ThresholdPolicy(ExitPolicy):
 
     Attributes:
         compare: how level and threshold are compared; true means stop.
-        least: thresholds below it are no use: no operating point there is worth having.
+        least: thresholds below it are no use: no operating point there is worth having, or none other than at it.
+        most: nor are those above this one.
+        counts: whether the level is a count, and so the threshold.
         threshold: what the level is compared with.
     """
 
     compare: ClassVar[Callable[[Any, Any], Any]] = operator.gt
-    least: ClassVar[float] = -math.inf
+    least: ClassVar[float] = 0.0
+    most: ClassVar[float] = math.inf
+    counts: ClassVar[bool] = False
     threshold: float
 
     def __post_init__(self) -> None:
         if math.isnan(self.threshold):
             raise UserError(f"policy {self.name}: threshold is not a number; give a number such as 0.01")
+
+    def check_threshold(self) -> None:
+        """Raises UserError for a threshold that no level can lie on both sides of: what is typed so is a slip."""
+        counted = not self.counts or not math.isfinite(self.threshold) or self.threshold == int(self.threshold)
+        if not (self.least <= self.threshold <= self.most and counted):
+            kind = "a whole number" if self.counts else "a number"
+            span = f"from {self.least:g} on" if self.most == math.inf else f"from {self.least:g} to {self.most:g}"
+            raise UserError(f"policy {self.name}: threshold {self.threshold:g}: give {kind} {span}")
 
     @abstractmethod
     def level(self, evidence: Sequence[ExitEvidence]) -> float:

@@ -14,12 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_ee.compute import MacTable
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 
 Budget = Callable[[float], float]
+_LENGTHS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # seconds of audio; mean utterances of a set are no shorter and no longer
+_TOLERANCE = 0.15  # of padding, and of short utterances among them
 
 
 @dataclass(frozen=True)
@@ -55,33 +58,91 @@ def schedule(steps: Sequence[tuple[float, float]]) -> Budget:
     return lambda now: steps[bisect.bisect_right(times, now) - 1][1]
 
 
-def read_curve(exits_csv: str | Path, configs: Mapping[str, DecodingConfig]) -> list[CurvePoint]:
+def read_curve(
+    exits_csv: str | Path,
+    configs: Mapping[str, DecodingConfig],
+    model: MacTable | None = None,
+    frame_rate: float | None = None,
+) -> list[CurvePoint]:
     """The points of a scored model: its calibrated policies of one family, and the fixed exits beyond them at both ends.
 
     Args:
         exits_csv: of stage 13; a package carries it. Of a point's sets the mean counts.
         configs: the model's decoding configurations by name; the family is that of the first that was scored.
+        model: what the model costs; a table of another model is refused.
+        frame_rate: its feature frames per second; None: not known, so that exits alone are compared.
 
     Raises:
-        UserError: the file is missing or no table of exits.
+        UserError: the file is missing or no table of exits, or one of another model or of other thresholds.
     """
     macs: dict[str, list[float]] = {}
-    exits: dict[str, ExitPolicy] = {}
+    exits: dict[str, FixedExitPolicy] = {}
     try:
         with open(exits_csv, encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
                 if row["kind"] == "fixed":
-                    exits[row["name"]] = FixedExitPolicy(int(float(row["depth"])))
+                    exits[row["name"]] = FixedExitPolicy(_whole(float(row["depth"])))
                 if row["kind"] == "fixed" or row["name"] in configs:
-                    macs.setdefault(row["name"], []).append(float(row["macs_per_second"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{exits_csv}: not the exits.csv of stage 13 ({error}); score the model first") from None
-    mean = {name: sum(values) / len(values) for name, values in macs.items()}
+                    macs.setdefault(row["name"], []).append(_finite(float(row["macs_per_second"])))
+                if row["name"] in configs:
+                    _check_threshold(row, configs[row["name"]])
+        mean = {name: sum(values) / len(values) for name, values in macs.items()}
+        if model is not None:
+            _check_model({exits[name].exit_layer: mean[name] for name in exits}, model, frame_rate)
+    except UserError as error:
+        raise UserError(f"{exits_csv}: {error}") from None
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{exits_csv}: not a table of a model's exits ({error}); take the model's own, or score it again"
+        ) from None
     scored = [(mean[name], config.policy, name) for name, config in configs.items() if config.policy and name in mean]
     family = [CurvePoint(*point) for point in scored if point[1].name == scored[0][1].name]
     costs = [point.macs_per_second for point in family]
     ends = [name for name in exits if not family or not min(costs) <= mean[name] <= max(costs)]
     return family + [CurvePoint(mean[name], exits[name], name) for name in ends]
+
+
+def _whole(value: float) -> int:
+    if not 0 < value == round(_finite(value)):
+        raise ValueError(f"{value:g} is no exit layer")
+    return int(value)
+
+
+def _finite(value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value:g} is no number of MACs")
+    return value
+
+
+def _check_threshold(row: Mapping[str, str], config: DecodingConfig) -> None:
+    """Raises UserError if a policy was scored with another threshold than it has now."""
+    scored, threshold = row.get("threshold"), getattr(config.policy, "threshold", None)
+    if scored and threshold is not None and float(scored) != threshold:
+        raise UserError(
+            f"{row['name']} was scored with threshold {scored}, and has {threshold:g} now: another calibration, or another "
+            "model; score it again"
+        )
+
+
+def _check_model(costs: Mapping[int, float], model: MacTable, frame_rate: float | None) -> None:
+    """Raises UserError if the fixed exits are not those of the model, or no speech of any length costs what they cost."""
+    layers = list(model.blocks)
+    if sorted(costs) != layers:
+        raise UserError(f"is of another model: its exits are {sorted(costs)}, not {layers}; give the model's own")
+    if frame_rate is None:
+        return
+    for layer, cost in costs.items():
+        possible = []
+        for seconds in _LENGTHS:
+            frames = max(model.min_frames, round(seconds * frame_rate))
+            macs = model.encoder_macs(layer, frames) + model.head_macs(layer, model.encoder_frames(frames))
+            possible.append(macs / seconds)
+        low, high = min(possible) * (1 - _TOLERANCE), max(possible) * (1 + _TOLERANCE)
+        if not low <= cost <= high:
+            raise UserError(
+                f"is of another model: exit {layer} costs {cost / 1e6:.3g} million MACs per second of audio there, in this "
+                f"one {low / 1e6:.3g} to {high / 1e6:.3g}; give the model's own"
+            )
 
 
 class BudgetController:

@@ -23,6 +23,7 @@ class ConfidencePolicy(ThresholdPolicy):
 
     name: ClassVar[str] = "confidence"
     reads: ClassVar[frozenset[str]] = frozenset({"spoken_confidence"})
+    most: ClassVar[float] = 1.0
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         return evidence[-1].spoken_confidence

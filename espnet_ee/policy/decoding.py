@@ -12,7 +12,7 @@ import yaml
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.policy.attending import ATTENTION, Search, read_search
-from espnet_ee.policy.base import ExitPolicy
+from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
@@ -108,7 +108,7 @@ class DecodingConfig:
             numbers: ``batch_size`` and ``num_threads``; None leaves them.
 
         Raises:
-            UsageError: as :meth:`from_mapping`.
+            UsageError: as :meth:`from_mapping`, or the threshold is none that the policy can have.
         """
         mapping = self.to_mapping()
         if policy is not None:
@@ -116,7 +116,10 @@ class DecodingConfig:
         mapping["policy_conf"] = {**mapping["policy_conf"], **(settings or {})}
         mapping.update({key: value for key, value in numbers.items() if value is not None})
         try:
-            return self.from_mapping(mapping, "command line")
+            changed = self.from_mapping(mapping, "command line")
+            if isinstance(changed.policy, ThresholdPolicy) and "threshold" in (settings or {}):
+                changed.policy.check_threshold()
+            return changed
         except UserError as error:
             raise UsageError(str(error)) from None
 

@@ -35,7 +35,6 @@ class LearnedPolicy(ThresholdPolicy):
 
     name: ClassVar[str] = "learned"
     compare = operator.le
-    least: ClassVar[float] = 0.0
     weights: Mapping[str, float]
     intercepts: Mapping[int, float]
     returns: Mapping[int, float]

@@ -23,6 +23,8 @@ class PatiencePolicy(ThresholdPolicy):
     name: ClassVar[str] = "patience"
     reads: ClassVar[frozenset[str]] = frozenset({"tokens", "entropy"})
     compare = operator.ge
+    least: ClassVar[float] = 1.0
+    counts: ClassVar[bool] = True
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         # The tokens of an exit whose numbers are broken are worth nothing, even where they agree.

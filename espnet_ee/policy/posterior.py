@@ -23,6 +23,7 @@ class PosteriorPolicy(ThresholdPolicy):
 
     name: ClassVar[str] = "posterior"
     reads: ClassVar[frozenset[str]] = frozenset({"nbest_scores"})
+    most: ClassVar[float] = 1.0
     nbest: int = 10
 
     def __post_init__(self) -> None:

@@ -10,17 +10,18 @@ from typing import Any
 
 from espnet_ee.compute import MacTable
 from espnet_ee.errors import UserError
+from espnet_ee.exported import DESCRIPTION as MODEL
+from espnet_ee.exported import FOLDER, KINDS, export_folder
 from espnet_ee.files import is_file, read_lines, read_untrusted_yaml
 from espnet_ee.hub import model_folder
 from espnet_ee.kaldi import is_count
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.policy.packaged import DESCRIPTION, PREFIX, PackagedConfigs, read_configs, read_packaged
+from espnet_ee.policy.packaged import DESCRIPTION as PACKAGE
+from espnet_ee.policy.packaged import PREFIX, PackagedConfigs, read_configs, read_packaged
 from espnet_ee.runtime.features import Features, build_features
 
-FOLDER, MODEL = "onnx", "model.yaml"
 FORMAT = 1
-PRECISIONS = ("fp32", "int8")
-DOWNLOADED = (f"{FOLDER}/*", MODEL, DESCRIPTION, f"{PREFIX}*.yaml", "tokens.txt", "*.onnx", "*.arpa")
+DOWNLOADED = (f"{FOLDER}/*", MODEL, PACKAGE, f"{PREFIX}*.yaml", "tokens.txt", "*.onnx", "*.arpa")
 MAX_EXITS, MAX_TOKENS, MAX_MIN_FRAMES = 256, 1_000_000, 100_000
 MAX_RATE, MAX_FRAME_SECONDS = 200_000, 10
 
@@ -86,7 +87,7 @@ def open_export(source: str | Path) -> Export:
         UserError: there is none, or it is damaged; names file and key.
     """
     given = model_folder(source, DOWNLOADED)
-    folder = given / FOLDER if (given / FOLDER).is_dir() else given
+    folder = export_folder(given)
     path = folder / MODEL
     if not is_file(path):
         raise UserError(f"{given}: holds no exported model ({FOLDER}/{MODEL}); make one with espnet-ee export")
@@ -101,6 +102,8 @@ def open_export(source: str | Path) -> Export:
             raise UserError(f"normalize {content['normalize']!r} is unknown here; update espnet_ee")
         tokens = _tokens(_file(folder, content.get("tokens"), "tokens"))
         blank = _whole(content, "blank", len(tokens) - 1, 0)
+        _check_said(content, "vocabulary", len(tokens), "tokens.txt has")
+        _check_said(content, "exit_layers", layers, "its segments end after")
         features = build_features(content.get("features"), rate)
         least = _whole(content, "min_frames", MAX_MIN_FRAMES)
         macs = _macs(content.get("macs"), layers)
@@ -112,10 +115,16 @@ def open_export(source: str | Path) -> Export:
     return Export(path, rate, blank, tokens, features, least, segments, macs, packaged.configs, packaged.default, step)
 
 
+def _check_said(content: Mapping[str, Any], key: str, there: Any, where: str) -> None:
+    """Raises UserError if the file says of its parts what they are not; it need not say it."""
+    if (said := content.get(key, there)) != there:
+        raise UserError(f"{key} is {said!r:.100}, but {where} {there!r:.100}; copy the whole folder, or export again")
+
+
 def _configs(given: Path, folder: Path, default: Any, layers: list[int]) -> PackagedConfigs:
     """Those that came with the export; in a package its own, too, and its default."""
     exported = read_configs(folder, default, folder / MODEL, layers)
-    if given == folder or not is_file(given / DESCRIPTION):
+    if given == folder or not is_file(given / PACKAGE):
         return exported
     packaged = read_packaged(given, layers)
     return PackagedConfigs({**exported.configs, **packaged.configs}, packaged.default)
@@ -130,7 +139,7 @@ def _segments(listed: Any, folder: Path) -> tuple[SegmentFiles, ...]:
         raise UserError("segments: no list of graphs; export again")
     segments = []
     for entry in listed:
-        names = {precision: entry[precision] for precision in PRECISIONS if entry.get(precision) is not None}
+        names = {precision: entry[precision] for precision in KINDS if entry.get(precision) is not None}
         paths = {precision: _place(folder, name, f"segments: {precision}") for precision, name in names.items()}
         if not all(path.suffix == ".onnx" for path in paths.values()):  # ONNX Runtime would read .ort as another format
             raise UserError(f"segments: {', '.join(names.values())}: a graph's name ends in .onnx; refused")

@@ -13,6 +13,7 @@ import onnxruntime
 from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError
 from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.errors import UserError
+from espnet_ee.exported import KINDS as PRECISIONS
 from espnet_ee.files import is_file
 from espnet_ee.policy.attending import AttentionConfig
 from espnet_ee.policy.frames import Frames
@@ -156,6 +157,11 @@ class OnnxSession:
         frames = shapes["label"][1]
         if not 0 <= count <= frames or any(shapes[name][:2] != [1, frames] for name in READ):
             raise UserError(f"{self._path(number)}: gives outputs of {shapes} for {count} frames; export the model again")
+        width = shapes["log_probs"][2]
+        if width != len(self.tokens):  # a graph may leave it open
+            raise UserError(
+                f"{self._path(number)}: gives {width} tokens where {self.export.path} has {len(self.tokens)}, refused"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": {}}  # another process loads the graphs itself
@@ -215,7 +221,7 @@ def _value_of(array: np.ndarray) -> Any:
 
 def _precision(export: Export, int8: bool | None) -> str:
     """The kind of graphs that is asked for and that every segment names."""
-    named = [kind for kind in ("fp32", "int8") if all(kind in segment.paths for segment in export.segments)]
+    named = [kind for kind in PRECISIONS if all(kind in segment.paths for segment in export.segments)]
     if int8 is not None:
         named = [kind for kind in named if kind == ("int8" if int8 else "fp32")]
     there = [kind for kind in named if is_file(export.segments[0].paths[kind])]

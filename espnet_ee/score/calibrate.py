@@ -55,6 +55,10 @@ class Target:
         sure = "" if self.confidence is None else f"at{self.confidence:.12g}"
         return f"{self.kind}{self.value:.12g}{sure}".replace("+", "")
 
+    def is_beyond(self, dev: Grid) -> bool:
+        """Whether it is a mean layer above the set's last exit: nothing is to be calibrated for what all choices meet."""
+        return self.kind == "mean_layer" and self.value > dev.layers[-1]
+
     def __str__(self) -> str:
         said = {
             "wer_loss": f"at most {self.value:g} % relative WER above the final exit",
@@ -157,11 +161,14 @@ def calibrate_policies(
         features: what the learned policy reads.
 
     Raises:
-        UsageError: a name is none of the policies.
+        UsageError: a name is none of the policies, or a target is a mean layer above the last exit.
         UserError: the set lacks what a policy reads, or is too small to fit the learned one on.
     """
     if len(dev.layers) == 1:
         return []
+    for target in targets:
+        if target.is_beyond(dev):
+            raise UsageError(f"target {target.kind}={target.value:g}: the last exit is {dev.layers[-1]}; give a smaller layer")
     plain = make_families(dev, policies, features)
     held_out = make_families(dev, policies, features, held_out=True) if any(target.confidence for target in targets) else plain
     found = [calibrate(family, target) for target in targets for family in (held_out if target.confidence else plain)]

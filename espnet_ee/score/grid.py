@@ -245,12 +245,12 @@ def candidate_thresholds(policy: ThresholdPolicy, level: np.ndarray, count: int 
     """
     values = np.unique(level[:, :-1][np.isfinite(level[:, :-1])])
     if not len(values):  # nothing to go by: nobody stops early
-        return [policy.least if deeper_is_lower(policy) else np.inf]
+        return [policy.least if deeper_is_lower(policy) else policy.most]
     # Of counts (patience) the numbers themselves; of measurements the middles, which noise moves least.
     middle = values if (values == values.round()).all() else (values[1:] + values[:-1]) / 2
     if len(middle) > count:
         middle = np.quantile(middle, np.linspace(0, 1, count), method="nearest")
-    beyond = (max(policy.least, np.floor(values[0]) - 1), np.ceil(values[-1]) + 1)
+    beyond = (max(policy.least, np.floor(values[0]) - 1), min(policy.most, np.ceil(values[-1]) + 1))
     rising = sorted({*map(float, beyond), *(float(f"{value:.6g}") for value in middle)})
     return rising if not deeper_is_lower(policy) else rising[::-1]
 

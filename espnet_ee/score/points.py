@@ -141,8 +141,8 @@ def read_exits(path: str | Path) -> list[Point]:
             rows = list(csv.DictReader(stream))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; score the experiment first") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; score the experiment again") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path}: not a table in UTF-8; score the experiment again") from None
     points = []
     for number, row in enumerate(rows, 2):
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
@@ -56,14 +57,25 @@ def _by_name(grid: Grid, word: str) -> tuple[ExitPolicy, list[float]]:
     name, thresholds = _numbers(word)
     if name == FixedExitPolicy.name:
         return FixedExitPolicy(int(grid.layers[-1])), thresholds or grid.layers.tolist()
-    return plain_policy(grid, name), thresholds
+    return _asked(plain_policy(grid, name), thresholds)
 
 
 def _by_file(grid: Grid, word: str) -> tuple[ExitPolicy, list[float]]:
     path, thresholds = (word, []) if Path(word).is_file() else _numbers(word)
     policy = DecodingConfig.read(path).policy_for(grid.table.exit_layers)
     own = policy.exit_layer if isinstance(policy, FixedExitPolicy) else getattr(policy, "threshold", math.nan)
-    return policy, thresholds or [own]
+    return _asked(policy, thresholds) if thresholds else (policy, [own])
+
+
+def _asked(policy: ExitPolicy, thresholds: list[float]) -> tuple[ExitPolicy, list[float]]:
+    """Both. Raises UsageError for a threshold that the policy cannot have."""
+    try:
+        for value in thresholds:
+            if isinstance(policy, ThresholdPolicy):
+                replace(policy, threshold=value).check_threshold()
+    except UserError as error:
+        raise UsageError(str(error)) from None
+    return policy, thresholds
 
 
 def _rows(grid: Grid, policy: ExitPolicy, thresholds: Sequence[float], count: int) -> Iterator[Sequence[str]]:

@@ -16,12 +16,14 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import jiwer
 import numpy as np
 
 from espnet_ee.errors import UserError
+
+if TYPE_CHECKING:
+    import jiwer
 
 Unit = Literal["word", "character"]
 _BLANKS = str.maketrans(dict.fromkeys("\u200b\u200c\u200e\u200f\ufeff\u2581", " "))
@@ -153,6 +155,8 @@ def right_words(pairs: Sequence[tuple[str, str]]) -> list[np.ndarray | None]:
     right: list[np.ndarray | None] = [np.zeros(len(hypothesis.split()), dtype=bool) for _, hypothesis in normal]
     places = [place for place, (reference, hypothesis) in enumerate(normal) if reference and hypothesis]
     if places:
+        import jiwer  # as below
+
         output = jiwer.process_words([normal[place][0] for place in places], [normal[place][1] for place in places])
         for place, chunks in zip(places, output.alignments, strict=True):
             own = np.zeros(len(normal[place][1].split()), dtype=bool)
@@ -166,6 +170,8 @@ def right_words(pairs: Sequence[tuple[str, str]]) -> list[np.ndarray | None]:
 def _align(pairs: Sequence[tuple[str, str]], unit: Unit) -> list[tuple[int, int, int, int]]:
     if not pairs:
         return []
+    import jiwer  # here: what was aligned before is read without it
+
     process = jiwer.process_words if unit == "word" else jiwer.process_characters
     output = process([pair[0] for pair in pairs], [pair[1] for pair in pairs])
     return [_count_chunks(chunks) for chunks in output.alignments]

@@ -115,14 +115,14 @@ def _result(set_name: str, wer: float) -> dict[str, Any]:
 
 def _usage(card: Card, config: Mapping[str, Any], model: ESPnetASRModel, default: str | None) -> list[str]:
     source = card.name if "/" in card.name else "package"  # a name that is none of the hub's is no address
-    takes_audio = model.frontend is not None or model.encoder.takes == "samples"
+    takes_audio = _takes_audio(model)
     audio = "a.wav" if takes_audio else "features.npy"
     extras = "espnet,hub,ssl" if config["encoder"] == "early_exit_hf" else "espnet,hub"
     stops = f"the policy `{default}`" if default else "the final exit, so every block is computed"
     return [
         "```bash",
         f'pip install "espnet_ee[{extras}]"     # or, in a clone of its repository: pip install -e ".[{extras}]"',
-        f"espnet-ee transcribe {audio} --model {source}",
+        *([f"espnet-ee transcribe {audio} --model {source}"] if takes_audio else []),
         "```",
         "",
         "```python",
@@ -160,10 +160,7 @@ def _exits(
     fixed = {(point.set, point.name): _rate(point) for point in points if point.kind == "fixed"}
     sets = list(dict.fromkeys(name for name, _ in fixed))
     table = mac_table(model)
-    conf = config.get("frontend_conf") or {}
-    # A frontend knows its step; of stored features the configuration tells.
-    step = 1 if model.encoder.takes == "samples" else getattr(model.frontend, "hop_length", None) or conf.get("hop_length", 128)
-    frames = _SECONDS * sampling_rate(dict(config)) // int(step)
+    frames = _input_frames(config, model)
     learned = {value.data_ptr() for value in model.parameters()}
     sizes = {} if exported is None else {exit_["layer"]: exit_["mb"] for exit_ in exported["exits"]}
     kinds = list(next(iter(sizes.values()), {}))
@@ -182,6 +179,19 @@ def _exits(
         f"MMACs/s: million multiply-accumulates per second of audio, encoder and head, for {_SECONDS} s of audio.",
         "In brackets: 95 % intervals over new utterances of the same kind.",
     ]
+
+
+def _takes_audio(model: ESPnetASRModel) -> bool:
+    return model.frontend is not None or model.encoder.takes == "samples"
+
+
+def _input_frames(config: Mapping[str, Any], model: ESPnetASRModel) -> int:
+    """Of _SECONDS of audio, as the encoder takes it in."""
+    rate, conf = sampling_rate(dict(config)), config.get("frontend_conf") or {}
+    step = 1 if model.encoder.takes == "samples" else getattr(model.frontend, "hop_length", None)
+    if step is None:  # of stored features the configuration tells by which frontend they were made
+        step = rate // 100 if config.get("frontend") == "kaldi_fbank" else conf.get("hop_length", 128)
+    return _SECONDS * rate // int(step)
 
 
 def _policies(

@@ -17,16 +17,18 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee import __version__
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.exported import FOLDER as ONNX
 from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.hub import model_folder
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.packaged import DESCRIPTION, FORMAT, PREFIX, fitting, read_description, read_packaged, write_configs
+from espnet_ee.score.calibrate import PROMISES
+from espnet_ee.score.points import read_exits
 from espnet_ee.store.checkpoint import MODEL_FILE, check_device, experiment_files, load_model, load_trained
 from espnet_ee.store.interctc import from_interctc
 from espnet_ee.store.model_card import Card, write_card
 from espnet_ee.store.onnx_description import read_export
-from espnet_ee.store.onnx_names import FOLDER as ONNX
 from espnet_ee.store.tensors import write_safetensors
 from espnet_ee.store.train_config import copy_needed_files, read_train_config, sampling_rate
 
@@ -156,10 +158,27 @@ def open_model(source: str | Path, device: str = "cpu", model_file: str | Path |
     if not Path(source).is_dir() or (model_file is None and (folder / DESCRIPTION).exists()):
         return load_package(folder, device)
     model, config = load_trained(*experiment_files(folder, model_file), device)
-    return Package(model, sampling_rate(config), _read_configs(calibrated_configs(folder), model.encoder.exit_layers))
+    configs = _read_configs(calibrated_configs(folder), model.encoder.exit_layers)
+    return Package(model, sampling_rate(config), configs, next(iter(configs), None))
+
+
+def _promised(path: Path) -> list[str]:
+    """The configurations' names in the order of their calibration, where that is known."""
+    try:
+        return [point.name for point in read_exits(path)]
+    except UserError:
+        return []
 
 
 def calibrated_configs(experiment: str | Path) -> list[Path]:
-    """The decoding configurations that stage 12 calibrated; ``learned`` first, the one that it runs online."""
-    paths = (Path(experiment) / "policies").glob(f"{PREFIX}*.yaml")
-    return sorted(paths, key=lambda path: (not path.name.startswith(f"{PREFIX}learned"), path.name))
+    """The decoding configurations that stage 12 calibrated, the default first: of those that it ran online (else of all) a
+    ``learned`` one (else any), for the first target."""
+    folder = Path(experiment)
+    order = _promised(folder / "policies" / PROMISES)
+
+    def place(path: Path) -> tuple[bool, bool, int, str]:
+        ran = any(folder.glob(f"{path.stem}/*/decode.yaml"))
+        name = path.stem.removeprefix(PREFIX)
+        return not ran, not name.startswith("learned"), order.index(name) if name in order else len(order), name
+
+    return sorted((folder / "policies").glob(f"{PREFIX}*.yaml"), key=place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -217,6 +219,16 @@ def test_a_budget_is_kept_on_average(experiment: Path, recordings: list[Path], c
         assert set(last) == {4}
         assert set(first) == {1}
         assert sum(first) < sum(middle) < sum(last)
+        for budget, said in (
+            (costs[1] / 2, "even the cheapest point of the model, exit 1"),
+            (2 * costs[4], "the dearest point of the model, exit 4"),
+        ):
+            transcribe(experiment, *recordings, "--budget", budget / 1e6)
+            notes = [line for line in capsys.readouterr().err.splitlines() if "--budget" in line]
+            assert len(notes) == 1 and said in notes[0] and "it is taken throughout" in notes[0]
+        (experiment / "exits.csv").write_text(table.replace("fixed,exit 4,4,", "fixed,exit 4,4,9"), encoding="utf-8")
+        with pytest.raises(UserError, match=r"exits\.csv: is of another model: exit 4"):
+            transcribe(experiment, *recordings, "--budget", 1)
         with pytest.raises(UsageError, match="--policy"):
             transcribe(experiment, *recordings, "--budget", 1, "--policy", "fixed")
         with pytest.raises(UserError, match="budget"):
@@ -282,3 +294,60 @@ def test_a_hotword_is_heard(experiment: Path, recordings: list[Path], capsys: Ca
     transcribe(experiment, recordings[0], "--policy", "fixed", "--hotwords", "AB", "--hotword_boost", "100")
     after = capsys.readouterr().out.split()
     assert "AB" not in before and "AB" in after
+
+
+def test_an_experiments_default_is_its_first_calibrated_policy(
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+    capsys: Captured,
+) -> None:
+    (experiment / "policies").mkdir()
+    try:
+        (experiment / "policies/decode_quick.yaml").write_text("policy: fixed\npolicy_conf: {exit_layer: 1}\n")
+        for words, layer in (((), 1), (("--policy", "fixed"), 4)):
+            transcribe(experiment, recordings[0], "--json", *words)
+            assert json.loads(capsys.readouterr().out)["exit_layer"] == layer
+    finally:
+        shutil.rmtree(experiment / "policies")
+
+
+def test_integers_kept_as_floats_are_refused_and_loud_ones_taken(
+    experiment: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 60000)
+    for name, scale in (("whole", 32768.0), ("loud", 10.0), ("master", 2.5)):
+        for seconds in (1, 3):  # in one piece, and in several
+            soundfile.write(tmp_path / f"{name}{seconds}.wav", noise[: 16000 * seconds] * scale, 16000, subtype="FLOAT")
+    with pytest.raises(SystemExit):
+        transcribe(experiment, *sorted(tmp_path.glob("*.wav")), "--max_segment_seconds", 2)
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 4
+    errors = [line for line in said.err.splitlines() if "error" in line]
+    assert len(errors) == 2 and all("whole" in line and "divide them by their full scale" in line for line in errors)
+    notes = [line for line in said.err.splitlines() if "note" in line]
+    assert len(notes) == 1 and "loud1.wav: louder than twice full scale" in notes[0]
+
+
+def test_nobody_with_a_wav_is_told_of_recipes(experiment: Path, tmp_path: Path, capsys: Captured) -> None:  # noqa: F811
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "good.wav", np.zeros(16000), 16000)
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "mine.txt").write_text(f"{tmp_path}/none.wav\n")
+    with pytest.raises(SystemExit):
+        transcribe(experiment, *sorted(tmp_path.iterdir()))
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4
+    (tmp_path / "model").mkdir()
+    for words in (
+        ("--model", tmp_path / "model"),
+        ("--model", experiment, "--budget", 1),
+        ("--model", experiment, "--policy", "x"),
+    ):
+        with pytest.raises(UserError) as stop:
+            main(["transcribe", str(tmp_path / "good.wav"), *map(str, words)])
+        errors.append(str(stop.value))
+    told = re.compile(r"stage|corpus|utterance|recipe|data directory|scp|asr\.sh|train")
+    assert not [line for line in errors if told.search(line.replace(str(tmp_path), ""))]

@@ -19,6 +19,7 @@ from espnet_ee.data.audio import (
     float_samples,
     read_any,
     read_audio,
+    read_blocks,
     read_int16,
     resample,
     stretch,
@@ -217,3 +218,15 @@ def test_a_name_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
 def test_audio_in_an_archive_is_told_where_it_can_be_read():
     with pytest.raises(UserError, match=r"data_wav.ark:42: audio inside an archive .* --audio_format flac"):
         read_audio("data_wav.ark:42")
+
+
+def test_whole_numbers_kept_as_floats_are_refused_wherever_audio_is_read(tmp_path: Path, tone: Tone) -> None:
+    soundfile.write(tmp_path / "x.wav", tone(1000).astype(np.float32), RATE, subtype="FLOAT")
+    readers = (read_audio, read_int16, lambda path: read_any(path, RATE), lambda path: list(read_blocks(path, 300)))
+    for read in readers:
+        with pytest.raises(UserError, match=r"x\.wav: floats up to \d+ are not in \[-1, 1\]; divide them by their full scale"):
+            read(tmp_path / "x.wav")
+    soundfile.write(tmp_path / "x.wav", tone(1000) / 32768 * 1.5, RATE, subtype="FLOAT")  # a master's overshoot
+    for read in readers:
+        read(tmp_path / "x.wav")
+    assert read_any(tmp_path / "x.wav", RATE)[1] == ""

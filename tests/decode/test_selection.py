@@ -395,3 +395,10 @@ def test_what_stage_12_leaves_is_what_scoring_reads(
         assert all(rows[f"entropy_mean_layer{depth}"].equals_replay for depth in (2, 3))
         assert all(rows[f"patience_mean_layer{depth}"].kind == "calibrated" for depth in (2, 3))
         assert all(rows[f"entropy_mean_layer{depth}"].target for depth in (2, 3))
+
+
+def test_a_target_above_the_last_exit_is_left_out_after_hours_of_decoding(options, load, capsys) -> None:
+    targets = ("mean_layer=2", "mean_layer=12")
+    decode_sets(replace(options, calibration=replace(options.calibration, targets=targets)), load)
+    assert {path.name for path in (options.out / "policies").glob("decode_entropy*")} == {"decode_entropy_mean_layer2.yaml"}
+    assert "warning: target mean_layer=12 is left out: the last exit is 4" in capsys.readouterr().err

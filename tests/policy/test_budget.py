@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_ee.compute import MacTable, Parabola
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import choose_exit
 from espnet_ee.policy.budget import BudgetController, CurvePoint, read_curve, schedule
@@ -165,3 +166,33 @@ def test_a_scored_model_gives_the_curve(tmp_path: Path) -> None:
             read_curve(path, configs)
     with pytest.raises(UserError, match=r"none\.csv"):
         read_curve(tmp_path / "none.csv", configs)
+
+
+def table_of(costs: dict[int, int]) -> MacTable:
+    """A model whose exits cost so much per frame, of 100 a second."""
+    return MacTable(1, 1, (0,), 0, {n: (Parabola(m, m),) for n, m in costs.items()}, {n: Parabola(0, 0) for n in costs})
+
+
+def test_a_table_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "exits.csv"
+    path.write_text(CSV, encoding="utf-8")  # a mean of 1100, 2100, 3100 per second
+    own = {2: 11, 4: 21, 6: 31}
+    assert len(read_curve(path, {}, table_of(own), 100.0)) == 3
+    for costs, rate, message in (
+        ({2: 11, 4: 21}, None, r"of another model: its exits are \[2, 4, 6\], not \[2, 4\]"),
+        ({2: 11, 4: 21, 8: 31}, 100.0, "of another model: its exits are"),
+        ({2: 11, 4: 21, 6: 62}, 100.0, "of another model: exit 6 costs 0.0031 million MACs per second"),
+        ({2: 5, 4: 21, 6: 31}, 100.0, "of another model: exit 2"),
+    ):
+        with pytest.raises(UserError, match=rf"exits\.csv: is {message}"):
+            read_curve(path, {}, table_of(costs), rate)
+    assert read_curve(path, {}, table_of({2: 5, 4: 21, 6: 31}))  # of stored features nobody knows the rate
+
+
+def test_policies_that_were_scored_with_other_thresholds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "exits.csv"
+    rows = [f"{row},{'0.2' if 'entropy' in row else ''}" for row in CSV.splitlines()[1:]]
+    path.write_text("\n".join([f"{CSV.splitlines()[0]},threshold", *rows, ""]), encoding="utf-8")
+    assert {point.name for point in read_curve(path, {"fast": DecodingConfig(EntropyPolicy(0.2))})} > {"fast", "exit 6"}
+    with pytest.raises(UserError, match=r"exits\.csv: fast was scored with threshold 0.2, and has 0.3 now"):
+        read_curve(path, {"fast": DecodingConfig(EntropyPolicy(0.3))})

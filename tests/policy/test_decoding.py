@@ -75,6 +75,8 @@ def test_the_command_line_changes_single_settings() -> None:
     assert config.changed("fixed") == DecodingConfig(batch_size=8)
     with pytest.raises(UsageError, match="nbest"):
         config.changed("entropy", {"threshold": 1, "nbest": 4})
+    with pytest.raises(UsageError, match="threshold 90: give a number from 0 to 1"):
+        config.changed(None, {"threshold": "90"})
 
 
 def test_a_policy_is_checked_against_the_model() -> None:

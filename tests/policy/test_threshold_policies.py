@@ -227,3 +227,22 @@ def test_a_learned_policy_of_other_exits_is_refused() -> None:
     LEARNED.check(LAYERS)
     with pytest.raises(UserError, match="fitted for exits 2 4 6 below the last, the model has 2 4; fit it again"):
         LEARNED.check((2, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("policy", "wrong", "right", "message"),
+    [
+        (EntropyPolicy(0.0), (-0.1, -math.inf), (0.0, 5.0, math.inf), "a number from 0 on"),
+        (ConfidencePolicy(0.0), (-0.1, 1.5, math.inf), (0.0, 1.0), "a number from 0 to 1"),
+        (PosteriorPolicy(0.0, nbest=3), (-1.0, 90.0), (0.0, 1.0), "a number from 0 to 1"),
+        (PatiencePolicy(0.0), (0.0, -1.0, 2.5), (1.0, 3.0, math.inf), "a whole number from 1 on"),
+        (LEARNED, (-0.1,), (0.0, 0.5, math.inf), "a number from 0 on"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_threshold_that_no_level_can_pass_is_a_slip(policy: ThresholdPolicy, wrong, right, message: str) -> None:
+    for threshold in right:
+        replace(policy, threshold=threshold).check_threshold()
+    for threshold in wrong:
+        with pytest.raises(UserError, match=f"policy {policy.name}: threshold .*: give {message}"):
+            replace(policy, threshold=threshold).check_threshold()

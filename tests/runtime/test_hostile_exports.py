@@ -96,6 +96,12 @@ def longer_than_it_is(model: onnx.ModelProto) -> None:
     model.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(np.array(10_000), "least"))
 
 
+def more_tokens_than_it_says(model: onnx.ModelProto) -> None:
+    head = model.graph.initializer[1]
+    head.CopyFrom(onnx.numpy_helper.from_array(np.pad(onnx.numpy_helper.to_array(head), ((0, 0), (0, 1))), "U"))
+    model.graph.output[-1].type.tensor_type.shape.dim[2].Clear()
+
+
 def tokens_beyond_the_list(model: onnx.ModelProto) -> None:
     model.graph.node[5].output[0] = "best"
     model.graph.node.append(helper.make_node("Add", ["best", "many"], ["label"]))
@@ -135,6 +141,7 @@ def test_it_is_refused_before_anything_is_loaded(
         (broken_wiring, "ONNX Runtime cannot compute it"),
         (longer_than_it_is, "frames; export"),
         (tokens_beyond_the_list, "a token beyond the 8"),
+        (more_tokens_than_it_says, "gives 9 tokens where .*model.yaml has 8"),
     ],
 )
 def test_what_only_shows_when_it_is_computed_is_one_line(
@@ -201,6 +208,8 @@ def segments(**changes: Any) -> list[dict[str, Any]]:
         ({"sample_rate": 0}, "sample_rate is 0"),
         ({"sample_rate": "16k"}, "sample_rate is '16k'"),
         ({"blank": 8}, "blank is 8"),
+        ({"vocabulary": 9}, "vocabulary is 9, but tokens.txt has 8"),
+        ({"exit_layers": [1, 2]}, r"exit_layers is \[1, 2\], but its segments end after \[1, 2, 4\]"),
         ({"tokens": "../tokens.txt"}, r"tokens '\.\./tokens\.txt'.*refused"),
         ({"tokens": "/etc/passwd"}, "tokens '/etc/passwd'.*refused"),
         ({"tokens": "none.txt"}, r"none\.txt: no such file"),

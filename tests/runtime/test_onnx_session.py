@@ -133,6 +133,7 @@ def test_wrong_input_is_said_as_torch_says_it(session: OnnxSession, speech: list
     for wrong, message in (
         (np.zeros(0, np.float32), "without samples"),
         (np.full(100, np.nan, np.float32), "not finite"),
+        (np.full(100, 3000.0, np.float32), r"floats up to 3000 are not in \[-1, 1\]"),
         (np.zeros((5, 5), np.float32), "takes audio"),
         (np.zeros(100, np.int16), "int16"),
     ):

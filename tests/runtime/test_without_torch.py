@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_ee.score.grid import read_grid
 from tests.runtime.exports import write_export
+from tests.score.conftest import make_references, write_every_exit
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = ("torch", "torchaudio", "espnet", "espnet2", "espnet3", "scipy", "sentencepiece", "onnx", "librosa", "kaldiio", "omniio",
@@ -57,8 +59,37 @@ def test_a_package_that_is_missing_is_one_line_with_its_extra(folder: Path) -> N
     for words, package, extra in (
         (("transcribe", folder / "16000.wav", "--model", folder, "--engine", "torch"), "torch", "espnet"),
         (("transcribe", folder / "16000.wav", "--model", "owner/model"), "huggingface_hub", "hub"),
-        (("score", "--exp", folder, "--data_root", folder, "--valid_set", "dev", "--test_sets", "dev"), "jiwer", "recipe"),
     ):
         done = command(*words)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
         assert f"{package} is not installed; in the project's folder: pip install -e '.[{extra}]'" in done.stderr
+
+
+def test_a_folder_without_a_model_is_said_and_not_that_torch_is_missing(folder: Path, tmp_path: Path) -> None:
+    for model, reason in ((tmp_path, "holds no model"), (tmp_path / "none", "no such folder")):
+        done = command("transcribe", folder / "16000.wav", "--model", model)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{model}: {reason}" in done.stderr, done.stderr
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """The options that name a decoding of every exit."""
+    made = tmp_path_factory.mktemp("dev")
+    write_every_exit(made, "abcdef")
+    (made / "text").write_text("".join(f"{utt} {text}\n" for utt, text in make_references().items()), encoding="utf-8")
+    return "--evidence", made / "evidence.tsv", "--text", made / "text"
+
+
+def test_evidence_is_replayed_and_calibrated_on_a_device(evidence: tuple[str | Path, ...], tmp_path: Path) -> None:
+    """What aligns texts or smooths error rates is asked for by the extra that brings it, and only where it is needed."""
+    calibrate = ("calibrate", *evidence, "--out", tmp_path / "out", "--policies", "entropy", "--targets")
+    for words in (("replay", *evidence, "--policy", "entropy"), (*calibrate, "mean_layer=4")):
+        done = command(*words)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert "jiwer is not installed; in the project's folder: pip install -e '.[score]'" in done.stderr
+    read_grid(Path(evidence[1]), Path(evidence[3]), keep=True)  # aligned once, where jiwer is
+    for words in (("replay", *evidence, "--policy", "entropy"), (*calibrate, "mean_layer=4")):
+        done = command(*words)
+        assert done.returncode == 0 and done.stdout, done.stderr
+    done = command(*calibrate, "wer_loss=1")
+    assert "scipy is not installed; in the project's folder: pip install -e '.[score]'" in done.stderr

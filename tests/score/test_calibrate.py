@@ -424,6 +424,8 @@ def test_replay_says_what_is_missing(dev: Grid, tmp_path: Path) -> None:
         (["entropy=much"], 20, "'entropy=much'"),
         (["fixed=nan"], 20, "'fixed=nan'"),
         (["learned"], 20, "'learned'"),
+        (["entropy=0.1,-1"], 20, "entropy: threshold -1: give a number from 0 on"),
+        (["patience=2.5"], 20, "a whole number from 1 on"),
     ):
         with pytest.raises(UsageError, match=said):
             replay_table(dev, names, [], count)
@@ -649,5 +651,5 @@ def test_a_new_policy_with_a_threshold_is_known_by_its_name(dev: Grid, monkeypat
 def test_where_there_is_nothing_to_go_by_nobody_stops_elsewhere_either(dev: Grid, name: str) -> None:
     policy = build_policy(name, {"threshold": 0.0})
     [threshold] = candidate_thresholds(policy, np.full(dev.errors.shape, np.nan))
-    level = np.tile([-1e9, 0.0, 1e9, np.nan], (len(dev.utterances), 1))
+    level = np.tile([0.0, 0.5, 1.0, np.nan], (len(dev.utterances), 1))
     assert set(exits_at(policy, level, threshold)) == {len(LAYERS) - 1}

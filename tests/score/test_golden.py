@@ -100,7 +100,7 @@ def test_calibration(grid: Grid) -> None:
     From the shallowest on, threshold (who moves to which exit): errors, sum of the exit layers:
     2 (all at 2): 6, 12;  .55 (c to 4): 5, 14;  .475 (a to 4): 4, 16;  .425 (e to 4): 4, 18;  .375 (d to 4): 4, 20;
     .325 (e to 6): 3, 22;  .29 (a to 6): 2, 24;  .265 (f to 4): 1, 26;  .225 (d to 6): 2, 28;  .19 (b to 4): 3, 30;
-    .165 (f to 6): 4, 32;  .135 (b to 6): 3, 34;  -1 (c to 6): 3, 36.
+    .165 (f to 6): 4, 32;  .135 (b to 6): 3, 34;  0 (c to 6): 3, 36.
     Smoothed so that errors never rise: 6 5 4 4 4 3, then 18/7 for the last seven (2 1 2 3 4 3 3).
     """
     targets = "wer_loss=0 wer_loss=34 wer_loss=-14 wer_loss=-20 mean_layer=4 mean_layer=3.99 mean_layer=1 macs_per_second=9e6"
@@ -263,7 +263,7 @@ def test_exits_csv(experiment: Path) -> None:
     assert wer("acdf", "4442") == f"30.00 [{float(row['wer_low']):.2f}, {float(row['wer_high']):.2f}]"
     # The sweep: what the calibration tried, on the other set. .265 stops a c d f at 6 4 4 4.
     sweep = {float(row["threshold"]): row for row in rows if row["kind"] == "sweep" and row["set"] == "test"}
-    assert list(sweep) == [2, 0.55, 0.475, 0.425, 0.375, 0.325, 0.29, 0.265, 0.225, 0.19, 0.165, 0.135, -1]
+    assert list(sweep) == [2, 0.55, 0.475, 0.425, 0.375, 0.325, 0.29, 0.265, 0.225, 0.19, 0.165, 0.135, 0]
     assert (float(sweep[0.265]["depth"]), sweep[0.265]["word_substitutions"], sweep[0.265]["policy"]) == (4.5, "1", "entropy")
     assert float(sweep[0.265]["rtf"]) == pytest.approx((0.8 + 0.08 + 0.24 + 0.16) / 6)
 

@@ -11,7 +11,7 @@ import yaml
 
 from espnet_ee.cli.main import main
 from espnet_ee.compute import MacTable, Parabola
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.model.heads import mac_table
 from espnet_ee.store import onnx_graphs
 from espnet_ee.store.onnx_description import describe_model, fingerprint, token_lines
@@ -82,13 +82,15 @@ def test_self_stopping_files_and_single_exits_are_written_and_thresholds_changed
         )
         for name in files[:2]:
             assert onnx_models.run(out / "onnx" / name, feed)["exit_layer"].tolist() == [layer]
+    with pytest.raises(UsageError, match="policy entropy: threshold -0.1: give a number from 0 on"):
+        main(["set-threshold", "--model", str(out), "--threshold", "-0.1"])
     main(["export", "--model", str(experiment), "--out", str(out), "--policy", str(experiment.parent / "mine.yaml")])
     description = yaml.safe_load((out / "onnx/model.yaml").read_text())
     assert description["default"] == "mine" and not list((out / "onnx").glob("*int8*"))
     for threshold, message in (("3", "exit_layer among 1 2"), ("1.5", "exit_layer must be of type int")):
         with pytest.raises(UserError, match=message):
             main(["set-threshold", "--model", str(out), "--threshold", threshold])
-    main(["set-threshold", "--model", str(out), "--threshold", "2"])
+    main(["set-threshold", "--model", str(out / "onnx"), "--threshold", "2"])  # the folder itself will do
     assert onnx_models.run(out / "onnx/self_stopping.onnx", feed)["exit_layer"].tolist() == [2]
 
 
@@ -203,3 +205,19 @@ def test_options_that_do_not_fit_are_refused(experiment: Path, words: list[str])
     with pytest.raises(UserError, match="--format stock|--policy nowhere"):
         main(["export", "--model", str(experiment), "--out", str(experiment.parent / "out"), *words])
     assert not (experiment.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"exit_layers": None}, {"exit_layers": []}, {"self_stopping": {"fp32": "self_stopping.onnx"}},
+     {"self_stopping": {"fp32": "../model.onnx", "policy": {"policy": "entropy", "policy_conf": {"threshold": 1}}}}],
+    ids=str,
+)  # fmt: skip
+def test_a_threshold_is_only_changed_where_an_export_has_one(tmp_path: Path, damage: dict) -> None:
+    with pytest.raises(UserError, match=r"holds no exported model \(onnx/model.yaml\)"):
+        main(["set-threshold", "--model", str(tmp_path), "--threshold", "1"])
+    policy = {"policy": "entropy", "policy_conf": {"threshold": 0.2}}
+    whole = {"exit_layers": [1, 2], "self_stopping": {"fp32": "self_stopping.onnx", "policy": policy}}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({**whole, **damage}))
+    with pytest.raises(UserError, match=r"model.yaml: self_stopping or exit_layers is not what an export writes"):
+        main(["set-threshold", "--model", str(tmp_path), "--threshold", "1"])

@@ -254,7 +254,9 @@ def test_an_experiments_folder_is_a_model_too(trained, monkeypatch, tmp_path):
     policies = {name: config.policy for name, config in opened.configs.items()}
     assert policies == {"learned_wer_loss1": EntropyPolicy(0.2), "entropy_wer_loss1": EntropyPolicy(0.1)}
     assert opened.sample_rate == 16000
-    assert opened.config().policy_for((1, 2, 4)) == FixedExitPolicy(4)
+    assert opened.default == "learned_wer_loss1" and opened.config().policy == EntropyPolicy(
+        0.2
+    )  # as its package's and export's
     assert torch.equal(opened.model.normalize.mean, model.normalize.mean)
     packed = pack_model(*experiment_files(recipe / "exp/asr"), tmp_path / "package", CARD)
     assert (packed / "bpe.model").read_bytes() == b"pieces"
@@ -311,3 +313,48 @@ def test_only_an_earlier_package_is_replaced(trained, packed):
     with pytest.raises(UserError, match=str(folder)):
         pack_model(*paths, folder, CARD)
     assert (folder / "quick.yaml").exists()
+
+
+def test_the_first_calibrated_policy_is_one_that_ran_online_for_the_first_target(tmp_path):
+    names = [
+        "entropy_wer_loss1",
+        "learned_wer_loss1",
+        "learned_wer_loss10",
+        "learned_mean_layer6",
+        "entropy_mean_layer6",
+        "mine",
+    ]
+    (tmp_path / "policies").mkdir()
+    for name in names:
+        (tmp_path / f"policies/decode_{name}.yaml").write_text("policy: fixed\n")
+    point = dict.fromkeys(COLUMNS, 0)
+    rows = [",".join(COLUMNS), *(",".join(str({**point, "name": name}[key]) for key in COLUMNS) for name in names[:-1])]
+
+    def order() -> list[str]:
+        return [path.stem.removeprefix("decode_") for path in package.calibrated_configs(tmp_path)]
+
+    assert order()[0] == "learned_mean_layer6"  # nothing is known but the names
+    (tmp_path / "policies/promises.csv").write_text("\n".join(rows) + "\n")
+    learned, entropy = [name for name in names if "learned" in name], [name for name in names if "entropy" in name]
+    assert order() == [*learned, *entropy, "mine"]
+    for name in entropy:
+        (tmp_path / f"decode_{name}/test").mkdir(parents=True)
+        (tmp_path / f"decode_{name}/test/decode.yaml").write_text("{}\n")
+    assert order() == [*entropy, *learned, "mine"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "frames"),
+    [({"frontend": "kaldi_fbank"}, 1000), ({"frontend": "default"}, 1250),
+     ({"frontend": "default", "frontend_conf": {"hop_length": 160}}, 1000)],
+    ids=str,
+)  # fmt: skip
+def test_the_card_of_a_model_on_stored_features(tmp_path, changes, frames):
+    settings = {"input_size": 80, **changes}
+    model = tiny.model(**settings)
+    made = pack_model(*tiny.save(tmp_path, model, **settings), tmp_path / "package", CARD)
+    table, body = mac_table(model), (made / "README.md").read_text()
+    (row,) = [line for line in body.splitlines() if line.startswith("|4|")]
+    macs = table.encoder_macs(4, frames) + table.head_macs(4, table.encoder_frames(frames))
+    assert row.split("|")[3] == f"{macs / 1e7:.1f}"
+    assert 'transcribe("features.npy")' in body and "a.wav" not in body and "espnet-ee transcribe" not in body

@@ -3,29 +3,24 @@
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
 # Stage 14, with every decoding configuration that stage 12 calibrated, and those that were given. The first one is what a user
-# gets who asks for none: the first that was given, or else the first online policy for the first target.
+# gets who asks for none: the first that was given, or else that of the experiment itself (as `espnet-ee transcribe` has it).
 pack_model() {
-    local configs=() exported=() args=() data=${pack_data:-${raw_train}} name=${pack_name:-${asr_exp##*/}} file wanted policy target first
-    read -r policy _ <<<"${online_policies}"
-    read -r target _ <<<"${calibrate_targets}"
-    first=${asr_exp}/policies/decode_${policy}_${target/=/}.yaml
-    for file in ${inference_list[@]+"${inference_list[@]}"} "${first}"; do
-        if [ -f "${file}" ]; then configs+=("${file}"); fi
-    done
+    local configs=(${inference_list[@]+"${inference_list[@]}"}) exported=() args=() data=${pack_data:-${raw_train}}
+    local name=${pack_name:-${asr_exp##*/}} file wanted
     for file in "${asr_exp}"/policies/decode_*.yaml; do
-        if [ -f "${file}" ] && [ "${file}" != "${first}" ]; then configs+=("${file}"); fi
+        if [ -f "${file}" ]; then configs+=("${file}"); fi
     done
     # What espnet-ee export --out "${asr_exp}" wrote becomes a part of the package.
     if [ -f "${asr_exp}/onnx/model.yaml" ]; then exported=("${asr_exp}/onnx/model.yaml"); fi
     # Those of a beam with a language model name the one that stage 12 has tuned, which goes with them.
     if [ -f "${asr_exp}/lm/lm.arpa" ]; then exported+=("${asr_exp}/lm/lm.arpa"); fi
-    if [ "${#configs[@]}" -gt 0 ]; then args=(--config "${configs[@]}"); fi
+    if [ "${#inference_list[@]}" -gt 0 ]; then args=(--config "${configs[@]}"); fi
     need_model
     need "${asr_exp}/exits.csv" 13
     # What the card and the calibrated policies say must be of the model that is packed.
     need_decoding
     [ -d "${asr_exp}/package" ] || rm -f "${asr_exp}/.stage14.done"
-    wanted=$(identity "$(stage_options 14)"$'\n'"${name}, ${data}" "${asr_exp}/config.yaml" "${model_file}" "${asr_exp}/exits.csv" \
+    wanted=$(identity "$(stage_options 14)"$'\n'"${name}, ${data}, ${online_policies}" "${asr_exp}/config.yaml" "${model_file}" "${asr_exp}/exits.csv" \
         ${configs[@]+"${configs[@]}"} ${exported[@]+"${exported[@]}"})
     run_once "stage 14: pack" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/pack.log" \
         "${espnet_ee[@]}" pack --model "${asr_exp}" --model_file "${model_file}" --out "${asr_exp}/package" --name "${name}" \
