@@ -255,7 +255,10 @@ def stop_rule(policy: ExitPolicy, vocabulary: int, blank: int) -> StopRule:
     Raises:
         UserError: a graph cannot compute what it reads.
     """
-    if policy.name not in RULES:
+    graphed = policy.name in RULES and (
+        not isinstance(policy, LearnedPolicy) or all(hasattr(LearnedRule, name) for name in policy.weights)
+    )
+    if not graphed:
         raise UserError(f"policy {policy.name}: a graph cannot compute what it reads; choose among {', '.join(RULES)}")
     return RULES[policy.name](policy, vocabulary, blank)
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from espnet_ee.errors import UserError
-from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
 from espnet_ee.policy.registry import POLICIES, build_policy
+from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.store.onnx_assembly import Assembly
 from espnet_ee.store.onnx_stop import RULES, THRESHOLD, stop_rule, threshold_of
 
 LAYERS = (2, 4, 6, 8)
 VOCABULARY, BLANK = 5, 0
 LEARNED: dict[str, Any] = {
-    "weights": dict(zip(FEATURES, (0.7, 1.5, 0.6, -0.4), strict=True)),
+    "weights": dict(zip(DEFAULT_FEATURES, (0.7, 1.5, 0.6, -0.4), strict=True)),
     "intercepts": {2: 0.3, 4: -0.1, 6: -0.5},
     "returns": {2: 0.4, 4: 0.2, 6: 0.0},
 }
@@ -33,7 +33,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "confidence": ({}, (0.3, 0.5, 0.6, 0.9)),
     "patience": ({}, (0.0, 1.0, 2.0, 3.0)),
     "learned": (LEARNED, (0.0, 0.02, 0.1, 0.3)),
-    **{f"learned {name}": ({**LEARNED, "weights": {name: LEARNED["weights"][name]}}, (0.05, 0.2, 0.4)) for name in FEATURES},
+    **{
+        f"learned {name}": ({**LEARNED, "weights": {name: LEARNED["weights"][name]}}, (0.05, 0.2, 0.4))
+        for name in DEFAULT_FEATURES
+    },
 }
 FRAMES = ("label", "log_confidence", "entropy")
 
@@ -117,4 +120,6 @@ def test_every_policy_has_a_rule_or_is_refused() -> None:
             stop_rule(
                 build_policy(name, {"threshold": 0.5, **({"nbest": 2} if name == "posterior" else {})}), VOCABULARY, BLANK
             )
-    assert set(POLICIES) - set(RULES) == {"posterior", "cluster_entropy"}
+    assert set(POLICIES) - set(RULES) == {"posterior", "cluster_entropy", "decoder", "decoder_posterior"}
+    with pytest.raises(UserError, match="policy learned: a graph cannot"):
+        stop_rule(build_policy("learned", {**LEARNED, "threshold": 0.1, "weights": {"decoder_doubt": 1.0}}), VOCABULARY, BLANK)
