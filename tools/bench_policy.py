@@ -7,8 +7,8 @@
 Of utterances that the model was not trained on, some speakers are drawn, the policies calibrated on them as in stage 12, and
 measured on the others, again and again. First table: error rate of `learned` less that of `entropy` and less that of drawing
 between fixed exits, at the same compute, in points of per cent. Second: what was lost on the others, relative to the final
-exit, when a loss was asked for (1@90: with 90 % confidence), in how many per cent of the drawings it was more than that, and the
-mean exit layer. A speaker is what stands before the first hyphen of an utterance's id. --generated makes utterances by chance: a
+exit, when a loss was asked for (1@90: with 90 % confidence), in how many per cent of the drawings it was more than that (on few
+others by their own chance, too), and the mean exit layer. A speaker is what stands before the first hyphen of an utterance's id. --generated makes utterances by chance: a
 recogniser whose exits err less and less, on words and utterances of unlike difficulty, and are more or less sure of it.
 """
 
