@@ -15,17 +15,17 @@ from espnet_ee.decode.torch_session import Reduced, _reduce, _reduce_on_device
 from espnet_ee.policy.base import ThresholdPolicy, choose_exit
 from espnet_ee.policy.confidence import ConfidencePolicy
 from espnet_ee.policy.entropy import EntropyPolicy
-from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.learned import LearnedPolicy
 from espnet_ee.policy.patience import PatiencePolicy
 from espnet_ee.policy.table import macs_of_stop
+from espnet_ee.score.fit import DEFAULT_FEATURES
 from tests import tiny
 
 POLICIES = [
     EntropyPolicy(0.0),
     ConfidencePolicy(0.0),
     PatiencePolicy(0.0),
-    LearnedPolicy(0.0, dict.fromkeys(FEATURES, 0.1), {1: 0.0, 2: 0.0}, {1: 1.0, 2: 0.5}),
+    LearnedPolicy(0.0, dict.fromkeys(DEFAULT_FEATURES, 0.1), {1: 0.0, 2: 0.0}, {1: 1.0, 2: 0.5}),
 ]
 
 
