@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +44,6 @@ from espnet_ee.score.grid import (
     make_grid,
     outcome,
     read_grid,
-    sweep,
 )
 from espnet_ee.score.imported import NEEDED, is_imported, read_imported
 from espnet_ee.score.outcome import Outcome, at_cost
@@ -432,19 +430,6 @@ def test_replay_says_what_is_missing(dev: Grid, tmp_path: Path) -> None:
     for name in ("fixed=4.7", "fixed=inf"):
         with pytest.raises(UserError, match="exit_layer"):
             replay_table(dev, [name], [], 20)
-
-
-def test_many_thresholds_cost_little_more_than_one() -> None:
-    """20 thresholds of 6 policies on 1,000 utterances with 4 exits (the goal: 5,000 with 6 within 10 s)."""
-    grid = make("big", 1000, 4)
-    learned = fit_learned(samples_of(grid, DEFAULT_FEATURES), DEFAULT_FEATURES)
-    policies = [build_policy(name, {"threshold": 0.0}) for name in NAMES if name != "learned"]
-    started = time.perf_counter()
-    for policy in [*policies, learned]:
-        sweep(grid, policy, np.linspace(0, 1, 20).tolist())
-    for layer in LAYERS:
-        outcome(grid, exits_of(grid, FixedExitPolicy(layer)), False)
-    assert time.perf_counter() - started < 10 * 1000 / 5000 * 4 / 6
 
 
 def test_a_model_with_one_exit_has_nothing_to_calibrate() -> None:
