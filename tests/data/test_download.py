@@ -139,6 +139,7 @@ def test_links_that_lead_out_are_refused(link: str, server: Server, tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"no archive", "cannot be unpacked"), (archive({"README": b"x"}), "has no LibriSpeech/dev-clean in it")],
+    ids=["no archive", "another"],  # an archive's bytes hold the time
 )
 def test_useless_archives_are_named(
     content: bytes, message: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
