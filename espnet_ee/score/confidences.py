@@ -89,7 +89,7 @@ def expected_calibration_error(said: np.ndarray, right: np.ndarray) -> float:
         said: confidences (W,) in 0..1.
         right: 0 or 1 (W,).
 
-    >>> expected_calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0])).round(2)
+    >>> round(expected_calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0])), 2)
     0.15
     """
     place = np.minimum((said * BINS).astype(int), BINS - 1)

@@ -235,7 +235,8 @@ def test_confidences_are_mapped_exit_by_exit_and_kept_as_the_model_has_them() ->
         wanted = {2: [word.confidence / 2 for word in before.words], 4: [word.confidence for word in before.words]}
         wanted[6] = [0.3] * len(before.words)
         assert [word.confidence for word in after.words] == pytest.approx(wanted[before.exit_layer])
-        assert replace(after, words=(), seconds=()) == replace(before, words=(), seconds=())
+        # By their text: evidence that nobody made is nan, which equals nothing.
+        assert repr(replace(after, words=(), seconds=())) == repr(replace(before, words=(), seconds=()))
         assert all(len(row.confidences) == len(row.hypothesis.split()) for row in before.rows)
         assert list(before.rows[-1].confidences) == pytest.approx([word.confidence for word in before.words])
     assert all(row.confidences == () for result in run(policy, utterances(5))[0] for row in result.rows)
