@@ -199,7 +199,7 @@ AUDIO: dict[str, tuple[Break, str]] = {
     "infinity": (as_wav(with_nan(np.inf), subtype="FLOAT"), r"0001\.flac: holds samples that are not finite"),
     "stereo": (lambda p: p.audio(VICTIM, np.stack([noise(RATE)] * 2, 1)), r"0001\.flac: has 2 channels; make one mono"),
     "8 kHz": (lambda p: p.audio(VICTIM, noise(8000), 8000), r"0001\.flac: has 8000 Hz"),
-    "zero length": (as_wav(noise(0)), r"0001\.flac: holds no samples; delete"),
+    "zero length": (as_wav(noise(0)), r"0001\.flac: holds no samples; get"),
     "a folder": (lambda p: ((p.root / VICTIM).unlink(), (p.root / VICTIM).mkdir()), r"0001\.flac"),
 }  # fmt: skip
 
