@@ -7,7 +7,6 @@ command line or in that configuration, every utterance stops by our loop; writte
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -24,7 +23,7 @@ from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import write_scp
-from espnet_ee.policy.decoding import DecodingConfig, pairs
+from espnet_ee.policy.decoding import DecodingConfig, pairs, values
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.failed import FAILED
 from espnet_ee.store.checkpoint import load_trained
@@ -123,20 +122,10 @@ def _decoding_config(own: Mapping[str, Any], batch_size: int) -> DecodingConfig:
 
 def _search(search: Any) -> SearchConfig:
     """The search that a table, or words KEY=VALUE, stand for."""
-    if isinstance(search, list):
-        search = {key: _number(value) for key, value in pairs(search, "--search").items()}
     try:
-        return SearchConfig.from_mapping(search)
+        return SearchConfig.from_mapping(values(search, "--search") if isinstance(search, list) else search)
     except UserError as error:
         raise UsageError(str(error)) from None
-
-
-def _number(word: str) -> int | float | str:
-    """A word that is a number as such."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(word)
-    return word
 
 
 def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConfig) -> None:

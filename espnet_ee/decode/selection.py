@@ -261,9 +261,8 @@ class _Decodings:
         targets = []
         for word in calibration.targets:
             target = parse_target(word)
-            if target.is_beyond(
-                dev
-            ):  # an hour of decoding is not to end in an error: a recipe names targets before there is a model
+            # An hour of decoding is not to end in an error: a recipe names targets before there is a model.
+            if target.is_beyond(dev):
                 print(f"warning: target {word} is left out: the last exit is {dev.layers[-1]}", file=sys.stderr, flush=True)
             else:
                 targets.append(target)

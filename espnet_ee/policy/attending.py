@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from espnet_ee.errors import UserError
-from espnet_ee.policy.searching import SearchConfig
+from espnet_ee.policy.searching import SearchConfig, is_number
 
 ATTENTION = "attention"
 
@@ -42,9 +41,8 @@ class AttentionConfig:
         if isinstance(self.beam, bool) or not isinstance(self.beam, int) or self.beam < 1:
             raise UserError(f"search: beam is {self.beam!r}; give a whole number from 1 on")
         for key in ("ctc_weight", "maxlenratio"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UserError(f"search: {key} is {value!r}; give a number")
+            if not is_number(getattr(self, key)):
+                raise UserError(f"search: {key} is {getattr(self, key)!r}; give a number")
         if not 0 <= self.ctc_weight < 1:
             raise UserError(
                 f"search: ctc_weight is {self.ctc_weight!r}; give a number from 0 to below 1, or search by CTC alone with kind: beam"

@@ -171,6 +171,21 @@ def pairs(words: list[str], option: str) -> dict[str, str]:
     return table
 
 
+def values(words: list[str], option: str) -> dict[str, Any]:
+    """Reads ``KEY=VALUE`` words whose values are what YAML takes them for.
+
+    >>> values(["beam=4"], "--search")
+    {'beam': 4}
+
+    Raises:
+        UsageError: as :func:`pairs`, or a value is no YAML.
+    """
+    try:
+        return {key: yaml.safe_load(value) for key, value in pairs(words, option).items()}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
 def search_of_words(words: list[str], option: str) -> Search:
     """Reads ``KEY=VALUE`` words of a command line.
 
@@ -180,7 +195,8 @@ def search_of_words(words: list[str], option: str) -> Search:
     Raises:
         UsageError: as :func:`read_search`, or a word is something else.
     """
+    settings = values(words, option)
     try:
-        return read_search({key: yaml.safe_load(value) for key, value in pairs(words, option).items()})
-    except (UserError, yaml.YAMLError) as error:
+        return read_search(settings)
+    except UserError as error:
         raise UsageError(f"{option}: {error}") from None

@@ -60,11 +60,11 @@ class SearchConfig:
         if self.lm is not None and not isinstance(self.lm, str):
             raise UserError(f"search: lm is {self.lm!r}; give the path of an ARPA file")
         for key in _NUMBERS:
-            if not _is_number(getattr(self, key)):
+            if not is_number(getattr(self, key)):
                 raise UserError(f"search: {key} is {getattr(self, key)!r}; give a number")
         if self.width <= 0:
             raise UserError(f"search: width is {self.width!r}; give a number above 0")
-        if self.blank_skip is not None and not (_is_number(self.blank_skip) and 0.5 < self.blank_skip <= 1):
+        if self.blank_skip is not None and not (is_number(self.blank_skip) and 0.5 < self.blank_skip <= 1):
             raise UserError(f"search: blank_skip is {self.blank_skip!r}; give a probability above 0.5, such as 0.999")
 
     @classmethod
@@ -156,7 +156,7 @@ def read_hotwords(words: Any, boost: Any = HOTWORD_BOOST) -> tuple[tuple[str, fl
     for word, value in words.items():
         if not isinstance(word, str) or not word.split():
             raise UserError(f"search: the hotword {word!r} is no word; give words, those that YAML takes for others in quotes")
-        if not _is_number(value) or not 0 < value <= _MOST_BOOST:
+        if not is_number(value) or not 0 < value <= _MOST_BOOST:
             raise UserError(
                 f"search: the boost of the hotword {word!r} is {value!r}; give a number above 0, at most {_MOST_BOOST:g}"
             )
@@ -164,5 +164,6 @@ def read_hotwords(words: Any, boost: Any = HOTWORD_BOOST) -> tuple[tuple[str, fl
     return tuple(hotwords.items())
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a configuration is a finite number."""
     return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
