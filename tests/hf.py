@@ -15,6 +15,7 @@ transformers = pytest.importorskip("transformers", reason="the extra ssl (transf
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
 KINDS = [(family, pre_norm) for family in FAMILIES for pre_norm in (False, True)]
+every_kind = pytest.mark.parametrize(("family", "pre_norm"), KINDS, ids=lambda value: {True: "pre", False: "post"}.get(value))
 BLOCKS = 4
 SIZES: dict[str, Any] = {
     "hidden_size": 16,

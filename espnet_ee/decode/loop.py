@@ -211,15 +211,12 @@ def recognise_further(
     Raises:
         UserError: as :func:`recognise`.
     """
-    run = _new_run(session, config, 1)
-    (result,) = run.results(passed[-1], [samples], passed)
-    return result
+    return _new_run(session, config, 1).results(passed[-1], [samples], passed)[0]
 
 
 def _new_run(session: ExitSession[Any], config: DecodingConfig, utterances: int, keep: bool = False, nbest: int = 0) -> _Run:
     policy = config.policy_for(session.exit_layers)
-    size = max(nbest, policy.nbest)
-    tokens = tuple(session.tokens)
+    size, tokens = max(nbest, policy.nbest), tuple(session.tokens)
     plain = SearchConfig() if isinstance(config.search, AttentionConfig) else config.search
     nbests = nbest_search(plain, size, tokens, session.blank) if size else None
     search = prepare_search(session, config.search)
@@ -289,21 +286,19 @@ class _Run:
             # A policy that reads nothing is asked first: only the heads of those that stop are computed.
             places = places if self._stops(state.layer, [ExitEvidence(state.layer)]) else []
         frames = self.session.read(state, places, self.want) if places else []
-        texts = (
-            [self._attend(state, *read) for read in zip(places, frames, strict=True)]
-            if self.attends_always
-            else [None] * len(frames)
-        )
+        texts = [self._attend(state, *read) if self.attends_always else None for read in zip(places, frames, strict=True)]
         evidence = [self._evidence(state.layer, *read) for read in zip(frames, texts, strict=True)]
         elapsed = (time.perf_counter() - self.started) / len(self.utterances)
         going_on = [] if places else list(range(len(self.active)))
         for place, reading, exit_, joint in zip(places, frames, evidence, texts, strict=True):
             utterance = self.active[place]
-            utterance.rows.append(self._row(utterance, exit_, reading, joint))
+            hypothesis = self._hypothesis(reading, joint) if self.keep else None
+            utterance.rows.append(self._row(utterance, exit_, reading, joint, hypothesis))
             utterance.seconds.append(elapsed)
             if self._stops(state.layer, [row.evidence for row in utterance.rows]):
                 self._check(utterance, reading)
-                utterance.result = self._result(utterance, reading, joint or self._attend(state, place, reading))
+                joint = joint or self._attend(state, place, reading)
+                utterance.result = self._result(utterance, joint, hypothesis or self._hypothesis(reading, joint))
             else:
                 going_on.append(place)
         self.active = [self.active[place] for place in going_on]
@@ -332,10 +327,16 @@ class _Run:
                 "choose another policy"
             )
 
-    def _row(self, utterance: _Utterance, evidence: ExitEvidence, frames: Frames, joint: JointTexts | None) -> EvidenceRow:
+    def _row(
+        self,
+        utterance: _Utterance,
+        evidence: ExitEvidence,
+        frames: Frames,
+        joint: JointTexts | None,
+        hypothesis: Hypothesis | None,
+    ) -> EvidenceRow:
         macs, text, confidences = self.session.macs, "", tuple[float, ...]()
-        if self.keep:
-            hypothesis = self._hypothesis(frames, joint)
+        if hypothesis is not None:
             tokens = self._strings(hypothesis.tokens)
             text = self._text(tokens)
             if np.isfinite(frames.log_confidence).all() and len(hypothesis.spans) == len(tokens):
@@ -372,10 +373,9 @@ class _Run:
                 utterance.place,
             )
 
-    def _result(self, utterance: _Utterance, frames: Frames, joint: JointTexts | None) -> Recognition:
+    def _result(self, utterance: _Utterance, joint: JointTexts | None, hypothesis: Hypothesis) -> Recognition:
         """The text is made here, where the utterance stops, and not at the exits it passed."""
-        rows, hypothesis = utterance.rows, self._hypothesis(frames, joint)
-        tokens = self._strings(hypothesis.tokens)
+        rows, tokens = utterance.rows, self._strings(hypothesis.tokens)
         rows[-1] = replace(rows[-1], hypothesis=self._text(tokens))
         if joint is not None:
             rows[-1] = replace(rows[-1], evidence=joint.added_to(rows[-1].evidence), decoder_macs=joint.macs)

@@ -20,24 +20,6 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from tests import hf, tiny
 
-every_kind = pytest.mark.parametrize(
-    ("family", "pre_norm"), hf.KINDS, ids=lambda value: {True: "pre", False: "post"}.get(value)
-)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder of a saved model, made once."""
-    made: dict[tuple, str] = {}
-
-    def folder(family: str, pre_norm: bool = False, **changes: Any) -> str:
-        key = (family, pre_norm, *sorted(changes.items()))
-        if key not in made:
-            made[key] = hf.save(tmp_path_factory.mktemp(family), family, pre_norm, **changes)
-        return made[key]
-
-    return folder
-
 
 def library_states(family: str, pre_norm: bool, samples: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Hidden states of one utterance (L,) before the first block and after each, as transformers computes them."""
@@ -59,7 +41,7 @@ def as_trained(samples: torch.Tensor) -> torch.Tensor:
     return torch.tensor(extractor(samples.numpy(), sampling_rate=16000).input_values[0])
 
 
-@every_kind
+@hf.every_kind
 def test_alone_every_block_gives_what_the_library_gives(saved: Any, family: str, pre_norm: bool) -> None:
     made = hf.encoder(saved(family, pre_norm), normalize_waveform=False)
     samples = hf.audio((6543,))[0][0]
@@ -78,7 +60,7 @@ def test_alone_every_block_gives_what_the_library_gives(saved: Any, family: str,
         assert torch.equal(ours, theirs), f"layer {layer}: {(ours - theirs).abs().max()}"
 
 
-@every_kind
+@hf.every_kind
 def test_in_a_batch_an_utterance_has_what_the_library_gives_it_alone(saved: Any, family: str, pre_norm: bool) -> None:
     made = hf.encoder(saved(family, pre_norm))
     xs, ilens = hf.audio()
@@ -93,7 +75,7 @@ def test_in_a_batch_an_utterance_has_what_the_library_gives_it_alone(saved: Any,
         torch.testing.assert_close(together[-1].hs[row, :frames], theirs[-1][0], atol=1e-5, rtol=1e-5)
 
 
-@every_kind
+@hf.every_kind
 def test_outputs_do_not_depend_on_the_batch(saved: Any, family: str, pre_norm: bool) -> None:
     made = hf.encoder(saved(family, pre_norm))
     xs, ilens = hf.audio()
@@ -106,7 +88,7 @@ def test_outputs_do_not_depend_on_the_batch(saved: Any, family: str, pre_norm: b
                 torch.testing.assert_close(one.hs[0], all_.hs[row, : one.hs.size(1)], atol=1e-5, rtol=1e-5)
 
 
-@every_kind
+@hf.every_kind
 def test_whoever_goes_on_has_what_the_full_pass_gives(saved: Any, family: str, pre_norm: bool) -> None:
     made = hf.encoder(saved(family, pre_norm))
     xs, ilens = hf.audio()
@@ -123,7 +105,7 @@ def test_whoever_goes_on_has_what_the_full_pass_gives(saved: Any, family: str, p
         torch.testing.assert_close(later.hs[place, :frames], below[1][1][row, :frames], atol=1e-5, rtol=1e-5)
 
 
-@every_kind
+@hf.every_kind
 def test_no_block_above_the_stop_is_computed(saved: Any, family: str, pre_norm: bool) -> None:
     made, computed = hf.encoder(saved(family, pre_norm), (2, hf.BLOCKS)), []
     for number, layer in enumerate(made.encoders, 1):

@@ -16,23 +16,6 @@ from espnet_ee.plugin.finetuning import adapt_optimizers, split_by_rate
 from tests import hf, tiny
 
 every_family = pytest.mark.parametrize("family", hf.FAMILIES)
-every_kind = pytest.mark.parametrize(
-    ("family", "pre_norm"), hf.KINDS, ids=lambda value: {True: "pre", False: "post"}.get(value)
-)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder of a saved model, made once."""
-    made: dict[tuple, str] = {}
-
-    def folder(family: str, pre_norm: bool = False, **changes: Any) -> str:
-        key = (family, pre_norm, *sorted(changes.items()))
-        if key not in made:
-            made[key] = hf.save(tmp_path_factory.mktemp(family), family, pre_norm, **changes)
-        return made[key]
-
-    return folder
 
 
 def optimizer_of(model: torch.nn.Module, lr: float = 3e-3, scheduler: str | None = None) -> torch.optim.Optimizer:
@@ -63,7 +46,7 @@ def moved(before: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
     return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
 
-@every_kind
+@hf.every_kind
 def test_every_exit_learns_and_the_convolutions_stay(saved: Any, family: str, pre_norm: bool) -> None:
     model = hf.model(saved(family, pre_norm), layerdrop=0.1, mask_time_prob=0.2, mask_time_length=2, mask_feature_prob=0.1)
     before = state(model)
@@ -82,7 +65,7 @@ def test_all_of_it_trains_where_nothing_is_frozen(saved: Any) -> None:
     assert moved(before, model) == set(before)
 
 
-@every_kind
+@hf.every_kind
 def test_until_the_step_heads_and_norms_train_alone(saved: Any, family: str, pre_norm: bool) -> None:
     model = hf.model(saved(family, pre_norm), unfreeze_step=3, mask_time_prob=0.2, mask_time_length=2, dropout_rate=0.1)
     before, optimizer = state(model), optimizer_of(model)
