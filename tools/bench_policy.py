@@ -23,7 +23,7 @@ import numpy as np
 from espnet_ee.errors import UsageError, run
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow, EvidenceTable, Utterance
-from espnet_ee.score.calibrate import Family, calibrate, make_families, parse_target
+from espnet_ee.score.calibrate import Family, calibrate, judged_apart, make_families, parse_target
 from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import Grid, exits_of, fixed_outcomes, make_grid, policy_outcome, read_grid, sweep
 from espnet_ee.score.outcome import at_cost
@@ -95,7 +95,8 @@ def compared_depths(layers: np.ndarray) -> np.ndarray:
 
 def gains(dev: Grid, test: Grid) -> Gains:
     """Calibrates on one set, measures on the other."""
-    families, apart = (make_families(dev, NAMES, DEFAULT_FEATURES, held_out) for held_out in (False, True))
+    families = make_families(dev, NAMES, DEFAULT_FEATURES)
+    apart = judged_apart(families, dev, DEFAULT_FEATURES)
     entropy, learned = [
         sweep(test, family.policies[0], [policy.threshold for policy in family.policies]) for family in families
     ]

@@ -8,8 +8,7 @@ import numpy as np
 
 from espnet_ee.decode.loop import ExitSession
 from espnet_ee.errors import UserError
-from espnet_ee.search.align import Speller, align
-from espnet_ee.search.greedy import spans_of_path
+from espnet_ee.search.align import Speller, aligned
 from espnet_ee.search.words import Word, words_of
 
 
@@ -52,11 +51,10 @@ class Aligner:
         log_probs = self.session.read(state, [0], frozenset({"log_probs"}))[0].log_probs
         if log_probs is None or np.isnan(log_probs).any():
             raise UserError(f"the model's output at exit {self.layer} is not a number; its parameters are damaged")
-        path = align(log_probs, graph)
-        if path is None:
+        placed = aligned(log_probs, graph, self.session.blank)
+        if placed is None:
             raise UserError(
                 f"{len(speech) / self._rate:.2f} s are too short for its text of {len(text.split())} words; mend one of them"
             )
-        blank = self.session.blank
-        tokens, spans = spans_of_path(path, log_probs[np.arange(len(path)), path], blank)
+        tokens, spans = placed
         return words_of([self.session.tokens[token] for token in tokens], spans, self._frame_seconds, len(speech) / self._rate)

@@ -22,7 +22,8 @@ from espnet_ee.errors import UserError
 from espnet_ee.model.cluster_heads import cluster_heads_of
 from espnet_ee.model.decoders import exit_decoders_of
 from espnet_ee.model.heads import exit_heads_of, mac_table
-from espnet_ee.model.preencoder import check_preencoder, input_width
+from espnet_ee.model.inputs import input_step, input_width, takes_audio
+from espnet_ee.model.preencoder import check_preencoder
 from espnet_ee.policy.attending import AttentionConfig
 from espnet_ee.policy.frames import Frames
 from espnet_ee.search.joint import JointTexts
@@ -116,7 +117,7 @@ class TorchSession:
         encoder.chunk = None if milliseconds is None else chunk_of(limits, step, seconds, milliseconds)
 
     def _frame_seconds(self, sample_rate: int | None) -> float | None:
-        hop = 1 if self.encoder.takes == "samples" else getattr(self.model.frontend, "hop_length", None)
+        hop = input_step(self.model)
         return self.macs.stride * hop / sample_rate if hop and sample_rate else None
 
     @in_memory
@@ -194,8 +195,7 @@ class TorchSession:
 
     def features(self, speech: np.ndarray) -> torch.Tensor:
         """Normalised features (L, F) of one utterance, zero-padded to the least length the encoder takes."""
-        takes_audio = self.model.frontend is not None or self.encoder.takes == "samples"
-        check_utterance(speech, None if takes_audio else input_width(self.model))
+        check_utterance(speech, None if takes_audio(self.model) else input_width(self.model))
         samples = torch.tensor(self.at_volume(speech), dtype=torch.float32, device=self.device)[None]
         if samples.dim() == 2:
             # The STFT reflects half a window at both ends: shorter audio cannot be reflected.

@@ -6,7 +6,6 @@ from dataclasses import replace
 from types import NoneType
 from typing import Any
 
-from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.preencoder.linear import LinearProjection
 
 from espnet_ee.compute import MacTable
@@ -32,12 +31,6 @@ def check_preencoder(preencoder: Any, frontend: Any) -> None:
     takes, gives = preencoder.linear_out.in_features, frontend.output_size()
     if takes != gives:
         raise UsageError(f"preencoder_conf: input_size is {takes}, where the frontend gives {gives}; write {gives}")
-
-
-def input_width(model: ESPnetASRModel) -> int:
-    """Values of a frame that comes in, of a model on features."""
-    preencoder = getattr(model, "preencoder", None)
-    return model.encoder.input_size if preencoder is None else preencoder.linear_out.in_features
 
 
 def with_preencoder(table: MacTable, preencoder: LinearProjection | None) -> MacTable:

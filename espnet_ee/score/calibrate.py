@@ -170,8 +170,8 @@ def calibrate_policies(
         if target.is_beyond(dev):
             raise UsageError(f"target {target.kind}={target.value:g}: the last exit is {dev.layers[-1]}; give a smaller layer")
     plain = make_families(dev, policies, features)
-    held_out = make_families(dev, policies, features, held_out=True) if any(target.confidence for target in targets) else plain
-    found = [calibrate(family, target) for target in targets for family in (held_out if target.confidence else plain)]
+    apart = judged_apart(plain, dev, features) if any(target.confidence for target in targets) else plain
+    found = [calibrate(family, target) for target in targets for family in (apart if target.confidence else plain)]
     confidences = fit_confidences(dev)
     return [replace(one, confidences=confidences) for one in found]
 
@@ -224,17 +224,18 @@ def _least_sure(family: Family, loss: float, confidence: float) -> tuple[int, bo
     return len(bounds) - max(1, kept), kept > 0, float(bounds[max(1, kept) - 1])
 
 
-def make_families(dev: Grid, names: Sequence[str], features: Sequence[str], held_out: bool = False) -> list[Family]:
+def make_families(dev: Grid, names: Sequence[str], features: Sequence[str]) -> list[Family]:
     """Prepares the policies on the development set; see :func:`calibrate_policies`.
 
-    Args:
-        dev: the development set.
-        names: of the policies.
-        features: what the learned policy reads.
-        held_out: of the learned policy, whether the very policy that is kept is judged, on utterances that it was not fitted on,
-            which leaves fewer for both. Otherwise all are fitted on and all judged, each by a policy fitted without it.
+    The learned policy is fitted on all utterances, and all are judged, each by a policy fitted without it.
     """
-    return [_learned_apart(dev, features) if held_out and name == "learned" else _family(dev, name, features) for name in names]
+    return [_family(dev, name, features) for name in names]
+
+
+def judged_apart(families: Sequence[Family], dev: Grid, features: Sequence[str]) -> list[Family]:
+    """The families as a promise needs them: of the learned policy the very one that is kept is judged, on utterances that it was
+    not fitted on, which leaves fewer for both. Others are as they were."""
+    return [_learned_apart(dev, features) if family.policies[0].name == "learned" else family for family in families]
 
 
 def _family(dev: Grid, name: str, features: Sequence[str]) -> Family:

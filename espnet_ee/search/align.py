@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from espnet_ee.errors import UserError
+from espnet_ee.search.greedy import TokenSpan, spans_of_path
 from espnet_ee.text import spelling
 
 _NEVER = -np.inf
@@ -60,6 +61,12 @@ def align(log_probs: np.ndarray, graph: Graph) -> np.ndarray | None:
         path[frame] = graph.labels[state]
         state = int(ways[frame, state])
     return path
+
+
+def aligned(log_probs: np.ndarray, graph: Graph, blank: int) -> tuple[tuple[int, ...], tuple[TokenSpan, ...]] | None:
+    """Tokens of the most probable path, and where each lies; None where the frames are too few. See :func:`align`."""
+    path = align(log_probs, graph)
+    return None if path is None else spans_of_path(path, log_probs[np.arange(len(path)), path], blank)
 
 
 def chain(tokens: Sequence[int], blank: int) -> Graph:

@@ -94,7 +94,7 @@ def _damaged(path: Path, number: int, what: str) -> UserError:
 
 
 def names_of_tokens(path: str | Path, words: set[str], tokens: Sequence[str], blank: int) -> list[str]:
-    """What a language model calls a vocabulary's tokens; those that it lacks keep their names.
+    """What a language model calls a vocabulary's tokens; those that it lacks are its <unk>.
 
     Args:
         path: of the model, for messages.
@@ -117,7 +117,7 @@ def names_of_tokens(path: str | Path, words: set[str], tokens: Sequence[str], bl
             f"{path}: of the model's {len(spoken)} tokens it lacks {len(missing)} ({some} ...), so it is of other units; make one of "
             "the model's tokens: espnet-ee data lm"
         )
-    return names
+    return [name if name in words else UNKNOWN for name in names]
 
 
 def _name_in(words: set[str], token: str) -> str:
@@ -151,8 +151,7 @@ class NgramScorer:
             self._ngrams[tuple(same.setdefault(word, word) for word in ngram)] = (probability, history)
         self._order = max(map(len, self._ngrams), default=1)
         words = {ngram[0] for ngram in self._ngrams if len(ngram) == 1}
-        names = names_of_tokens(path, words, tokens, blank)
-        self._names = [name if name in words else UNKNOWN for name in names]
+        self._names = names_of_tokens(path, words, tokens, blank)
         self._weight = weight * LN10
         self._most = most_of(weight)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from espnet_ee.policy.frames import Frames, run_starts
 from espnet_ee.policy.searching import BEAM, GREEDY, SearchConfig
-from espnet_ee.search.align import align, chain
-from espnet_ee.search.greedy import Hypothesis, greedy, spans_of_path
+from espnet_ee.search.align import aligned, chain
+from espnet_ee.search.greedy import Hypothesis, greedy
 from espnet_ee.search.hotwords import HotwordScorer
 from espnet_ee.search.kenlm import open_ngrams
 from espnet_ee.search.prefix import PrefixSearch, Scored
@@ -92,9 +92,9 @@ class BeamSearch:
         if not found:
             return Hypothesis((), 0.0, ())
         text, score = found[0]
-        path = align(frames.log_probs, chain(text, self.blank))
-        assert path is not None, "a beam gives only what fits into its frames"
-        return Hypothesis(text, score, spans_of_path(path, frames.log_probs[np.arange(len(path)), path], self.blank)[1])
+        placed = aligned(frames.log_probs, chain(text, self.blank), self.blank)
+        assert placed is not None, "a beam gives only what fits into its frames"
+        return Hypothesis(text, score, placed[1])
 
 
 def with_insertion(found: Scored, insertion: float) -> Scored:

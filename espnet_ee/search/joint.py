@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.search.align import align, chain
-from espnet_ee.search.greedy import Hypothesis, spans_of_path
+from espnet_ee.search.align import aligned, chain
+from espnet_ee.search.greedy import Hypothesis
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,5 @@ class JointTexts:
             blank: blank id.
         """
         score = self.scores[0] if self.scores else 0.0
-        path = align(log_probs, chain(self.tokens, blank))
-        if path is None:
-            return Hypothesis(self.tokens, score, ())
-        return Hypothesis(self.tokens, score, spans_of_path(path, log_probs[np.arange(len(path)), path], blank)[1])
+        placed = aligned(log_probs, chain(self.tokens, blank), blank)
+        return Hypothesis(self.tokens, score, () if placed is None else placed[1])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
-from espnet_ee.search.arpa import END, LN10, UNKNOWN, NgramScorer, names_of_tokens, read_words
+from espnet_ee.search.arpa import END, LN10, NgramScorer, names_of_tokens, read_words
 from espnet_ee.search.scorer import Scorer, most_of
 
 
@@ -29,8 +29,7 @@ class KenlmScorer:
     """
 
     def __init__(self, path: str | Path, tokens: Sequence[str], blank: int, weight: float) -> None:
-        words = read_words(path)
-        self._names = [name if name in words else UNKNOWN for name in names_of_tokens(path, words, tokens, blank)]
+        self._names = names_of_tokens(path, read_words(path), tokens, blank)
         import kenlm
 
         try:

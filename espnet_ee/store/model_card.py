@@ -14,6 +14,7 @@ from espnet_ee import __version__
 from espnet_ee.files import atomic_write
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.model.heads import mac_table
+from espnet_ee.model.inputs import input_step, takes_audio
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import GREEDY
 from espnet_ee.score.bootstrap import interval_text
@@ -115,14 +116,14 @@ def _result(set_name: str, wer: float) -> dict[str, Any]:
 
 def _usage(card: Card, config: Mapping[str, Any], model: ESPnetASRModel, default: str | None) -> list[str]:
     source = card.name if "/" in card.name else "package"  # a name that is none of the hub's is no address
-    takes_audio = _takes_audio(model)
-    audio = "a.wav" if takes_audio else "features.npy"
+    with_audio = takes_audio(model)
+    audio = "a.wav" if with_audio else "features.npy"
     extras = "espnet,hub,ssl" if config["encoder"] == "early_exit_hf" else "espnet,hub"
     stops = f"the policy `{default}`" if default else "the final exit, so every block is computed"
     return [
         "```bash",
         f'pip install "espnet_ee[{extras}]"     # or, in a clone of its repository: pip install -e ".[{extras}]"',
-        *([f"espnet-ee transcribe {audio} --model {source}"] if takes_audio else []),
+        *([f"espnet-ee transcribe {audio} --model {source}"] if with_audio else []),
         "```",
         "",
         "```python",
@@ -181,14 +182,10 @@ def _exits(
     ]
 
 
-def _takes_audio(model: ESPnetASRModel) -> bool:
-    return model.frontend is not None or model.encoder.takes == "samples"
-
-
 def _input_frames(config: Mapping[str, Any], model: ESPnetASRModel) -> int:
     """Of _SECONDS of audio, as the encoder takes it in."""
     rate, conf = sampling_rate(dict(config)), config.get("frontend_conf") or {}
-    step = 1 if model.encoder.takes == "samples" else getattr(model.frontend, "hop_length", None)
+    step = input_step(model)
     if step is None:  # of stored features the configuration tells by which frontend they were made
         step = rate // 100 if config.get("frontend") == "kaldi_fbank" else conf.get("hop_length", 128)
     return _SECONDS * rate // int(step)

@@ -16,7 +16,7 @@ from espnet_ee.exported import DESCRIPTION
 from espnet_ee.files import read_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.heads import mac_table
-from espnet_ee.model.preencoder import input_width
+from espnet_ee.model.inputs import input_width
 from espnet_ee.score.points import read_exits
 from espnet_ee.store.export_stock import exit_state
 

@@ -14,7 +14,7 @@ from espnet_ee.errors import UsageError
 from espnet_ee.exported import DESCRIPTION, FOLDER, KINDS
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
-from espnet_ee.model.preencoder import input_width
+from espnet_ee.model.inputs import input_width
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.packaged import write_configs
@@ -130,9 +130,8 @@ def _recognisers(
     """Writes the self-stopping file and those of single exits, and their names."""
     shape = shape_of(model)
     if policy is not None:
-        greedy = replace(
-            export.configs[str(export.default)], search=SearchConfig()
-        )  # whoever reads the file's output does the rest
+        # Without its search: that is for whoever reads the file's output.
+        greedy = replace(export.configs[str(export.default)], search=SearchConfig())
         entry = description.setdefault("self_stopping", {"policy": greedy.to_mapping()})
         entry[kind] = file_name("self_stopping", kind)
         onnx_graphs.write_model(folder / entry[kind], self_stopping(segments, policy, shape))

@@ -15,7 +15,7 @@ from espnet_ee.encoder.base import SegmentEncoder, real_frames
 from espnet_ee.errors import UserError
 from espnet_ee.model.deep_heads import LSTMHead
 from espnet_ee.model.heads import exit_heads_of
-from espnet_ee.model.preencoder import input_width
+from espnet_ee.model.inputs import input_width
 
 Tensors = tuple[torch.Tensor, ...]
 
