@@ -13,7 +13,10 @@ import numpy as np
 from espnet_ee.data.audio import float_samples, read_any
 from espnet_ee.data.audio_files import AudioFile
 from espnet_ee.data.recording import open_recording
-from espnet_ee.decode.loop import ExitSession, Recognition, UtteranceError, prepare_search, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.reading import prepare_search
+from espnet_ee.decode.recognition import Recognition
+from espnet_ee.decode.session import ExitSession, UtteranceError
 from espnet_ee.decode.stream import Endpoint, SpeechStream
 from espnet_ee.decode.transcript import Transcriber, Transcript
 from espnet_ee.errors import UsageError, UserError, missing_packages_named

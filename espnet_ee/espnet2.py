@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from espnet_ee.decode.loop import Recognition, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.decode.results import recognise_each
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UsageError, UserError

@@ -13,7 +13,7 @@ import numpy as np
 from espnet3.systems.esp2_asr.inference import ASRInferenceRunner
 
 from espnet_ee.api import EarlyExitASR
-from espnet_ee.decode.loop import Recognition
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.policy.registry import build_policy
 
 # As of ``Speech2Text``: text, tokens, their numbers, and what more is known of the hypothesis.

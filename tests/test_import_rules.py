@@ -33,6 +33,9 @@ LIGHT = (
     "espnet_ee.search",
     "espnet_ee.score",
     "espnet_ee.decode.loop",
+    "espnet_ee.decode.reading",
+    "espnet_ee.decode.recognition",
+    "espnet_ee.decode.session",
     "espnet_ee.decode.stream",
     "espnet_ee.runtime",
 )

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.data.audio import read_any
-from espnet_ee.decode.loop import Recognition, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.errors import UserError, run
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.decoding import DecodingConfig

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ["espnet_ee/policy", "espnet_ee/search", "espnet_ee/score", "espnet_ee/decode/loop.py"]
+SOURCES = ["espnet_ee/policy", "espnet_ee/search", "espnet_ee/score", "espnet_ee/decode/loop.py", "espnet_ee/decode/reading.py"]
 MEMORY = 8 << 30
 """Bytes that a mutant may take: a loop that never ends often collects something."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_ee.decode.loop import ExitSession
+from espnet_ee.decode.session import ExitSession
 from espnet_ee.errors import UserError
 from espnet_ee.search.align import Speller, aligned
 from espnet_ee.search.words import Word, words_of

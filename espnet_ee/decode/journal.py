@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from espnet_ee.decode.loop import Recognition
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.errors import UserError
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow

@@ -12,7 +12,9 @@ import numpy as np
 
 from espnet_ee.data.inputs import Input
 from espnet_ee.decode.journal import Journal
-from espnet_ee.decode.loop import ExitSession, OutOfMemoryError, Recognition, UtteranceError, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.recognition import Recognition
+from espnet_ee.decode.session import ExitSession, OutOfMemoryError, UtteranceError
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
 from espnet_ee.kaldi import write_scp

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from espnet_ee.decode.loop import ExitSession, Recognition, SessionState, recognise_further
+from espnet_ee.decode.loop import recognise_further
+from espnet_ee.decode.recognition import Recognition
+from espnet_ee.decode.session import ExitSession, SessionState
 from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.errors import UsageError
 from espnet_ee.policy.decoding import DecodingConfig

@@ -14,7 +14,7 @@ import torch
 
 from espnet_ee.compute import StepMacs
 from espnet_ee.decode.attention_search import AttentionSearch, count_step
-from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError
+from espnet_ee.decode.session import OutOfMemoryError, UtteranceError
 from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.encoder.chunk import chunk_of
@@ -73,7 +73,7 @@ def in_memory(method: Callable[P, Result]) -> Callable[P, Result]:
 
 
 class TorchSession:
-    """Computes a torch model segment by segment; see :class:`espnet_ee.decode.loop.ExitSession`.
+    """Computes a torch model segment by segment; see :class:`espnet_ee.decode.session.ExitSession`.
 
     Args:
         model: an ESPnet ASR model whose encoder is an early-exit encoder (``model: early_exit``, or the stock

@@ -11,7 +11,7 @@ import numpy as np
 
 from espnet_ee.data.audio_files import AudioFile
 from espnet_ee.data.recording import Recording
-from espnet_ee.decode.loop import Recognition
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.errors import UserError
 from espnet_ee.search.words import Word
 

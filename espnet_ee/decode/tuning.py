@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from espnet_ee.data.inputs import Input
-from espnet_ee.decode.loop import ExitSession
 from espnet_ee.decode.results import decode, evidence_table
+from espnet_ee.decode.session import ExitSession
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
 from espnet_ee.policy.decoding import DecodingConfig

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from espnet_ee.decode.loop import OutOfMemoryError, UtteranceError
+from espnet_ee.decode.session import OutOfMemoryError, UtteranceError
 from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.errors import UserError
 from espnet_ee.exported import KINDS as PRECISIONS
@@ -49,7 +49,7 @@ class OnnxState:
 
 
 class OnnxSession:
-    """Computes an exported model segment by segment; see :class:`espnet_ee.decode.loop.ExitSession`.
+    """Computes an exported model segment by segment; see :class:`espnet_ee.decode.session.ExitSession`.
 
     A graph is read when an utterance first goes that deep: the first exit works before the upper files are there. Each
     utterance of a batch is computed alone: int8 graphs scale a layer's input by its largest number, and a neighbour's would

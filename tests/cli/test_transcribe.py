@@ -16,7 +16,8 @@ import soundfile
 
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.cli.main import main
-from espnet_ee.decode.loop import Recognition, UtteranceError
+from espnet_ee.decode.recognition import Recognition
+from espnet_ee.decode.session import UtteranceError
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.kaldi import read_scp
 from tests.cli.test_decode import decode, experiment  # noqa: F401

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from espnet_ee.compute import MacTable, Parabola
-from espnet_ee.decode.loop import Recognition, UtteranceError, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.recognition import Recognition
+from espnet_ee.decode.session import UtteranceError
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy, choose_exit
 from espnet_ee.policy.confidence import ConfidencePolicy
@@ -218,7 +220,7 @@ def test_the_search_is_as_wide_as_who_asks_for_most(
         return Search()
 
     sizes: list[int] = []
-    monkeypatch.setattr("espnet_ee.decode.loop.nbest_search", search_of)
+    monkeypatch.setattr("espnet_ee.decode.reading.nbest_search", search_of)
     [result] = recognise(FakeSession(), DecodingConfig(policy), utterances(1), keep_every_exit=True, nbest=nbest)
     assert sizes == [size]
     scores = (0.0, -float(result.evidence.frames), *(-100.0,) * (size - 2))

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_ee.decode.loop import Recognition, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.decode.stream import Endpoint, Final, SpeechStream
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.decode.torch_stream import TorchStreamSession

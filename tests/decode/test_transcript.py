@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from espnet_ee.data.audio_files import AudioFile
 from espnet_ee.data.recording import Piece, Recording
 from espnet_ee.decode.formats import FORMATS, cues
-from espnet_ee.decode.loop import Recognition
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.decode.transcript import Part, Recognised, Transcriber, Transcript
 from espnet_ee.errors import UserError
 from espnet_ee.search.words import Word

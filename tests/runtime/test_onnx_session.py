@@ -13,7 +13,8 @@ import soundfile
 
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.cli.main import main
-from espnet_ee.decode.loop import UtteranceError, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.session import UtteranceError
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy

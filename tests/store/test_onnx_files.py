@@ -11,7 +11,7 @@ import onnx
 import pytest
 import soundfile
 
-from espnet_ee.decode.loop import Recognition
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy

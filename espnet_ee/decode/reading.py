@@ -1,0 +1,219 @@
+"""What is made of an exit that was read: its evidence, its line of an evidence table and, where the utterance stops, its text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from espnet_ee.decode.recognition import Recognition
+from espnet_ee.decode.session import ExitSession, SessionState, UtteranceError
+from espnet_ee.errors import UserError
+from espnet_ee.policy.attending import AttentionConfig, Search
+from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.evidence import ExitEvidence
+from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
+from espnet_ee.policy.searching import SearchConfig
+from espnet_ee.policy.table import EvidenceRow, macs_of_stop
+from espnet_ee.search.beam import BeamSearch, GreedySearch, build_search, nbest_search
+from espnet_ee.search.greedy import Hypothesis
+from espnet_ee.search.joint import JointTexts
+from espnet_ee.search.words import Word, words_of
+from espnet_ee.text import tokens_to_text
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an exit whose head was read says of one utterance.
+
+    Attributes:
+        frames: as the head says them.
+        evidence: what somebody reads of it.
+        joint: what the attention decoder and the head say together; None: nobody asked so far.
+        hypothesis: the text; None: likewise.
+    """
+
+    frames: Frames
+    evidence: ExitEvidence
+    joint: JointTexts | None
+    hypothesis: Hypothesis | None
+
+
+@dataclass
+class Passage:
+    """What an utterance's way through the encoder leaves.
+
+    Attributes:
+        number: of the utterance in its batch, from 0.
+        feature_frames: its length in the encoder's input frames.
+        samples: and as it came.
+        rows: the exits that were read.
+        seconds: since the batch began, at each of them, divided by the batch's size.
+    """
+
+    number: int
+    feature_frames: int = 0
+    samples: int = 0
+    rows: list[EvidenceRow] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def prepare_search(session: ExitSession[Any], search: Search) -> GreedySearch | BeamSearch | AttentionConfig:
+    """What looks for the text of an exit's frames; with attention decoders the session does, as the configuration says.
+
+    Raises:
+        UserError: the model has none, a language model cannot be read, or no tokens spell a hotword.
+    """
+    if isinstance(search, AttentionConfig):
+        session.require_decoders()
+        return search
+    return build_search(search, tuple(session.tokens), session.blank)
+
+
+class ExitReader:
+    """Reads exits as a decoding configuration wants it.
+
+    Args:
+        session: the engine.
+        config: the policy that reads evidence, and how texts are looked for.
+        keep: makes all evidence and the text of every exit.
+        nbest: with every exit kept: size of an N-best list at every exit; 0: only if the policy reads one.
+
+    Raises:
+        UserError: the policy does not fit the model, or see :func:`prepare_search`.
+    """
+
+    def __init__(self, session: ExitSession[Any], config: DecodingConfig, keep: bool, nbest: int) -> None:
+        self.session, self.keep, self.confidences = session, keep, config.confidences
+        self.policy = policy = config.policy_for(session.exit_layers)
+        self.nbest = max(nbest, policy.nbest)
+        plain = SearchConfig() if isinstance(config.search, AttentionConfig) else config.search
+        self.nbests = nbest_search(plain, self.nbest, tuple(session.tokens), session.blank) if self.nbest else None
+        self.search = search = prepare_search(session, config.search)
+        self.reads = FIELDS if keep else policy.reads
+        self.attends_always = isinstance(search, AttentionConfig) and (keep or policy.needs_every_search)
+        self.want = frozenset({"log_probs"} if self.nbests or search.needs_log_probs else ()) | (
+            self.reads & {"cluster_entropy"}
+        )
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the heads of exits that are passed are read, too."""
+        return self.keep or bool(self.policy.reads)
+
+    def read(self, state: SessionState, places: Sequence[int]) -> list[Reading]:
+        """Reads the exit that a batch stands at, for some of its rows."""
+        frames = self.session.read(state, places, self.want) if places else []
+        return [self._reading(state, *read) for read in zip(places, frames, strict=True)]
+
+    def _reading(self, state: SessionState, place: int, frames: Frames) -> Reading:
+        joint = self._attend(state, place, frames) if self.attends_always else None
+        evidence = self._evidence(state.layer, frames)
+        evidence = evidence if joint is None else joint.added_to(evidence)
+        return Reading(frames, evidence, joint, self._hypothesis(frames, joint) if self.keep else None)
+
+    def _attend(self, state: SessionState, place: int, frames: Frames) -> JointTexts | None:
+        """What the exit's attention decoder finds; None where nobody asks for it, and of numbers that are broken."""
+        if not isinstance(self.search, AttentionConfig) or not _is_finite(frames):
+            return None
+        return self.session.attend(state, place, frames, self.search)
+
+    def _evidence(self, layer: int, frames: Frames) -> ExitEvidence:
+        if frames.cluster_entropy is None and "cluster_entropy" in self.policy.reads and layer != self.session.exit_layers[-1]:
+            raise UserError(
+                f"policy {self.policy.name}: the model, or its export, has no cluster heads; train them with exit_terms: clusters, or "
+                "choose another policy"
+            )
+        evidence = evidence_of(layer, frames, self.session.blank, self.reads)
+        if self.nbests is not None and frames.log_probs is not None:
+            evidence = replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs)[: self.nbest])
+        return evidence
+
+    def _hypothesis(self, frames: Frames, joint: JointTexts | None) -> Hypothesis:
+        if not isinstance(self.search, AttentionConfig):
+            return self.search(frames)
+        if joint is None or frames.log_probs is None:
+            return Hypothesis((), math.nan, ())
+        return joint.hypothesis(frames.log_probs, self.session.blank)
+
+    def row(self, reading: Reading, feature_frames: int) -> EvidenceRow:
+        """The exit's line in an evidence table; its text only where every exit's is made.
+
+        Args:
+            reading: of the exit.
+            feature_frames: length of the utterance, in the encoder's input frames.
+        """
+        macs, hypothesis, evidence = self.session.macs, reading.hypothesis, reading.evidence
+        text, confidences = "", tuple[float, ...]()
+        if hypothesis is not None:
+            tokens = self._strings(hypothesis)
+            text = self._text(tokens)
+            if _is_finite(reading.frames) and len(hypothesis.spans) == len(tokens):
+                words = words_of(tokens, hypothesis.spans, 1.0, token_type=self.session.token_type)
+                confidences = tuple(word.confidence for word in words)
+        return EvidenceRow(
+            evidence,
+            text,
+            macs.encoder_macs(evidence.layer, feature_frames),
+            macs.head_macs(evidence.layer, evidence.frames),
+            confidences,
+            0 if reading.joint is None else reading.joint.macs,
+        )
+
+    def recognition(self, state: SessionState, place: int, reading: Reading, passage: Passage) -> Recognition:
+        """The result of an utterance that stops; its text is made here, and not at the exits it passed.
+
+        Args:
+            state: at the exit.
+            place: row of the batch, as it is by now.
+            reading: of this exit.
+            passage: up to this exit.
+
+        Raises:
+            UtteranceError: what the model says of it is not finite.
+        """
+        frames, layer = reading.frames, state.layer
+        if not _is_finite(frames):
+            raise UtteranceError(
+                f"the model's output at exit {layer} is not a number (NaN, or an overflow inside the model), so there is no "
+                "text; its parameters are damaged, or the audio is far from what it was trained on",
+                passage.number,
+            )
+        joint = reading.joint or self._attend(state, place, frames)
+        hypothesis = reading.hypothesis or self._hypothesis(frames, joint)
+        tokens = self._strings(hypothesis)
+        last = replace(passage.rows[-1], hypothesis=self._text(tokens))
+        if joint is not None:
+            last = replace(last, evidence=joint.added_to(last.evidence), decoder_macs=joint.macs)
+        rows = (*passage.rows[:-1], last)
+        return Recognition(
+            text=last.hypothesis,
+            tokens=tokens,
+            token_ids=hypothesis.tokens,
+            score=hypothesis.score,
+            exit_layer=layer,
+            macs=macs_of_stop(rows, len(rows) - 1, self.reads_all, self.attends_always),
+            rows=rows,
+            seconds=tuple(passage.seconds),
+            words=self._words(layer, tokens, hypothesis, passage.samples),
+        )
+
+    def _words(self, layer: int, tokens: Sequence[str], hypothesis: Hypothesis, samples: int) -> tuple[Word, ...]:
+        rate, frame_seconds = self.session.sample_rate, self.session.frame_seconds
+        if rate is None or frame_seconds is None or len(hypothesis.spans) < len(tokens):
+            return ()
+        words = words_of(tokens, hypothesis.spans, frame_seconds, samples / rate, self.session.token_type)
+        return tuple(replace(word, confidence=self.confidences(layer, word.confidence)) for word in words)
+
+    def _strings(self, hypothesis: Hypothesis) -> tuple[str, ...]:
+        return tuple(self.session.tokens[token] for token in hypothesis.tokens)
+
+    def _text(self, tokens: Sequence[str]) -> str:
+        return tokens_to_text(tokens, self.session.token_type)
+
+
+def _is_finite(frames: Frames) -> bool:
+    return bool(np.isfinite(frames.log_confidence).all())
