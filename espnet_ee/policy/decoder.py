@@ -22,6 +22,7 @@ class DecoderPolicy(ThresholdPolicy):
 
     name: ClassVar[str] = "decoder"
     reads: ClassVar[frozenset[str]] = frozenset({"decoder_log_prob"})
+    most: ClassVar[float] = 1.0
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         mean = evidence[-1].decoder_log_prob
@@ -38,6 +39,7 @@ class DecoderPosteriorPolicy(ThresholdPolicy):
 
     name: ClassVar[str] = "decoder_posterior"
     reads: ClassVar[frozenset[str]] = frozenset({"decoder_scores"})
+    most: ClassVar[float] = 1.0
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         return posterior_of_best(evidence[-1].decoder_scores)
