@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from espnet_ee.errors import UserError
+from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.export_stock import stock_lacks
 from espnet_ee.store.model_card import Card
 from espnet_ee.store.package import load_package, pack_model
@@ -77,6 +78,19 @@ def test_a_package_that_names_a_model_elsewhere_is_refused(package: Path, source
     change(package, pretrained=source)
     with pytest.raises(UserError, match="config.yaml: encoder_conf: pretrained .* refused"):
         load_package(package)
+
+
+@pytest.mark.parametrize("source", ["facebook/wav2vec2-base", "/etc", "../elsewhere"])
+def test_a_config_beside_its_checkpoint_asks_nobody_for_a_model(
+    package: Path, packed: tuple[Path, torch.nn.Module], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """As a training leaves them: config.yaml tells both what the model is and where its training began."""
+    (package / "package.yaml").unlink()
+    change(package, pretrained=source)
+    torch.save(packed[1].state_dict(), package / "model.pth")
+    monkeypatch.setattr("espnet_ee.encoder.hf_models.read_pretrained", lambda *_: pytest.fail("looked for"))
+    loaded = load_model(package / "config.yaml", package / "model.pth").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in packed[1].state_dict().items())
 
 
 def test_a_package_without_an_architecture_is_refused(package: Path) -> None:
