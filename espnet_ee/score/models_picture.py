@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette without its yellow, which is too light for a line, and a grey; of more than eight models they come again.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 _MUCH = 20  # times as much compute: beyond that the scale is logarithmic
-_MARK: dict[str, Any] = {"linestyle": "none", "markersize": 11, "markeredgecolor": "white"}
+# Hollow, so that what lies below is seen.
+_MARK: dict[str, Any] = {"linestyle": "none", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.8}
 
 
 def draw_models(path: Path, models: Sequence[Model], sets: Sequence[str], title: str) -> None:
@@ -35,7 +36,7 @@ def draw_models(path: Path, models: Sequence[Model], sets: Sequence[str], title:
 def make_models_figure(models: Sequence[Model], sets: Sequence[str], title: str) -> Any:
     """The picture as matplotlib's figure; see :func:`draw_models`."""
     colours = {model.name: _COLOURS[number % len(_COLOURS)] for number, model in enumerate(models)}
-    key = "Lines: exits (dotted: a model for each); marks without\na line: policies calibrated on the development set."
+    key = "Filled marks with numbers: exits\n(dotted: a model for each). Hollow marks: policies calibrated on the development set."
     text = f"{title}{not_shown(sets, 'COMPARISON.md')}\nDown and left is better. {key}"
     return figure_of_sets(sets, lambda panel, name: _draw_panel(panel, models, name, colours), text)
 
@@ -43,26 +44,26 @@ def make_models_figure(models: Sequence[Model], sets: Sequence[str], title: str)
 def _draw_panel(panel: Any, models: Sequence[Model], name: str, colours: Mapping[str, str]) -> dict[str, Any]:
     """Draws one set and returns the legend's entries."""
     shown = [model for model in models if model.fixed(name)]
-    points = [point for model in shown for point in (*model.fixed(name).values(), *model.policies(name))]
+    points = [point for model in shown for point in (*model.fixed(name).values(), *model.policies(name).values())]
     costs = [point.macs_per_second for point in points]
     unit, word = (1e9, "GMACs") if max(costs) >= 1e9 else (1e6, "MMACs")
     entries: dict[str, Any] = {}
     marks: dict[str, Any] = {}
-    for model in shown:
-        separate = len(model.experiments) > 1
-        style = {"marker": "X", "linestyle": ":"} if separate else {"marker": "o", "linestyle": "-"}
+    for number, model in enumerate(shown):
+        style = {"marker": "X", "linestyle": ":"} if model.is_separate else {"marker": "o", "linestyle": "-"}
         fixed = list(model.fixed(name).values())
         line = draw_line(panel, fixed, unit, **style, color=colours[model.name], linewidth=2, markersize=8)
         entries[model.name] = line
+        away = (6, 7) if number % 2 == 0 else (-6, -20)  # above one line and below the next
         for point in fixed:
             place = (point.macs_per_second / unit, point.wer)
-            panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=(6, 7), color=colours[model.name])
-        for point in model.policies(name):
+            panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=away, color=colours[model.name])
+        for point in model.policies(name).values():
             marker = POLICIES.get(point.policy, OTHER_POLICY)[1]
-            panel.plot([point.macs_per_second / unit], [point.wer], marker=marker, color=colours[model.name], **_MARK)
+            panel.plot([point.macs_per_second / unit], [point.wer], marker=marker, markeredgecolor=colours[model.name], **_MARK)
             if point.policy not in marks:
                 # The legend's mark has no model's colour.
-                (marks[point.policy],) = panel.plot([], [], marker=marker, color="#999999", **_MARK)
+                (marks[point.policy],) = panel.plot([], [], marker=marker, markeredgecolor="#777777", **_MARK)
     panel.set_xlabel(f"compute ({word} per second of audio)")
     if max(costs) > _MUCH * min(costs) > 0:
         panel.set_xscale("log")

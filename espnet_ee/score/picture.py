@@ -11,13 +11,16 @@ from espnet_ee.files import atomic_write
 from espnet_ee.score.points import Point
 
 MAX_PANELS = 2  # of more, none can be read on a page
-# Okabe and Ito's palette; markers tell the policies apart without colour.
+# Okabe and Ito's palette, then Tol's; markers tell the policies apart without colour.
 POLICIES = {
     "entropy": ("#0072B2", "s"),
     "confidence": ("#56B4E9", "^"),
     "patience": ("#E69F00", "v"),
     "posterior": ("#CC79A7", "P"),
     "learned": ("#D55E00", "D"),
+    "cluster_entropy": ("#44AA99", "p"),
+    "decoder": ("#117733", "<"),
+    "decoder_posterior": ("#882255", ">"),
 }
 OTHER_POLICY = ("#999999", "h")
 FIXED = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 8, "linewidth": 2}

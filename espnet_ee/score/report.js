@@ -27,6 +27,7 @@ const mega = (point) => `${fixed(point.macs / 1e6, 1)} MMACs/s (${fixed(point.sh
 
 const MARKS = { // around the origin, about 7 units in each direction
   o: "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0Z", s: "M-6-6H6V6H-6Z", "^": "M0-7L7 6H-7Z", v: "M0 7L7-6H-7Z", D: "M0-8L7 0L0 8L-7 0Z",
+  "<": "M-7 0L6-7V7Z", ">": "M7 0L-6-7V7Z", p: "M0-8L7.6-2.5 4.7 6.5H-4.7L-7.6-2.5Z",
   P: "M-2-7H2V-2H7V2H2V7H-2V2H-7V-2H-2Z", h: "M-4-7H4L8 0L4 7H-4L-8 0Z", X: "M-6-6L6 6M6-6L-6 6",
   "*": "M0-10L2.4-3.1 9.5-3.1 3.8 1.2 5.9 8.1 0 4-5.9 8.1-3.8 1.2-9.5-3.1-2.4-3.1Z",
 };

@@ -37,7 +37,12 @@ single | one exit     |
 bad    | a failure    | --asr_config conf/train_bad.yaml --seed 3
 aed    | AED          | --asr_config conf/train_aed.yaml
 other  | otherwise    | --batch_size 7
+quoted | in words     | --asr_args "--optim sgd" --seed '6'
+open   | no end       | --asr_args "--optim sgd --seed 6
 """
+
+
+QUOTED = "exp/asr_train_x_raw_char_optimsgd_seed6"
 
 
 def points(layers: dict[int, int]) -> list[Point]:
@@ -74,19 +79,19 @@ def recipe(template: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.process
 def test_models_are_made_and_set_side_by_side(bash, recipe: Path) -> None:
-    result = bash(str(recipe / "local" / "run_comparison.sh"), "--seed", "5")
+    result = bash(str(recipe / "local" / "run_comparison.sh"), "--seed", "5", "--models", "ee single bad aed other quoted")
     assert result.returncode == 1, "a run has failed"
     assert "run_comparison.sh: error: a failure: its run failed" in result.stderr
     trained = (recipe / "trained").read_text().split()
     ee = "exp/asr_train_x_raw_char_seed5"
-    assert trained == [ee, f"{ee}_depth2", f"{ee}_depth4", "exp/asr_train_bad_raw_char_seed3", ee]
+    assert trained == [ee, f"{ee}_depth2", f"{ee}_depth4", "exp/asr_train_bad_raw_char_seed3", ee, QUOTED]
     page = (recipe / "exp" / "COMPARISON.md").read_text(encoding="utf-8")
     for line in (
-        "|2|40.00 [0.00, 50.00]|2.0|30.00 [0.00, 50.00]|2.0|20.00 [0.00, 50.00]|2.0|",  # one model, decoded in two ways
-        "|4|10.00 [0.00, 50.00]|4.0|20.00 [0.00, 50.00]|4.0|0.00 [0.00, 50.00]|4.0|",
+        "|2|40.00 [0.00, 50.00]|2.0|30.00 [0.00, 50.00]|2.0|20.00 [0.00, 50.00]|2.0|40.00 [0.00, 50.00]|2.0|",
+        "|4|10.00 [0.00, 50.00]|4.0|20.00 [0.00, 50.00]|4.0|0.00 [0.00, 50.00]|4.0|10.00 [0.00, 50.00]|4.0|",
         "- AED: this recipe has no conf/train_aed.yaml",
         "- a failure: exp/asr_train_bad_raw_char_seed3 has no exits.csv: not trained or not scored",
-        "- command: `local/run_comparison.sh --seed 5`",
+        "- command: `local/run_comparison.sh --seed 5 --models ee\\ single\\ bad\\ aed\\ other\\ quoted`",
     ):
         assert page.splitlines().count(line) == (2 if line.startswith("|") else 1), line
     assert page.index("## test (") < page.index("## dev (")
@@ -113,8 +118,16 @@ def test_what_has_been_scored_is_taken_and_nothing_trained(bash, recipe: Path) -
 def test_an_unknown_model_is_one_line(bash, recipe: Path) -> None:
     result = bash(str(recipe / "local" / "run_comparison.sh"), "--models", "eee")
     assert result.returncode == 2 and not (recipe / "trained").exists()
-    said = "run_comparison.sh: error: option '--models': 'eee' is none of ee single bad aed other, and no NAME=EXPERIMENT"
+    said = "run_comparison.sh: error: option '--models': 'eee' is none of ee single bad aed other quoted open, and no NAME=EXPERIMENT"
     assert result.stderr.splitlines() == [f"{said} (--help lists the options)"]
+
+
+@pytest.mark.process
+def test_a_quote_that_does_not_end_is_one_line(bash, recipe: Path) -> None:
+    result = bash(str(recipe / "local" / "run_comparison.sh"), "--models", "open")
+    assert result.returncode == 2 and not (recipe / "trained").exists()
+    said = "run_comparison.sh: error: local/comparison.txt: open: a quote is opened and not closed: "
+    assert [line[: len(said)] for line in result.stderr.splitlines()] == [said]
 
 
 @pytest.mark.parametrize("recipe_folder", RECIPES, ids=lambda path: path.parent.name)

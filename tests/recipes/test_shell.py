@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*ROOT.glob("egs/**/*.sh"), *ROOT.glob("tools/*.sh"), ROOT / ".ci" / "run"])
 SOURCED = {
     "parse_options.sh",
+    "run_settings.sh",
     "stage.sh",
     "stages_data.sh",
     "stages_lm.sh",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 
 from espnet_ee.cli.main import main
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.policy.registry import POLICIES as REGISTERED
+from espnet_ee.score import picture
 from espnet_ee.score.environment import environment_lines, read_environment
 from espnet_ee.score.models import HEADER, compare_models, page_lines, read_models, set_lines
 from espnet_ee.score.models_picture import make_models_figure
+from espnet_ee.score.picture import OTHER_POLICY, POLICIES
 from espnet_ee.score.points import Point, write_exits
 from espnet_ee.score.wer import ErrorCounts
 
@@ -55,10 +59,25 @@ def test_the_table_has_the_numbers_of_the_experiments(experiments: Path) -> None
         "|2|40.00 [35.00, 47.50]|12.5|30.00 [25.00, 37.50]|12.2|",
         "|4|10.00 [5.00, 17.50]|24.0|20.00 [15.00, 27.50]|24.0|",
         "",
-        "|model: policy|WER % [95 %]|mean exit layer|MMACs/s|",
+        "|policy|EE: WER % [95 %]|mean exit layer|MMACs/s|",
         "|---|---:|---:|---:|",
-        "|EE: entropy_wer_loss5|30.00 [25.00, 37.50]|2.50|16.0|",
-        "|EE: learned_wer_loss5|20.00 [15.00, 27.50]|3.00|20.2|",
+        "|entropy_wer_loss5|30.00 [25.00, 37.50]|2.50|16.0|",
+        "|learned_wer_loss5|20.00 [15.00, 27.50]|3.00|20.2|",
+    ]
+
+
+def test_policies_of_one_name_stand_side_by_side(experiments: Path) -> None:
+    policies = [
+        point(3.5, 1, 18e6, "online", "learned_wer_loss5", policy="learned"),
+        point(2.0, 4, 12e6, "online", "decoder_wer_loss5", policy="decoder"),
+    ]
+    write_exits(experiments / "exp" / "aed" / "exits.csv", [point(4, 1, 24e6), *policies])
+    lines = set_lines(read_models([*WORDS, "AED=exp/aed"])[0], "test")
+    assert lines[-4:] == [
+        "|---|---:|---:|---:|---:|---:|---:|",
+        "|entropy_wer_loss5|30.00 [25.00, 37.50]|2.50|16.0|-|-|-|",
+        "|learned_wer_loss5|20.00 [15.00, 27.50]|3.00|20.2|10.00 [5.00, 17.50]|3.50|18.0|",
+        "|decoder_wer_loss5|-|-|-|40.00 [35.00, 47.50]|2.00|12.0|",
     ]
 
 
@@ -139,6 +158,20 @@ def test_the_picture_has_a_curve_a_model_and_a_mark_a_policy(experiments: Path) 
     assert panel.get_xscale() == "linear"
     legend = [text.get_text() for text in panel.figure.legends[0].get_texts()]
     assert legend == ["EE", "one exit", "entropy", "learned"]
+    # Also one model of one exit is one of those that were trained each for its exit.
+    (panel,) = make_models_figure(read_models(["EE=exp/ee", "one exit=exp/d2"])[0], ["test"], "title").axes
+    assert [line.get_linestyle() for line in panel.get_lines() if len(line.get_xdata()) and line.get_linestyle() != "None"] == [
+        "-",
+        ":",
+    ]
+
+
+def test_every_policy_has_a_mark_of_its_own() -> None:
+    marks = [POLICIES.get(name, OTHER_POLICY) for name in REGISTERED if name != "fixed"]
+    assert len({mark for _, mark in marks}) == len({colour for colour, _ in marks}) == len(marks)
+    page = Path(picture.__file__).with_name("report.js").read_text(encoding="utf-8")
+    drawn = re.findall(r"""[ {]"?(\S)"?: "M""", page[page.index("const MARKS") : page.index("const seriesOf")])
+    assert {mark for _, mark in marks} <= set(drawn)
 
 
 def test_very_unlike_models_are_drawn_on_a_logarithmic_scale(experiments: Path) -> None:

@@ -18,17 +18,8 @@ out=""        # [-] folder for COMPARISON.md and comparison.png; empty: that of 
 python=""     # [-] interpreter with all dependencies; empty: the environment that tools/install.sh makes
 # end options
 
-. utils/parse_options.sh
-option_files=(asr_ee.sh local/data.sh)
-parse_options "$@"
+. utils/run_settings.sh
 require_choice train true false
-if [ -n "${python}" ]; then export ESPNET_EE_PYTHON=${python}; fi
-. ./path.sh
-options=(${forwarded_options[@]+"${forwarded_options[@]}"})
-run_settings=$(./run.sh ${options[@]+"${options[@]}"} --settings)
-# setting NAME: what run.sh makes of an option.
-setting() { sed -n "s/^\[[^]]*\] $1=//p" <<<"${run_settings}"; }
-
 columns=() missing=() failed=false
 
 # try TITLE COMMAND...: trains a model, unless nothing is to be trained; one that fails costs no other its place.
@@ -41,9 +32,6 @@ try() {
         missing+=("${title}: its run failed; what is shown of it was scored before")
     fi
 }
-
-# experiment WORD...: the folder that run.sh makes with these options.
-experiment() { ./run.sh ${options[@]+"${options[@]}"} "$@" --show_exp true </dev/null; }
 
 # add_single TITLE WORD...: the models of one exit, each of a depth.
 add_single() {
@@ -79,13 +67,19 @@ add_model() {
 
 # add NAME: a column of local/comparison.txt, whose lines are NAME | TITLE | OPTIONS.
 add() {
-    local name title settings words known=""
+    local name title settings words split known=""
     while IFS='|' read -r name title settings; do
         read -r name <<<"${name}"
         known+=" ${name}"
         [ "${name}" = "$1" ] || continue
         read -r title <<<"${title}"
-        read -ra words <<<"${settings}"
+        words=()
+        if [[ ${settings} == *[![:space:]]* ]]; then
+            # Quotes keep blanks within a word, and nothing is evaluated.
+            split=$(xargs printf '%s\n' <<<"${settings}" 2>/dev/null) ||
+                usage_error "local/comparison.txt: ${name}: a quote is opened and not closed:${settings}"
+            readarray -t words <<<"${split}"
+        fi
         if [ "${name}" = single ]; then
             add_single "${title}" ${words[@]+"${words[@]}"}
         else

@@ -13,18 +13,10 @@ depths=""   # [-] numbers of blocks, separated by blanks; empty: the configurati
 python=""   # [-] interpreter with all dependencies; empty: the environment that tools/install.sh makes
 # end options
 
-. utils/parse_options.sh
-option_files=(asr_ee.sh local/data.sh)
-parse_options "$@"
-if [ -n "${python}" ]; then export ESPNET_EE_PYTHON=${python}; fi
-. ./path.sh
-
-options=(${forwarded_options[@]+"${forwarded_options[@]}"})
-settings=$(./run.sh ${options[@]+"${options[@]}"} --settings)
-# setting NAME: what run.sh makes of an option.
-setting() { sed -n "s/^\[[^]]*\] $1=//p" <<<"${settings}"; }
+. utils/run_settings.sh
 read -ra asr_args <<<"$(setting asr_args)"
-exp=$(./run.sh ${options[@]+"${options[@]}"} --show_exp true)
+# shellcheck disable=SC2119  # no further options
+exp=$(experiment)
 trainings=$("${ESPNET_EE_PYTHON}" utils/one_exit.py "$(setting asr_config)" "$(setting inference_asr_model)" "${depths}" \
     ${asr_args[@]+"${asr_args[@]}"})
 
