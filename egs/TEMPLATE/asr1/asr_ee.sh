@@ -8,6 +8,7 @@ stage=1                    # [-] first stage to run
 stop_stage=100             # [-] last stage to run
 ngpu=0                     # [-] number of GPUs for training, on each node; 0: CPU
 num_nodes=1                # [-] nodes for training; more than 1: started by train_cmd in cmd.sh
+train_threads=""           # [-] threads of a training without a GPU; empty: OMP_NUM_THREADS, else 1
 nj=4                       # [-] parallel processes of the data stages and of stage 10
 python=""                  # [-] interpreter with all dependencies; empty: the environment that tools/install.sh makes
 train_set=""               # [1* 14*] name of the training set (a folder under datadir)
@@ -66,7 +67,7 @@ note=""                    # [13] a remark for RESULTS.md
 if [ -f local/data.sh ]; then option_files=(local/data.sh); fi
 parse_options "$@"
 
-require_integer stage stop_stage ngpu num_nodes nj fs nbpe beam_size ${lm_order:+lm_order} ${batch_size:+batch_size} ${num_threads:+num_threads}
+require_integer stage stop_stage ngpu num_nodes nj fs nbpe beam_size ${lm_order:+lm_order} ${batch_size:+batch_size} ${num_threads:+num_threads} ${train_threads:+train_threads}
 require_percentage max_skipped
 require_choice feats_type raw extracted
 require_choice feats_compress true false

@@ -13,5 +13,5 @@ export PYTHONPATH=${MAIN_ROOT}${PYTHONPATH:+:${PYTHONPATH}}
 # Kaldi's tables are sorted as bytes; all text is UTF-8 whatever the locale.
 export LC_ALL=C
 export PYTHONUTF8=1
-# As in ESPnet: more threads gain little on models of this size, and on a busy machine they wait for each other.
+# As in ESPnet: several jobs share the machine, and on a busy one threads wait for each other. (For stage 11: --train_threads.)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -12,6 +12,7 @@ exec ./asr_ee.sh \
     --token_type char \
     --feats_normalize config \
     --asr_config conf/train_ee_fast_conformer.yaml \
+    --train_threads "${OMP_NUM_THREADS:-2}" \
     --inference_asr_model valid.cer_exit12.ave.pth \
     --command "./run.sh ${*@Q}" \
     "$@"

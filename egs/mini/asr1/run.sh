@@ -11,5 +11,6 @@ exec ./asr_ee.sh \
     --token_type char \
     --feats_normalize config \
     --asr_config conf/train_ee_fast_conformer.yaml \
+    --train_threads "${OMP_NUM_THREADS:-2}" \
     --command "./run.sh ${*@Q}" \
     "$@"

@@ -209,6 +209,7 @@ set_aside() {
 run_training() {
     local common_args logfile=${asr_exp}/train.log begin=${SECONDS} fold_length=80000 number=1
     local stats quote="'"
+    if [ -n "${train_threads}" ] && [ "${ngpu}" -eq 0 ]; then local -x OMP_NUM_THREADS=${train_threads}; fi
     if [ "${feats_type}" = extracted ]; then fold_length=800; fi
     set_common_args
     if [ "${feats_normalize}" = global_mvn ]; then
