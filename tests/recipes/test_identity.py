@@ -40,6 +40,15 @@ def test_every_starred_option_is_read_where_its_stages_are() -> None:
         assert "*" not in stages or f"${{{name}" in code, name
 
 
+def test_no_function_hides_an_option() -> None:
+    """A stage's identity is read inside its function: a local of the same name would stand there instead of the option."""
+    names = {DECLARED.fullmatch(line)[1] for line in options(PIPELINE)}
+    for path in [PIPELINE, *PIPELINE.parent.glob("utils/*.sh")]:
+        for words in re.findall(r"^ *local (.*)", path.read_text(encoding="utf-8"), re.M):
+            hidden = names & set(re.findall(r"(?:^| )([a-z_0-9]+)(?==| |$)", words))
+            assert not hidden, f"{path.name}: {words}"
+
+
 STAGES = """#!/usr/bin/env bash
 set -euo pipefail
 # begin options

@@ -67,3 +67,21 @@ def test_devices(bash, template: Path, tmp_path: Path, ngpu: str, num_nodes: str
     assert [word for word in said if word.startswith("--")] == words
     if "--dist_init_method" in words:
         assert said[said.index("--dist_init_method") + 1].startswith(f"file://{tmp_path}/exp/a b/.dist_init_")
+
+
+THREADS = """#!/usr/bin/env bash
+set -euo pipefail
+ngpu=$1 train_threads=$2 asr_exp=. feats_type=raw feats_normalize=config seed="" fly_factors="" num_nodes=1
+asr_stats_dir=. token_type=char inference_asr_model=model.pth common_args=() train_run=(bash -c 'printenv OMP_NUM_THREADS >threads')
+. {template}/utils/stages_train.sh
+set_common_args() {{ :; }}
+touch model.pth
+run_training false
+cat threads; printenv OMP_NUM_THREADS; grep threads: train_time.yaml
+"""
+
+
+@pytest.mark.parametrize(("ngpu", "threads", "used"), [("0", "", "1"), ("0", "3", "3"), ("1", "3", "1")])
+def test_threads_of_a_training(bash, template: Path, ngpu: str, threads: str, used: str) -> None:
+    """And of nothing else."""
+    assert bash(ngpu, threads, text=THREADS.format(template=template)).stdout.split("\n")[:3] == [used, "1", f"threads: {used}"]

@@ -5,7 +5,7 @@
 # Stage 12. Every set with the evidence of all exits; the exit policies calibrated on the development set; the calibrated
 # ones online on every set: one process.
 decode_sets() {
-    local mark=${asr_exp}/.stage12.done name dirs=() files=() args=() words=() search="" wanted
+    local mark=${asr_exp}/.stage12.done name dirs=() files=() args=() words=() lm_words="" wanted
     need_model
     for name in "${eval_sets[@]}"; do
         need "${data_feats}/${name}/text" 3
@@ -22,9 +22,9 @@ decode_sets() {
         need "${lm_file}" 9
         args+=(--lm "${lm_file}" --beam "${beam_size}")
         files+=("${lm_file}")
-        search=$'\n'"beam_size=${beam_size}"
+        lm_words=$'\n'"beam_size=${beam_size}"
     fi
-    wanted=$(identity "$(stage_options 12)"$'\n'"sets=${eval_sets[*]}${search}" "${asr_exp}/config.yaml" "${model_file}" \
+    wanted=$(identity "$(stage_options 12)"$'\n'"sets=${eval_sets[*]}${lm_words}" "${asr_exp}/config.yaml" "${model_file}" \
         ${inference_list[@]+"${inference_list[@]}"} "${files[@]}")
     read -ra words <<<"--policies ${calibrate_policies} --targets ${calibrate_targets} --online ${online_policies}"
     run_once "stage 12: decoding" "${mark}" "${wanted}" "${asr_exp}/log/decode.log" \
