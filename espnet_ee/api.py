@@ -18,7 +18,7 @@ from espnet_ee.decode.reading import prepare_search
 from espnet_ee.decode.recognition import Recognition
 from espnet_ee.decode.session import ExitSession, UtteranceError
 from espnet_ee.decode.stream import Endpoint, SpeechStream
-from espnet_ee.decode.transcript import Transcriber, Transcript
+from espnet_ee.decode.transcript import Transcriber, Transcript, when_asked
 from espnet_ee.errors import UsageError, UserError, missing_packages_named
 from espnet_ee.exported import DESCRIPTION, FOLDER, is_exported
 from espnet_ee.policy.base import ExitPolicy
@@ -194,7 +194,7 @@ class EarlyExitASR:
 
         transcriber = Transcriber(
             lambda audio: open_recording(audio.path, self.sample_rate, longest),
-            lambda batch: [(recognition, self.policy_name) for recognition in self.recognise(batch)],
+            when_asked(lambda batch: [(recognition, self.policy_name) for recognition in self.recognise(batch)]),
             self.sample_rate,
             self.config.batch_size,
             fail,

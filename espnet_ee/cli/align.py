@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from espnet_ee.cli.parser import Parser
-from espnet_ee.cli.transcribe import Problems, quiet
+from espnet_ee.cli.recogniser import quiet
+from espnet_ee.cli.reports import Problems
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_write
 

@@ -53,6 +53,8 @@ def check_live(options: argparse.Namespace) -> None:
     for name in ("budget", "out", "engine", "int8"):
         if getattr(options, name) not in (None, False, "torch"):
             raise UsageError(f"--{name} is not for --live; leave it out")
+    if options.nj != 1:
+        raise UsageError("--nj is not for --live; leave it out")
     if options.format not in ("text", "json"):
         raise UsageError(f"--format {options.format}: of what is said now there is text and json")
     if len(options.audio) > 1:

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
-import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_ee.cli.live import add_live, check_live, transcribe_live
+from espnet_ee.cli.outputs import Outputs, identity_of
 from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.recogniser import EXITS, build_worker, open_controller, open_recogniser, recognising
+from espnet_ee.cli.reports import Problems, Progress
+from espnet_ee.cli.workers import Workers
 from espnet_ee.data.audio_files import AudioFile, audio_files
 from espnet_ee.decode.formats import FORMATS, ONE_BY_ONE
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_write, is_file, read_lines
-from espnet_ee.policy.budget import Budget, BudgetController, read_curve, schedule
+from espnet_ee.files import is_file, read_lines
+from espnet_ee.policy.budget import Budget, BudgetController, schedule
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import POLICIES
 from espnet_ee.policy.searching import HOTWORD_BOOST, read_hotwords
-from espnet_ee.policy.table import escape
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from espnet_ee.api import EarlyExitASR
     from espnet_ee.data.recording import Recording
-    from espnet_ee.decode.transcript import Recognised, Transcript
 
 STDIN = "-"
-EXITS = "exits.csv"  # beside a scored model
 
 
 def add_transcribe(parser: Parser) -> None:
@@ -76,7 +73,11 @@ def add_transcribe(parser: Parser) -> None:
         default="text",
     )
     parser.option("--json", "the same as --format json", action="store_const", const="json", dest="format")
-    parser.path("--out", "writes a file for each recording there, NAME.txt, .json, .ctm, .srt or .vtt, and prints nothing")
+    parser.path(
+        "--out",
+        "writes a file for each recording there, NAME.txt, .json, .ctm, .srt or .vtt, and prints nothing; interrupted and run\n"
+        "again it goes on where it was, and what is there of the same audio, model and settings stays",
+    )
     parser.option(
         "--max_segment_seconds",
         "longer recordings are cut where it is quietest, into pieces of at most so many seconds, each recognised on its own",
@@ -94,7 +95,8 @@ def add_transcribe(parser: Parser) -> None:
         "--int8", "the exported graphs with 8-bit weights (default: only where there are no others)", action="store_true"
     )
     parser.option("--batch_size", "recordings, or pieces of them, recognised together", type=int, metavar="N")
-    parser.option("--num_threads", "CPU threads", type=int, metavar="N")
+    parser.option("--num_threads", "CPU threads, of each process", type=int, metavar="N")
+    parser.option("--nj", "processes that recognise, each with the model for itself; changes no result", type=int, default=1)
     parser.option("--device", "torch device", default="cpu")
     add_live(parser)
     parser.set_defaults(run=_transcribe)
@@ -114,38 +116,18 @@ def _add_hotwords(parser: Parser) -> None:
     )
 
 
-class Problems:
-    """What went wrong with files, one line each on stderr; and what was done to them, once per kind."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._said: set[str] = set()
-
-    def fail(self, error: UserError) -> None:
-        self.count += 1
-        self._print(f"error: {error}")
-
-    def note(self, path: str, note: str) -> None:
-        if note and note not in self._said:
-            self._said.add(note)
-            self._print(f"note: {path}: {note} (said once)")
-
-    def say(self, note: str) -> None:
-        self._print(f"note: {note}")
-
-    def _print(self, line: str) -> None:
-        print(f"espnet-ee: {' '.join(line.split())}", file=sys.stderr, flush=True)
-
-
 def _transcribe(options: argparse.Namespace) -> None:
     numbers = {"batch_size": options.batch_size, "num_threads": options.num_threads}
     DecodingConfig().changed(**numbers)  # what is wrong is said before a model is loaded for seconds
     if not options.max_segment_seconds >= 1:
         raise UsageError(f"--max_segment_seconds {options.max_segment_seconds:g}: give 1 or more")
+    if options.nj < 1 or (options.nj > 1 and options.budget is not None):
+        why = "give 1 or more" if options.nj < 1 else "--budget chooses by what was spent before, one batch after the other"
+        raise UsageError(f"--nj {options.nj}: {why}")
     check_live(options)
     budget, hotwords, problems = _budget(options), _hotwords(options), Problems()
     if options.live:
-        return transcribe_live(options, _recogniser(options, hotwords))
+        return transcribe_live(options, open_recogniser(options, hotwords))
     with contextlib.ExitStack() as stack:
         files = list(_files(options.audio, problems, stack))
         _check_output(options, files)
@@ -153,12 +135,61 @@ def _transcribe(options: argparse.Namespace) -> None:
             for file in files:
                 problems.fail(UserError(f"{file.path}: no such audio file; check the path"))
             raise SystemExit(1)
-        recogniser = _recogniser(options, hotwords)
-        controller = None if budget is None else _controller(options, budget, recogniser, problems)
-        for transcript in _transcripts(files, options.max_segment_seconds, recogniser, controller, problems):
-            _write(options, transcript, len(files) > 1)
+        recogniser = open_recogniser(options, hotwords)
+        controller = None if budget is None else open_controller(options, budget, recogniser, problems)
+        outputs = Outputs(options, len(files) > 1, None if controller else identity_of(recogniser, options))
+        left = outputs.left(list(dict.fromkeys(files)) if options.out else files)
+        if len(left) < len(files):
+            problems.say(f"{len(files) - len(left)} of {len(files)} transcripts are in {options.out} already, and stay")
+        _transcribe_files(options, left, outputs, recogniser, controller, problems, hotwords, stack)
     if problems.count:
         raise SystemExit(1)
+
+
+def _transcribe_files(
+    options: argparse.Namespace,
+    files: Sequence[AudioFile],
+    outputs: Outputs,
+    recogniser: EarlyExitASR,
+    controller: BudgetController | None,
+    problems: Problems,
+    hotwords: dict[str, float],
+    stack: contextlib.ExitStack,
+) -> None:
+    from espnet_ee.data.recording import open_recording
+    from espnet_ee.decode.transcript import Transcriber, when_asked
+
+    def opened(file: AudioFile) -> Recording:
+        recording = open_recording(file.path, recogniser.sample_rate, options.max_segment_seconds)
+        problems.note(file.name, recording.note)
+        return recording
+
+    problems.progress = progress = Progress(lambda: sum(map(_seconds, files)))
+    submit, ahead = when_asked(recognising(recogniser, controller)), 0
+    if options.nj > 1:
+        submit = stack.enter_context(Workers(partial(build_worker, options, hotwords), options.nj)).submit
+        ahead = 2 * options.nj
+    size, rate = recogniser.config.batch_size, recogniser.sample_rate
+    fail = partial(_fail, problems)
+    transcriber = Transcriber(opened, submit, rate, size, fail, ahead, outputs.journal, progress.advance)
+    for transcript in transcriber(files):
+        outputs.write(transcript, progress)
+    progress.clear()
+
+
+def _fail(problems: Problems, _: AudioFile, error: UserError) -> None:
+    problems.fail(error)
+
+
+def _seconds(file: AudioFile) -> float:
+    """By the header alone."""
+    from espnet_ee.data.audio import count_samples
+
+    try:
+        count, rate = count_samples(file.path)
+    except UserError:  # said when it is opened
+        return 0.0
+    return count / rate
 
 
 def _files(words: Sequence[str], problems: Problems, stack: contextlib.ExitStack) -> Iterator[AudioFile]:
@@ -192,70 +223,6 @@ def _check_output(options: argparse.Namespace, files: Sequence[AudioFile]) -> No
                 f"--out: {before[file.stem].name} and {file.name} would become one file; transcribe them into two folders, "
                 "or give them ids by a list (.scp)"
             )
-
-
-def _recogniser(options: argparse.Namespace, hotwords: dict[str, float]) -> EarlyExitASR:
-    with quiet():
-        from espnet_ee.api import EarlyExitASR  # ESPnet takes seconds to import
-
-        int8 = options.int8 or None
-        recogniser = EarlyExitASR.from_pretrained(options.model, options.policy, options.device, options.engine, int8, hotwords)
-    numbers = {"batch_size": options.batch_size, "num_threads": options.num_threads}
-    name = recogniser.policy_name
-    recogniser.use(recogniser.config.changed(**numbers))
-    recogniser.policy_name = name
-    if options.num_threads is not None:
-        recogniser.session.use_threads(options.num_threads)
-    return recogniser
-
-
-def _transcripts(
-    files: Sequence[AudioFile],
-    longest: float,
-    recogniser: EarlyExitASR,
-    controller: BudgetController | None,
-    problems: Problems,
-) -> Iterator[Transcript]:
-    from espnet_ee.data.recording import open_recording
-    from espnet_ee.decode.transcript import Transcriber
-
-    def opened(file: AudioFile) -> Recording:
-        recording = open_recording(file.path, recogniser.sample_rate, longest)
-        problems.note(file.name, recording.note)
-        return recording
-
-    size = recogniser.config.batch_size
-    recognise = _recognising(recogniser, controller)
-    return Transcriber(opened, recognise, recogniser.sample_rate, size, lambda _, error: problems.fail(error))(files)
-
-
-def _recognising(
-    recogniser: EarlyExitASR, controller: BudgetController | None
-) -> Callable[[Sequence[np.ndarray]], list[Recognised]]:
-    def recognise(batch: Sequence[np.ndarray]) -> list[Recognised]:
-        name = recogniser.policy_name
-        if controller:
-            point = controller.next_point()
-            name = point.name
-            recogniser.use(replace(recogniser.config, policy=point.policy))
-        results = recogniser.recognise(batch)
-        for samples, recognition in zip(batch, results, strict=True):
-            if controller:
-                controller.spend(len(samples) / recogniser.sample_rate, recognition.macs)
-        return [(recognition, name) for recognition in results]
-
-    return recognise
-
-
-def _write(options: argparse.Namespace, transcript: Transcript, several: bool) -> None:
-    content = FORMATS[options.format](transcript)
-    if options.out is not None:
-        suffix = "txt" if options.format == "text" else options.format
-        with atomic_write(options.out / f"{transcript.audio.stem}.{suffix}") as stream:
-            stream.write(content)
-        return
-    name = f"{escape(transcript.audio.name)}\t" if several and options.format == "text" else ""
-    print(f"{name}{content}", end="", flush=True)
 
 
 def _hotwords(options: argparse.Namespace) -> dict[str, float]:
@@ -298,29 +265,3 @@ def _budget(options: argparse.Namespace) -> Budget | None:
             f"{options.model}: has no {EXITS}, which says what the model's exits and policies cost; leave --budget out"
         )
     return schedule([(0.0, options.budget * 1e6)])
-
-
-def _controller(options: argparse.Namespace, budget: Budget, recogniser: EarlyExitASR, problems: Problems) -> BudgetController:
-    """What keeps the budget; one that no point of the model keeps is said."""
-    session = recogniser.session
-    rate = None if session.frame_seconds is None else session.macs.stride / session.frame_seconds
-    controller = BudgetController(read_curve(Path(options.model) / EXITS, recogniser.configs, session.macs, rate), budget)
-    ends = {"even the cheapest": controller.curve[0], "the dearest": controller.curve[-1]}
-    low, high = (point.macs_per_second for point in ends.values())
-    if not low <= options.budget * 1e6 <= high:
-        kind, point = list(ends.items())[options.budget * 1e6 > high]
-        costs = f"takes {point.macs_per_second / 1e6:.3g} million MACs per second of audio"
-        problems.say(f"--budget {options.budget:g}: {kind} point of the model, {point.name}, {costs}; it is taken throughout")
-    return controller
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what ESPnet and its libraries print and warn of while they are imported: stdout is for texts, stderr for problems."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

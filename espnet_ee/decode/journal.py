@@ -1,6 +1,6 @@
-"""What a decoding has done so far, on disk: one that is cut off goes on inside its set, whatever ended it.
+"""What a decoding has done so far, on disk: one that is cut off goes on inside its set, or its recording, whatever ended it.
 
-A file beside the decoding's folder, a line of JSON for each batch; the first says what is decoded with what. Python writes
+A file beside what is made, a line of JSON for each batch; the first says what is decoded with what. Python writes
 floats as JSON so that they are read back bit by bit.
 """
 
@@ -52,23 +52,23 @@ class Journal:
 
 
 @contextmanager
-def open_journal(folder: Path, identity: Mapping[str, Any]) -> Iterator[Journal]:
+def open_journal(out: Path, identity: Mapping[str, Any]) -> Iterator[Journal]:
     """Opens the journal of a decoding; it is gone when the block succeeds, and stays when it does not.
 
     Args:
-        folder: the decoding's own, which is made in the end.
+        out: the decoding's own folder or file, which is made in the end.
         identity: what is decoded with what; the journal of anything else is begun anew.
 
     Raises:
         UserError: another process is writing it.
     """
-    path, first = folder.with_name(f".{folder.name}.journal"), json.dumps(dict(identity), sort_keys=True) + "\n"
+    path, first = out.with_name(f".{out.name}.journal"), json.dumps(dict(identity), sort_keys=True) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder}: another process is decoding into it; wait for its end or give another folder") from None
+            raise UserError(f"{out}: another process is decoding into it; wait for its end or give another folder") from None
         journal = Journal(stream)
         _read(journal, stream, first)
         try:

@@ -16,7 +16,7 @@ from espnet_ee.data.audio_files import AudioFile
 from espnet_ee.data.recording import Piece, Recording
 from espnet_ee.decode.formats import FORMATS, cues
 from espnet_ee.decode.recognition import Recognition
-from espnet_ee.decode.transcript import Part, Recognised, Transcriber, Transcript
+from espnet_ee.decode.transcript import Part, Recognised, Transcriber, Transcript, when_asked
 from espnet_ee.errors import UserError
 from espnet_ee.search.words import Word
 
@@ -53,15 +53,16 @@ def recognise(batch: Sequence[np.ndarray]) -> list[Recognised]:
     return [(recognition(f"W{int(samples[0])}"), "p") for samples in batch]
 
 
-def transcribe(names: Sequence[str], size: int) -> tuple[list[Transcript], list[str]]:
+def transcribe(names: Sequence[str], size: int, ahead: int = 0) -> tuple[list[Transcript], list[str]]:
     failed: list[str] = []
-    transcriber = Transcriber(recording_of, recognise, RATE, size, lambda file, error: failed.append(f"{file.name}: {error}"))
+    fail = lambda file, error: failed.append(f"{file.name}: {error}")  # noqa: E731
+    transcriber = Transcriber(recording_of, when_asked(recognise), RATE, size, fail, ahead)
     return list(transcriber(AudioFile(name, Path(name)) for name in names)), failed
 
 
-@given(st.lists(st.sampled_from(["a1", "a2", "a3", "b4", "x1", "c5"]), max_size=9), st.integers(1, 7))
-def test_batches_change_nothing_and_failures_stop_nobody(names: list[str], size: int) -> None:
-    transcripts, failed = transcribe(names, size)
+@given(st.lists(st.sampled_from(["a1", "a2", "a3", "b4", "x1", "c5"]), max_size=9), st.integers(1, 7), st.integers(0, 3))
+def test_batches_change_nothing_and_failures_stop_nobody(names: list[str], size: int, ahead: int) -> None:
+    transcripts, failed = transcribe(names, size, ahead)
     good = [name for name in names if name in ("a1", "a2", "c5")]  # of a3 a piece cannot be recognised
     assert [transcript.audio.name for transcript in transcripts] == good
     assert sorted(line.partition(":")[0] for line in failed) == sorted(name for name in names if name not in good)
