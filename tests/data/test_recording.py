@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_ee.data.audio import read_any
-from espnet_ee.data.recording import open_recording, quiet_places
+from espnet_ee.data.recording import cut_places, open_recording, quiet_places
 from espnet_ee.errors import UserError
 
 
@@ -52,18 +52,21 @@ def test_no_piece_is_too_long_or_tiny(energies: list[float], longest: int) -> No
         assert (lengths >= longest // 4).all()
     else:
         assert len(lengths) == 1
+    lengths = np.diff([0, *cut_places(np.array(energies), longest), len(energies)])
+    assert (lengths <= longest).all() and (len(lengths) == 1 or (lengths >= longest // 4).all())
 
 
 def test_it_is_cut_in_the_pauses(tmp_path: Path) -> None:
-    """Speech of 3 s, pauses of 0.7 s: no cut within speech."""
+    """Speech of 3 s, whose closures last 0.1 s, pauses of 0.7 s: a cut in each of these, also beside a loud neighbour and in silence."""
     rate, parts = 8000, []
-    for number in range(12):
-        parts += [noise(3.0, rate, seed=number), noise(0.7, rate, seed=99) * 0.01]
+    for number in range(24):
+        speech = noise(3.0, rate, seed=number) * (1.0 if number < 6 else 0.1)
+        speech[rate : rate + rate // 10] *= 0.01
+        parts += [speech, noise(0.7, rate, seed=99) * (0.0 if number > 18 else 0.001)]
     soundfile.write(tmp_path / "a.wav", np.concatenate(parts), rate)
-    recording = open_recording(tmp_path / "a.wav", rate, 10.0)
-    assert len(recording.cuts) > 4
-    for cut in recording.cuts[1:-1]:
-        assert 3.0 + 0.1 <= cut / rate % 3.7 <= 3.7 - 0.1
+    cuts = np.array(open_recording(tmp_path / "a.wav", rate, 10.0).cuts) / rate
+    assert [int(cut / 3.7) for cut in cuts[1:-1]] == list(range(23))
+    assert all(3.0 + 0.1 <= cut % 3.7 <= 3.7 - 0.1 for cut in cuts[1:-1])
 
 
 def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_ee.data.audio_files import AudioFile
-from espnet_ee.data.recording import Piece, Recording
+from espnet_ee.data.recording import Piece, Recording, open_recording
 from espnet_ee.decode.formats import FORMATS, cues
 from espnet_ee.decode.recognition import Recognition
 from espnet_ee.decode.transcript import Part, Recognised, Transcriber, Transcript, when_asked
@@ -75,6 +78,39 @@ def test_batches_change_nothing_and_failures_stop_nobody(names: list[str], size:
 
 def test_the_place_of_a_failure_is_told() -> None:
     assert transcribe(["a3"], 2)[1] == ["a3: a3: at 1.00 s: not this one"]
+
+
+def test_words_of_a_long_recording_are_those_of_its_parts_where_they_were_said(tmp_path: Path) -> None:
+    """Bursts, whose loudness is the word, from 0.3 to 1 s apart, heard by what looks at loudness alone."""
+    random, rate = np.random.default_rng(0), 22050
+    parts, said, place = [random.normal(0, 1e-4, rate)], [], rate
+    for number in range(80):
+        sound = random.normal(0, 1, int(random.uniform(0.1, 1.0) * rate))
+        loud = 0.01 * 2.0 ** (number % 5)
+        parts += [loud * sound, random.normal(0, 1e-4, int(random.uniform(0.3, 1.0) * rate))]
+        said.append(Word(f"W{number % 5}", place / rate, (place + len(sound)) / rate, 1.0))
+        place += len(parts[-2]) + len(parts[-1])
+    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), rate)
+
+    def hear(batch: Sequence[np.ndarray]) -> list[Recognised]:
+        return [(replace(recognition(""), words=tuple(heard(samples))), "p") for samples in batch]
+
+    for longest, ahead in ((20.0, 0), (3.0, 2)):
+        fail: Callable[[AudioFile, UserError], None] = lambda file, error: pytest.fail(str(error))  # noqa: E731
+        open_file = partial(open_recording, rate=16000, longest=longest)
+        transcriber = Transcriber(lambda audio: open_file(audio.path), when_asked(hear), 16000, 3, fail, ahead)  # noqa: B023
+        (found,) = transcriber([AudioFile("long", tmp_path / "long.wav")])
+        assert [word.text for word in found.words] == [word.text for word in said]
+        np.testing.assert_allclose([word.start for word in found.words], [word.start for word in said], atol=0.02)
+        np.testing.assert_allclose([word.end for word in found.words], [word.end for word in said], atol=0.02)
+
+
+def heard(samples: np.ndarray) -> Iterator[Word]:
+    power = np.square(samples[: len(samples) // 160 * 160].reshape(-1, 160), dtype=np.float64).mean(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], power > 1e-6, [0]))))
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        loudness = np.sqrt(np.median(power[first:last])) / 0.01
+        yield Word(f"W{round(np.log2(loudness))}", first / 100, last / 100, 1.0)
 
 
 def transcript(*parts: tuple[float, Recognition], seconds: float = 100.0, name: str = "d/my file.wav") -> Transcript:
