@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -176,6 +177,26 @@ def read_lines(path: str | Path) -> list[str]:
         if "\0" in text:
             raise UserError(f"{path}:{number}: holds a NUL sign, so it is damaged or no text; make the file again")
     return lines
+
+
+def files_digest(paths: Sequence[str | Path]) -> str:
+    """What some files hold.
+
+    Raises:
+        UserError: one is missing or cannot be read.
+    """
+    return " ".join(_file_digest(str(path)) for path in paths)
+
+
+def _file_digest(path: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or make the file again") from None
+    return digest.hexdigest()
 
 
 def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False) -> dict[str, Any]:

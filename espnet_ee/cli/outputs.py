@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from espnet_ee import __version__
 from espnet_ee.cli.reports import Progress
 from espnet_ee.data.audio_files import AudioFile
-from espnet_ee.data.inputs import files_digest
 from espnet_ee.decode.formats import FORMATS
-from espnet_ee.files import atomic_write, is_file
+from espnet_ee.files import atomic_write, files_digest, is_file
 from espnet_ee.policy.table import escape
 
 if TYPE_CHECKING:

@@ -85,6 +85,12 @@ def add_transcribe(parser: Parser) -> None:
         default=20.0,
         metavar="S",
     )
+    _add_engine(parser)
+    add_live(parser)
+    parser.set_defaults(run=_transcribe)
+
+
+def _add_engine(parser: Parser) -> None:
     parser.option(
         "--engine",
         "what computes: torch, or onnx (ONNX Runtime: the model's onnx folder, which espnet-ee export makes); default: torch\n"
@@ -98,8 +104,6 @@ def add_transcribe(parser: Parser) -> None:
     parser.option("--num_threads", "CPU threads, of each process", type=int, metavar="N")
     parser.option("--nj", "processes that recognise, each with the model for itself; changes no result", type=int, default=1)
     parser.option("--device", "torch device", default="cpu")
-    add_live(parser)
-    parser.set_defaults(run=_transcribe)
 
 
 def _add_hotwords(parser: Parser) -> None:

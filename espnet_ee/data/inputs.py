@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from espnet_ee.data.datadir import refuse_command
 from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
+from espnet_ee.files import files_digest
 from espnet_ee.kaldi import is_count, read_scp, split_place
 
 
@@ -120,24 +121,4 @@ def content_digest(data_dir: str | Path) -> str:
         if path not in files:
             files[path] = files_digest([path])
         digest.update(f"{utt_id} {files[path]} {part}\n".encode())
-    return digest.hexdigest()
-
-
-def files_digest(paths: Sequence[str | Path]) -> str:
-    """What some files hold.
-
-    Raises:
-        UserError: one is missing or cannot be read.
-    """
-    return " ".join(_file_digest(str(path)) for path in paths)
-
-
-def _file_digest(path: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or make the file again") from None
     return digest.hexdigest()

@@ -150,14 +150,14 @@ def pauses(energies: np.ndarray) -> list[int]:
     Args:
         energies: mean square of each step (N,).
     """
-    levels, quiet = 10 * np.log10(_half_seconds(energies) + 1e-12), np.zeros(len(energies) + 1, bool)
+    quiet = np.zeros(len(energies) + 1, bool)
     for first in range(0, len(quiet), _AROUND_STEPS):
-        around = levels[max(0, first - _AROUND_STEPS // 2) : first + _AROUND_STEPS * 3 // 2]
-        low, high = np.quantile(around, (0.05, 0.95))
+        start = max(0, first - _AROUND_STEPS // 2)
+        levels = 10 * np.log10(_half_seconds(energies[start : first + _AROUND_STEPS * 3 // 2]) + 1e-12)
+        low, high = np.quantile(levels, (0.05, 0.95))
         if high - low >= _LEAST_RANGE:
-            low = max(low, high - _MOST_RANGE)
-            block = slice(first, first + _AROUND_STEPS)
-            quiet[block] = levels[block] < low + _PAUSE_SHARE * (high - low)
+            threshold = _PAUSE_SHARE * high + (1 - _PAUSE_SHARE) * max(low, high - _MOST_RANGE)
+            quiet[first : first + _AROUND_STEPS] = levels[first - start : first - start + _AROUND_STEPS] < threshold
     edges = np.flatnonzero(np.diff(np.concatenate(([False], quiet, [False]))))
     return [int(middle) for middle in (edges[::2] + edges[1::2]) // 2]
 

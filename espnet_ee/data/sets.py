@@ -10,9 +10,8 @@ from pathlib import Path
 
 from espnet_ee.data.clip import Clip
 from espnet_ee.data.datadir import DataDir, read_data_dir
-from espnet_ee.data.inputs import files_digest
 from espnet_ee.errors import UsageError
-from espnet_ee.files import is_file
+from espnet_ee.files import files_digest, is_file
 
 _SHOWN = 10
 _ENDS = (0, 10**12)  # of a clip that is a whole file, in seconds

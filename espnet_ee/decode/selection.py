@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from espnet_ee.data.inputs import content_digest, files_digest, read_inputs
+from espnet_ee.data.inputs import content_digest, read_inputs
 from espnet_ee.decode.journal import Journal, open_journal
 from espnet_ee.decode.results import SUMMARY, Decoding, check_output_dir, decode, write_decoding
 from espnet_ee.decode.session import ExitSession
 from espnet_ee.decode.tuning import CONFIG, FACTS, FOLDER, Stops, Tuning, check_folder, check_grid, tune, write_tuned
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_yaml
+from espnet_ee.files import files_digest, read_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.attending import Search
 from espnet_ee.policy.decoding import DecodingConfig
