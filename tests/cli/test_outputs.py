@@ -18,7 +18,7 @@ import soundfile
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.cli.main import main
 from espnet_ee.cli.reports import Progress
-from espnet_ee.decode.loop import Recognition
+from espnet_ee.decode.recognition import Recognition
 from espnet_ee.errors import UsageError
 from tests.runtime.exports import write_export
 
