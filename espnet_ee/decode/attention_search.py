@@ -97,7 +97,7 @@ class AttentionSearch:
             pre_beam_ratio=PRE_BEAM,
             pre_beam_score_key="full",
         )
-        texts = search(hidden, maxlenratio=self.config.maxlenratio)[: self.beam]
+        texts = search(hidden, maxlenratio=self._longest(len(hidden)))[: self.beam]
         if not texts:
             return JointTexts((), (), math.nan, counted.macs)
         best, marks = texts[0].yseq.tolist(), (self.sos, self.eos, self.blank)
@@ -107,6 +107,12 @@ class AttentionSearch:
             decoder_log_prob=float(texts[0].scores["decoder"]) / (len(best) - 1),
             macs=counted.macs,
         )
+
+    def _longest(self, frames: int) -> float:
+        """What the configuration allows, as ESPnet takes it; where CTC is asked, no more tokens than frames, of which it says no prefix."""
+        ratio = self.config.maxlenratio
+        tokens = -int(ratio) if ratio < 0 else int(ratio * frames)
+        return -float(frames) if self.scored and tokens > frames else ratio
 
     def _cost(self, tokens: int, frames: int) -> int:
         return self.step(tokens, frames) + PREFIX_MACS * frames * self.scored

@@ -113,8 +113,9 @@ def _last_exit(result: SetResult) -> Point:
 def _how_to_read(valid_set: str) -> list[str]:
     return [
         "- [a, b]: the middle 95 % of 2,000 bootstrap resamples over utterances.",
-        "- MMACs/s: million multiply-accumulates per second of audio: encoder, the heads that were read, evidence. A policy pays",
-        "  for all heads it passes, a fixed exit for one. A beam search (`posterior`) is none: it counts in the RTF only.",
+        "- MMACs/s: million multiply-accumulates per second of audio: encoder, the heads that were read, evidence, and the steps of",
+        "  attention decoders, as many as a text takes. A policy pays for all heads it passes, a fixed exit for one. A beam search",
+        "  (`posterior`) is none: it counts in the RTF only.",
         "- compute %: share of what the last exit alone costs.",
         "- RTF: seconds of computing per second of audio. With *: not measured online but added up from the run that keeps",
         "  every exit, at the exits where utterances stop; it holds all the heads passed.",

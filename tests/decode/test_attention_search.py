@@ -130,6 +130,17 @@ def export_files(made: torch.nn.Module, folder: Path) -> tuple[Path, Path]:
     return out / "config.yaml", out / "model.pth"
 
 
+@pytest.mark.parametrize("ratio", [-50.0, 3.0])
+def test_no_more_tokens_are_looked_for_than_there_are_frames(speech: list[np.ndarray], ratio: float) -> None:
+    """CTC has no longer prefixes: ESPnet's search ends in an IndexError."""
+    session = TorchSession(talkative())
+    asked, most = (
+        recognise(session, config(search=AttentionConfig(3, 0.3, value)), [speech[4]], True)[0] for value in (ratio, 1.0)
+    )
+    assert 0 < most.evidence.frames < 50 and [row.evidence.decoder_scores for row in asked.rows if row.evidence.decoder_scores]
+    assert (asked.token_ids, asked.score) == (most.token_ids, most.score)
+
+
 def test_the_batch_does_not_matter(model: torch.nn.Module, speech: list[np.ndarray], whole: list[Any]) -> None:
     together = recognise(TorchSession(model), config(), speech, True)
     for alone, result in zip(whole, together, strict=True):
