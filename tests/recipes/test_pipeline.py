@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import yaml
 
 from tests import tiny
@@ -243,3 +244,43 @@ def test_stored_features_and_more_epochs(workspace: Workspace) -> None:
     said = workspace.run(*options, "--asr_args", "--max_epoch 2 --num_workers 0").stdout
     assert "goes on where it stopped" in said and "epoch 1:" not in said and "epoch 2:" in said
     assert not list((workspace.folder / "exp").glob("*.old*"))
+
+
+def test_attention_decoders_go_through_all_stages(workspace: Workspace, tmp_path: Path) -> None:
+    """The joint search is calibrated and packed with policies that read the decoder; online is the replay; an exit is a stock model."""
+    from espnet2.bin.asr_inference import Speech2Text
+
+    from espnet_ee.cli.main import main
+    from espnet_ee.policy.table import read_table
+    from espnet_ee.score.points import read_exits
+
+    config, exp = tmp_path / "train_aed.yaml", workspace.folder / "exp/asr_train_aed_raw_char_sp"
+    config.write_text(yaml.safe_dump({**TRAINING, **tiny.attention()}), encoding="utf-8")
+    names = "decoder decoder_posterior"
+    options = ("--asr_config", str(config), "--search", "kind=attention beam=2", "--calibrate_policies", names,
+               "--calibrate_targets", "wer_loss=5", "--online_policies", names)  # fmt: skip
+    workspace.run(*workspace.speeds, *options, "--stage", "10", "--stop_stage", "14")
+    page = (exp / "RESULTS.md").read_text(encoding="utf-8")
+    assert "attention and CTC (weight 0.3), beam 2" in page and "**NO**" not in page
+    utterances = read_table(exp / "decode_every_exit/dev/evidence.tsv").utterances
+    first = [utterance.rows[0] for utterance in utterances.values()]
+    spent = sum(row.encoder_macs + row.head_macs + row.decoder_macs for row in first)
+    points = {
+        point.name: point for point in read_exits(exp / "exits.csv") if point.set == "dev" and point.kind in ("fixed", "online")
+    }
+    assert all(row.decoder_macs > row.head_macs for row in first)
+    assert points["exit 1"].macs_per_second == pytest.approx(
+        spent / sum(one.audio_seconds for one in utterances.values()), rel=1e-4
+    )
+    for policy in names.split():
+        packed = yaml.safe_load((exp / f"package/decode_{policy}_wer_loss5.yaml").read_text(encoding="utf-8"))
+        assert (packed["policy"], packed["search"]["kind"]) == (policy, "attention") and f"{policy}_wer_loss5" in points
+    out = tmp_path / "exit2"
+    main(["export", "--format", "stock", "--exit_layer", "2", "--model", str(exp), "--out", str(out)])
+    stock = Speech2Text(out / "config.yaml", out / "model.pth", beam_size=2, ctc_weight=0.3)
+    audio = dict(line.split(maxsplit=1) for line in (workspace.folder / "dump/raw/dev/wav.scp").read_text().splitlines())
+    texts = [
+        (stock(soundfile.read(workspace.folder / audio[name])[0])[0][0], one.rows[-1].hypothesis)
+        for name, one in utterances.items()
+    ]
+    assert all(theirs.split() == ours.split() for theirs, ours in texts) and any(ours for _, ours in texts)
