@@ -220,6 +220,10 @@ def _check_output(options: argparse.Namespace, files: Sequence[AudioFile]) -> No
         if options.format in ONE_BY_ONE and len(files) > 1:
             raise UsageError(f"--format {options.format}: of several recordings, name a folder for them: --out DIR")
         return
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)  # before anything is computed
+    except OSError as error:
+        raise UserError(f"--out {options.out}: cannot be made a folder ({error.strerror}); give another") from None
     before: dict[str, AudioFile] = {}
     for file in files:
         if before.setdefault(file.stem, file) != file:

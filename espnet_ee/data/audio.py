@@ -263,6 +263,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         os.fspath(path).encode()
     except UnicodeEncodeError:
         raise UserError(f"{os.fspath(path)!a}: a file name that is not UTF-8; rename the file") from None
+    if not path.stat().st_size:
+        raise UserError(f"{path}: is empty (0 bytes); get the file again, or leave it out")
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_untrusted_yaml, write_yaml
 from espnet_ee.policy.decoding import DecodingConfig
-from espnet_ee.policy.searching import SearchConfig
+from espnet_ee.policy.searching import SearchConfig, is_kenlm_binary
 
 DESCRIPTION = "package.yaml"  # the file that makes a folder a package
 FORMAT = 1
@@ -73,6 +73,8 @@ def _with_own_lm(config: DecodingConfig, file: Path) -> DecodingConfig:
         return config
     if name != os.path.basename(name) or name.startswith(".") or not is_file(file.parent / name):
         raise UserError(f"{file}: search: lm {name!r} is not a file beside it, refused")
+    if is_kenlm_binary(file.parent / name):  # KenLM maps it as it is into memory, whatever is in it
+        raise UserError(f"{file}: search: lm {name!r} is KenLM's binary, refused; packages carry ARPA files")
     return replace(config, search=config.search.beside(file.parent))
 
 
@@ -92,6 +94,8 @@ def write_configs(folder: Path, configs: Mapping[str, DecodingConfig]) -> dict[s
         if isinstance(search, SearchConfig) and lm is not None:
             if not is_file(lm):
                 raise UserError(f"{PREFIX}{name}.yaml: search: no such language model as {lm}; mend its path")
+            if is_kenlm_binary(lm):
+                raise UserError(f"{PREFIX}{name}.yaml: search: {lm} is KenLM's binary; name the ARPA file that it was made of")
             path = Path(lm).resolve()
             if path not in names:
                 names[path] = f"lm{len(names) + 1}.arpa" if names else "lm.arpa"

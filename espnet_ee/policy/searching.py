@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
+from espnet_ee.files import is_file
 
 GREEDY, BEAM = "greedy", "beam"
 HOTWORD_BOOST = 6.0
 _MOST_HOTWORDS, _MOST_BOOST = 10_000, 100.0
 _NUMBERS = ("width", "lm_weight", "insertion")
 _COUNTS = ("beam", "tokens")
+_KENLM = b"mmap lm http://kheafield.com/code"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class SearchConfig:
     Attributes:
         kind: ``greedy`` (the best token of each frame) or ``beam``.
         beam: hypotheses that are kept from frame to frame, and the most in an N-best list.
-        lm: of a beam: a language model of the model's tokens in ARPA's format; None: none.
+        lm: of a beam: a language model of the model's tokens, in ARPA's format or as KenLM's binary; None: none.
         lm_weight: times the natural logarithm of its probabilities is added to a hypothesis' score.
         insertion: added for every token of a hypothesis that reached the end, against the short texts that a language
             model likes.
@@ -162,6 +164,14 @@ def read_hotwords(words: Any, boost: Any = HOTWORD_BOOST) -> tuple[tuple[str, fl
             )
         hotwords[" ".join(word.split())] = float(value)
     return tuple(hotwords.items())
+
+
+def is_kenlm_binary(path: str | Path) -> bool:
+    """Whether a file begins as those that KenLM's ``build_binary`` makes."""
+    if not is_file(path):
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(len(_KENLM)) == _KENLM
 
 
 def is_number(value: Any) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
+from espnet_ee.policy.searching import is_kenlm_binary
 from espnet_ee.search.scorer import most_of
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -35,16 +36,16 @@ def read_arpa(path: str | Path) -> Iterator[Entry]:
     path = Path(path)
     if not is_file(path):
         raise UserError(f"{path}: no such language model; check the path (search: lm)")
+    if is_kenlm_binary(path):
+        raise UserError(f"{path}: is KenLM's binary; give the ARPA file that it was made of")
     try:
         with open(path, encoding="utf-8") as stream:
             lines = ((number, line) for number, line in enumerate(stream, 1) if not line.isspace())
             if next(lines, (0, ""))[1].strip() != _HEAD:
-                raise UserError(
-                    f"{path}: does not begin with {_HEAD}, so it is no ARPA file; give one (KenLM's binaries are not read)"
-                )
+                raise UserError(f"{path}: does not begin with {_HEAD}, so it is no ARPA file; give one")
             yield from _entries(path, lines)
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8, so it is no ARPA file; give one (KenLM's binaries are not read)") from None
+        raise UserError(f"{path}: not UTF-8, so it is no ARPA file; give one") from None
 
 
 def _entries(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Entry]:
@@ -93,7 +94,7 @@ def _damaged(path: Path, number: int, what: str) -> UserError:
     return UserError(f"{path}:{number}: {what}, so the ARPA file is damaged; make it again")
 
 
-def names_of_tokens(path: str | Path, words: set[str], tokens: Sequence[str], blank: int) -> list[str]:
+def names_of_tokens(path: str | Path, words: Container[str], tokens: Sequence[str], blank: int) -> list[str]:
     """What a language model calls a vocabulary's tokens; those that it lacks are its <unk>.
 
     Args:
@@ -120,7 +121,7 @@ def names_of_tokens(path: str | Path, words: set[str], tokens: Sequence[str], bl
     return [name if name in words else UNKNOWN for name in names]
 
 
-def _name_in(words: set[str], token: str) -> str:
+def _name_in(words: Container[str], token: str) -> str:
     if token in words or token not in _SPACES:
         return token
     return next((name for name in _SPACES if name in words), token)

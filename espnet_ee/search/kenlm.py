@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
+from espnet_ee.policy.searching import is_kenlm_binary
 from espnet_ee.search.arpa import END, LN10, NgramScorer, names_of_tokens, read_words
 from espnet_ee.search.scorer import Scorer, most_of
 
@@ -19,17 +20,18 @@ class KenlmScorer:
     """The same numbers as :class:`espnet_ee.search.arpa.NgramScorer`, up to float32's digits.
 
     Args:
-        path: ARPA file whose words are the model's tokens.
+        path: ARPA file, or KenLM's binary of one, whose words are the model's tokens.
         tokens: the model's.
         blank: blank id.
         weight: of the logarithms.
 
     Raises:
-        UserError: it is missing, no ARPA file, damaged, or most of the model's tokens are none of its words.
+        UserError: it is missing, neither of them, damaged, or most of the model's tokens are none of its words.
     """
 
     def __init__(self, path: str | Path, tokens: Sequence[str], blank: int, weight: float) -> None:
-        self._names = names_of_tokens(path, read_words(path), tokens, blank)
+        if not is_kenlm_binary(path):  # what is wrong with an ARPA file is told better than by KenLM
+            self._names = names_of_tokens(path, read_words(path), tokens, blank)
         import kenlm
 
         try:
@@ -38,6 +40,8 @@ class KenlmScorer:
         except OSError as error:
             reason = " ".join(str(error).rpartition(" threw ")[2].split())
             raise UserError(f"{path}: KenLM cannot read it ({reason}); make it again") from None
+        if is_kenlm_binary(path):
+            self._names = names_of_tokens(path, self._model, tokens, blank)
         self._new_state, self._score = kenlm.State, self._model.BaseScore
         self._weight = weight * LN10
         self._most = most_of(weight)
@@ -64,7 +68,11 @@ class KenlmScorer:
 
 def open_ngrams(path: str | Path, tokens: Sequence[str], blank: int, weight: float) -> Scorer:
     """A language model, by KenLM if it is installed; see :class:`KenlmScorer`."""
-    return (KenlmScorer if find_spec("kenlm") else NgramScorer)(path, tokens, blank, weight)
+    if find_spec("kenlm"):
+        return KenlmScorer(path, tokens, blank, weight)
+    if is_kenlm_binary(path):
+        raise UserError(f"{path}: is KenLM's binary, and KenLM is not installed; pip install -e '.[lm]', or name the ARPA file")
+    return NgramScorer(path, tokens, blank, weight)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from espnet_ee.api import EarlyExitASR
 from espnet_ee.cli.main import main
 from espnet_ee.cli.reports import Progress
 from espnet_ee.decode.recognition import Recognition
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from tests.runtime.exports import write_export
 
 Captured = pytest.CaptureFixture[str]
@@ -131,6 +131,16 @@ def test_one_that_fails_is_tried_again_and_the_others_stay(
     (audio / "c.wav").write_bytes(content)
     transcribe(model, audio, "--out", tmp_path / "out")
     assert len(recognised) == before + 1 and len(contents(tmp_path / "out")) == 3
+
+
+def test_a_folder_that_cannot_be_is_said_before_anything_is_computed(
+    model: Path, audio: Path, tmp_path: Path, recognised: list[int]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/inside"):
+        with pytest.raises(UserError, match="--out .*cannot be made a folder"):
+            transcribe(model, audio, "--out", out)
+    assert not recognised
 
 
 @pytest.mark.process

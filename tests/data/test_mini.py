@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,22 @@ def test_samples_have_not_changed() -> None:
     samples, sentence = make_utterance(0, 101, 0)
     assert sentence.text == "AGAIN HIS RAIN KICK DARK FOX"
     assert hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()[:16] == "1f4f2571d7ebb941"
+
+
+def test_when_words_are_said_is_known(mini_root: Path) -> None:
+    """The sound's edges are where the first word begins and the last ends; the gaps between words are what the voice leaves."""
+    for number in range(5):
+        samples, sentence = make_utterance(3, 102, number)
+        times = sentence.times
+        assert len(times) == len(sentence.text.split()) and sentence.seconds == len(samples) / 16000
+        assert all(0.02 < later[0] - word[1] < 0.08 and word[1] - word[0] > 0.05 for word, later in pairwise(times))
+        power = np.square(samples[: len(samples) // 160 * 160].reshape(-1, 160).astype(np.float64)).mean(axis=1)
+        if sentence.noise == "none":
+            loud = np.flatnonzero(power > power.max() / 1000) / 100
+            assert abs(loud[0] - times[0][0]) < 0.08 and abs(loud[-1] - times[-1][1]) < 0.08
+    lines = (mini_root / "MiniSpeech/words.ctm").read_text().splitlines()
+    _, sentence = make_utterance(0, 101, 0)
+    assert [line.split()[4] for line in lines if line.startswith("101-1011-0000 ")] == sentence.text.split()
 
 
 def test_seed_and_speaker_change_the_speech() -> None:

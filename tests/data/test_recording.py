@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_said_before_the_first_piece(tmp_path: Path) -> N
     content = (tmp_path / "short.wav").read_bytes()
     (tmp_path / "short.wav").write_bytes(content[:-2000])
     for name, message in (
-        ("text", "not readable"), ("none", "not readable"), ("empty", "no samples"), ("nan", "not finite"),
+        ("text", "not readable"), ("none", "is empty"), ("empty", "no samples"), ("nan", "not finite"),
         ("short", "cut short"), ("nowhere", "no such"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"{name}\.wav.*{message}"):

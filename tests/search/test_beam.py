@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.frames import Frames
+from espnet_ee.policy.packaged import read_configs, write_configs
 from espnet_ee.policy.posterior import PosteriorPolicy
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.search.arpa import NgramScorer
@@ -271,7 +273,7 @@ class TestTheSearchOfAConfiguration:
         for name, tokens, message in (
             (arpa, ("<blank>", "X", "Y", "A"), "lacks 2.*other units"),
             (f"{tmp_path}/none.arpa", VOCABULARY, "no such language model"),
-            (f"{tmp_path}/binary.arpa", VOCABULARY, "no ARPA file"),
+            (f"{tmp_path}/binary.arpa", VOCABULARY, "KenLM cannot read it|KenLM is not installed"),
             *((f"{tmp_path}/{name}.arpa", VOCABULARY, message) for name, (_, message) in broken.items()),
         ):
             with pytest.raises(UserError, match=message) as caught:
@@ -310,6 +312,26 @@ def test_ngram_scores_are_kenlms(tmp_path: Path) -> None:
             ours, added = own.step(ours, token)
             assert added == pytest.approx(score, abs=1e-5)
         assert own.end(ours) == pytest.approx(kenlm.end(theirs), abs=1e-5)
+
+
+def test_kenlms_binaries_are_told_from_arpa_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is broken, for nothing here makes a whole one."""
+    path = tmp_path / "lm.bin"
+    path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(64))
+    with pytest.raises(UserError, match="give the ARPA file"):
+        NgramScorer(path, VOCABULARY, 0, 0.5)
+    if find_spec("kenlm"):
+        with pytest.raises(UserError, match=r"lm\.bin: KenLM cannot read it"):
+            open_ngrams(path, VOCABULARY, 0, 0.5)
+    monkeypatch.setattr("espnet_ee.search.kenlm.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="KenLM is not installed"):
+        open_ngrams(path, VOCABULARY, 0, 0.5)
+    config = DecodingConfig(search=SearchConfig("beam", lm=str(path)))
+    with pytest.raises(UserError, match="is KenLM's binary; name the ARPA file"):
+        write_configs(tmp_path, {"x": config})
+    (tmp_path / "decode_x.yaml").write_text("search: {kind: beam, lm: lm.bin}\n")
+    with pytest.raises(UserError, match=r"decode_x\.yaml: .*KenLM's binary, refused"):
+        read_configs(tmp_path, None, tmp_path, (1, 2))
 
 
 def test_the_exit_that_stopped_gives_the_beams_text() -> None:

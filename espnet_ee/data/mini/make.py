@@ -54,17 +54,18 @@ class _Job:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One utterance: its transcript and how difficult it was made (``snr_db`` is infinite in silence)."""
+    """One utterance: its transcript, how difficult it was made (``snr_db`` is infinite in silence), and when each word is said (s)."""
 
     text: str
     seconds: float
     snr_db: float
     noise: str
     rate: float
+    times: tuple[tuple[float, float], ...]
 
 
 def make_corpus(out: Path, nj: int = 1, utterances_per_speaker: int = 70, seed: int = 0) -> dict[str, int]:
-    """Makes ``out/MiniSpeech`` in LibriSpeech's layout, with ``SPEAKERS.TXT`` and ``difficulty.tsv``.
+    """Makes ``out/MiniSpeech`` in LibriSpeech's layout, with ``SPEAKERS.TXT``, ``difficulty.tsv`` and ``words.ctm``.
 
     Args:
         out: the folder to make MiniSpeech in; a MiniSpeech that is there is replaced.
@@ -90,6 +91,7 @@ def make_corpus(out: Path, nj: int = 1, utterances_per_speaker: int = 70, seed: 
             write_scp(folder / set_name / speaker.replace("-", "/") / f"{speaker}.trans.txt", texts)
         _write_speakers(folder / "SPEAKERS.TXT", pairs)
         _write_difficulty(folder / "difficulty.tsv", pairs)
+        _write_words(folder / "words.ctm", pairs)
     return {name: sum(job.set_name == name for job in jobs) for name in SPEAKERS}
 
 
@@ -113,7 +115,7 @@ def make_utterance(seed: int, speaker: int, number: int) -> tuple[np.ndarray, Se
     clean = random.uniform(0, 1) < CLEAN_SHARE
     noise = "none" if clean else random.choice(tuple(LOWEST_SNR_DB))
     snr_db = float("inf") if clean else round(random.uniform(LOWEST_SNR_DB[noise], HIGHEST_SNR_DB), 1)
-    speech = speak(phones_of(text), voice, rate, random)
+    speech, ends = speak(phones_of(text), voice, rate, random)
     speech = speech / np.sqrt(np.mean(speech * speech))
     silences = np.zeros(int(random.uniform(0.08, 0.25) * RATE)), np.zeros(int(random.uniform(0.08, 0.25) * RATE))
     signal = np.concatenate([silences[0], speech, silences[1]])
@@ -122,7 +124,18 @@ def make_utterance(seed: int, speaker: int, number: int) -> tuple[np.ndarray, Se
     if not clean:
         signal = signal + make_noise(noise, len(signal), random) * 10 ** (-snr_db / 20)
     level = LEVEL * random.uniform(0.6, 1.3)
-    return to_int16(signal * level), Sentence(text, len(signal) / RATE, snr_db, noise, round(rate, 3))
+    times = _times(text, ends + len(silences[0]) / RATE, len(silences[0]) / RATE)
+    return to_int16(signal * level), Sentence(text, len(signal) / RATE, snr_db, noise, round(rate, 3), times)
+
+
+def _times(text: str, ends: np.ndarray, start: float) -> tuple[tuple[float, float], ...]:
+    """When each word is said, by the ends of all phones, the gaps behind words among them."""
+    times, place = [], 0
+    for word in text.split():
+        place += len(pronounce(word)) + 1
+        times.append((start, float(ends[place - 2])))
+        start = float(ends[place - 1])
+    return tuple(times)
 
 
 def _voice_of(seed: int, speaker: int) -> Voice:
@@ -148,7 +161,7 @@ def make_noise(kind: str, count: int, random: Random) -> np.ndarray:
     else:
         noise = np.zeros(count)
         for voice in range(3):
-            murmur = speak(phones_of(make_sentence(random)), make_voice(random, voice == 0), 1.0, random)
+            murmur, _ = speak(phones_of(make_sentence(random)), make_voice(random, voice == 0), 1.0, random)
             noise += np.resize(np.roll(murmur, int(random.uniform(0, len(murmur)))), count)
     return noise / np.sqrt(np.mean(noise * noise))
 
@@ -186,3 +199,10 @@ def _write_difficulty(path: Path, pairs: _Pairs) -> None:
         for job, sentence in pairs:
             stream.write(f"{job.utt_id}\t{job.set_name}\t{sentence.seconds:.3f}\t{sentence.snr_db}\t{sentence.noise}\t")
             stream.write(f"{sentence.rate}\t{len(sentence.text.split())}\n")
+
+
+def _write_words(path: Path, pairs: _Pairs) -> None:
+    with atomic_write(path) as stream:
+        for job, sentence in pairs:
+            for word, (start, end) in zip(sentence.text.split(), sentence.times, strict=True):
+                stream.write(f"{job.utt_id} 1 {start:.3f} {end - start:.3f} {word}\n")

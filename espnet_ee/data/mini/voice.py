@@ -101,16 +101,21 @@ def make_voice(random: Random, high: bool) -> Voice:
 
 @dataclass(frozen=True)
 class _Tracks:
-    """What the synthesiser is to do at each knot in time: times (K,) in s, levels (K,), formants (K, 3) in Hz."""
+    """What the synthesiser is to do at each knot in time: times (K,) in s, levels (K,), formants (K, 3) in Hz; and the end of each phone in s."""
 
     times: np.ndarray
     levels: dict[str, np.ndarray]
     formants: np.ndarray
     bands: np.ndarray
+    ends: np.ndarray
 
 
-def speak(phones: list[str], voice: Voice, rate: float, random: Random) -> np.ndarray:
-    """Speaks phones at ``rate`` times the normal speed: (T,) float64 of about unit power where voiced."""
+def speak(phones: list[str], voice: Voice, rate: float, random: Random) -> tuple[np.ndarray, np.ndarray]:
+    """Speaks phones (P,) at ``rate`` times the normal speed.
+
+    Returns:
+        (T,) float64 of about unit power where voiced, and the end of each phone (P,) in s.
+    """
     tracks = _lay_out(phones, rate, random)
     count = int(tracks.times[-1] * RATE)
     seconds = np.arange(count) / RATE
@@ -121,13 +126,13 @@ def speak(phones: list[str], voice: Voice, rate: float, random: Random) -> np.nd
     centres = np.arange(0, count + WINDOW, HOP) / RATE
     mouth = _mouth_response(centres, tracks, voice)
     teeth = _teeth_response(centres, tracks)
-    return _filtered(through_mouth, mouth) + _filtered(at_teeth, teeth)
+    return _filtered(through_mouth, mouth) + _filtered(at_teeth, teeth), tracks.ends
 
 
 def _lay_out(phones: list[str], rate: float, random: Random) -> _Tracks:
     """Places each phone's targets as knots; between knots everything moves in straight lines."""
     knots: list[tuple[float, Phone, tuple[int, int, int], float]] = []
-    now = 0.0
+    now, ends = 0.0, []
     for name in phones:
         phone = PHONES[name]
         length = phone.seconds * random.uniform(0.85, 1.2) / rate
@@ -138,6 +143,7 @@ def _lay_out(phones: list[str], rate: float, random: Random) -> _Tracks:
         knots.append((opens + (0.002 if phone.closed else ramp), phone, phone.formants, 1.0))
         knots.append((now + length - ramp, phone, phone.glide or phone.formants, 1.0))
         now += length
+        ends.append(now)
     level = np.array([knot[3] for knot in knots])
     levels = {
         # A shut mouth silences the noises but lets a voiced stop hum on.
@@ -148,7 +154,8 @@ def _lay_out(phones: list[str], rate: float, random: Random) -> _Tracks:
     formants = np.array([knot[2] for knot in knots], dtype=np.float64)
     times = np.array([knot[0] for knot in knots])
     times[-1] = now
-    return _Tracks(times, levels, formants, np.array([knot[1].hiss_band for knot in knots], dtype=np.float64))
+    bands = np.array([knot[1].hiss_band for knot in knots], dtype=np.float64)
+    return _Tracks(times, levels, formants, bands, np.array(ends))
 
 
 def _pulses(seconds: np.ndarray, voice: Voice, random: Random) -> np.ndarray:
