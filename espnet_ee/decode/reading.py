@@ -21,7 +21,7 @@ from espnet_ee.policy.table import EvidenceRow, macs_of_stop
 from espnet_ee.search.beam import BeamSearch, GreedySearch, build_search, nbest_search
 from espnet_ee.search.greedy import Hypothesis
 from espnet_ee.search.joint import JointTexts
-from espnet_ee.search.words import Word, words_of
+from espnet_ee.search.words import Word, shifted, words_of
 from espnet_ee.text import tokens_to_text
 
 
@@ -87,7 +87,7 @@ class ExitReader:
     """
 
     def __init__(self, session: ExitSession[Any], config: DecodingConfig, keep: bool, nbest: int) -> None:
-        self.session, self.keep, self.confidences = session, keep, config.confidences
+        self.session, self.keep, self.confidences, self.shift = session, keep, config.confidences, config.word_shift
         self.policy = policy = config.policy_for(session.exit_layers)
         self.nbest = max(nbest, policy.nbest)
         plain = SearchConfig() if isinstance(config.search, AttentionConfig) else config.search
@@ -206,6 +206,7 @@ class ExitReader:
         if rate is None or frame_seconds is None or len(hypothesis.spans) < len(tokens):
             return ()
         words = words_of(tokens, hypothesis.spans, frame_seconds, samples / rate, self.session.token_type)
+        words = shifted(words, self.shift, samples / rate)
         return tuple(replace(word, confidence=self.confidences(layer, word.confidence)) for word in words)
 
     def _strings(self, hypothesis: Hypothesis) -> tuple[str, ...]:

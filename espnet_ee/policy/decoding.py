@@ -16,9 +16,9 @@ from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
-from espnet_ee.policy.searching import SearchConfig
+from espnet_ee.policy.searching import SearchConfig, is_number
 
-KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads", "confidences")
+KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads", "confidences", "word_shift")
 _REMEDY = "give a decoding configuration, such as calibration writes"
 
 
@@ -32,9 +32,11 @@ class DecodingConfig:
         num_threads: CPU threads.
         search: how the text is looked for at the exit where it stops.
         confidences: what the model's own word confidences are worth; without knots they stay as they are.
+        word_shift: seconds by which words' starts and ends are moved, for a model that says its tokens later (or earlier) than they are
+            heard, always by about as much (``tools/word_times.py`` measures it).
 
     Raises:
-        UserError: a number is not a whole one from 1 on.
+        UserError: a number is not a whole one from 1 on, or a shift none of less than a second.
 
     >>> DecodingConfig.from_mapping({"policy": "entropy", "policy_conf": {"threshold": 0.01}}, "decode.yaml").policy
     EntropyPolicy(threshold=0.01)
@@ -45,12 +47,17 @@ class DecodingConfig:
     num_threads: int = 1
     search: Search = field(default_factory=SearchConfig)
     confidences: ConfidenceMap = field(default_factory=ConfidenceMap)
+    word_shift: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "num_threads"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{key} is {value!r}; give a whole number from 1 on")
+        if len(self.word_shift) != 2 or not all(is_number(value) and abs(value) < 1 for value in self.word_shift):
+            raise UserError(
+                f"word_shift is {self.word_shift!r}; give two numbers, seconds for starts and for ends: [-0.12, -0.1]"
+            )
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> DecodingConfig:
@@ -73,6 +80,9 @@ class DecodingConfig:
                 values["search"] = read_search(values["search"])
             if "confidences" in values:
                 values["confidences"] = ConfidenceMap.from_mapping(values["confidences"])
+            if "word_shift" in values:
+                shift = values["word_shift"]
+                values["word_shift"] = tuple(shift) if isinstance(shift, list | tuple) else (shift,)
             return cls(_policy(name, conf), **values)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
@@ -91,7 +101,8 @@ class DecodingConfig:
         search = {} if self.search == SearchConfig() else {"search": self.search.to_mapping()}
         numbers = {"batch_size": self.batch_size, "num_threads": self.num_threads}
         confidences = {"confidences": self.confidences.to_mapping()} if self.confidences.knots else {}
-        return {"policy": name, "policy_conf": conf, **search, **numbers, **confidences}
+        shift = {"word_shift": list(self.word_shift)} if any(self.word_shift) else {}
+        return {"policy": name, "policy_conf": conf, **search, **numbers, **confidences, **shift}
 
     def to_yaml(self) -> str:
         """As the file that users hold."""

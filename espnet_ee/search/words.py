@@ -55,6 +55,28 @@ def words_of(
     return tuple(_word(parts, frame_seconds, seconds) for parts in _grouped(tokens, spans, token_type))
 
 
+def shifted(words: Sequence[Word], shift: tuple[float, float], seconds: float) -> tuple[Word, ...]:
+    """Words that start and end so much later, still inside the audio, in order and without overlap.
+
+    Args:
+        words: in order.
+        shift: of starts and of ends, in seconds.
+        seconds: of the audio.
+
+    >>> shifted([Word("A", 0.25, 0.5, 1.0), Word("B", 1.0, 1.5, 1.0)], (-0.5, 0.25), 1.625)
+    (Word(text='A', start=0.0, end=0.5, confidence=1.0), Word(text='B', start=0.5, end=1.625, confidence=1.0))
+    """
+    if not words or not any(shift):
+        return tuple(words)
+    starts = [min(max(word.start + shift[0], 0.0), seconds) for word in words]
+    moved, end = [], 0.0
+    for word, start, limit in zip(words, starts, [*starts[1:], seconds], strict=True):
+        start = max(start, end)
+        end = min(max(word.end + shift[1], start), max(limit, start))
+        moved.append(replace(word, start=start, end=end))
+    return tuple(moved)
+
+
 @dataclass(frozen=True)
 class _Part:
     """What a token gives one word: letters, and the frames it takes for them."""

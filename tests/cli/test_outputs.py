@@ -117,6 +117,19 @@ def test_what_is_there_is_made_again_when_anything_changed(
     assert made() > 2
 
 
+def test_words_are_moved_as_the_configuration_says(model: Path, audio: Path, tmp_path: Path, capsys: Captured) -> None:
+    found = []
+    for name, shift in (("as_it_is", "[0, 0]"), ("earlier", "[-0.005, -0.004]")):
+        (tmp_path / f"{name}.yaml").write_text(f"policy: fixed\nword_shift: {shift}\n")
+        transcribe(model, audio / "a.wav", "--json", "--policy", tmp_path / f"{name}.yaml")
+        found.append(json.loads(capsys.readouterr().out)["words"])
+    before, after = ([(word["start"], word["end"]) for word in words] for words in found)
+    assert len(before) == len(after) > 1 and before != after
+    assert after[1:] == [
+        (pytest.approx(start - 0.005, abs=2e-3), pytest.approx(end - 0.004, abs=2e-3)) for start, end in before[1:]
+    ]
+
+
 def test_one_that_fails_is_tried_again_and_the_others_stay(
     model: Path, audio: Path, tmp_path: Path, recognised: list[int], capsys: Captured
 ) -> None:

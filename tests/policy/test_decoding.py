@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,14 @@ def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path)
 def test_a_search_that_cannot_be_is_named(search: object, message: str) -> None:
     with pytest.raises(UserError, match=f"decode.yaml: .*{message}"):
         DecodingConfig.from_mapping({"search": search}, "decode.yaml")
+
+
+def test_a_shift_of_words_is_kept_and_checked() -> None:
+    config = DecodingConfig.from_mapping({"word_shift": [-0.12, 0]}, "decode.yaml")
+    assert config.word_shift == (-0.12, 0) and "word_shift" not in DecodingConfig().to_mapping()
+    assert DecodingConfig.from_mapping(config.to_mapping(), "x") == DecodingConfig.from_mapping(
+        yaml.safe_load(config.to_yaml()), "x"
+    )
+    for broken in (0.1, "ab", [1, 2, 3], [True, 0], [0, 1.5], [0, math.nan], [], {}):
+        with pytest.raises(UserError, match=r"decode\.yaml: word_shift is .*two numbers"):
+            DecodingConfig.from_mapping({"word_shift": broken}, "decode.yaml")

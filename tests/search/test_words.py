@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from espnet_ee.policy.frames import Frames
 from espnet_ee.search.greedy import TokenSpan, greedy
-from espnet_ee.search.words import Word, words_of
+from espnet_ee.search.words import Word, shifted, words_of
 from espnet_ee.text import collapse, tokens_to_text
 
 CHARACTERS = ["<blank>", "A", "B", "<space>", "<sos/eos>"]
@@ -64,3 +64,23 @@ def test_confidence_is_a_mean_over_tokens_and_blanks_between_words_do_not_count(
     assert first.confidence == pytest.approx(math.sqrt(0.9 * 0.4)) and second.confidence == 1.0
     assert (first.start, first.end, second.start, second.end) == pytest.approx((0.08, 0.24, 0.32, 0.36))
     assert first.later(2.0) == Word("AB", 2.08, 2.24, first.confidence)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=9),
+    st.tuples(st.floats(-0.9, 0.9), st.floats(-0.9, 0.9)),
+    st.floats(0, 1),
+)
+def test_words_that_are_moved_stay_in_order_and_inside(
+    spoken: list[tuple[float, float]], shift: tuple[float, float], rest: float
+) -> None:
+    words, clock = [], 0.0
+    for pause, lasts in spoken:
+        words.append(Word("A", clock + pause, clock + pause + lasts, 0.5))
+        clock = words[-1].end
+    moved = shifted(words, shift, clock + rest)
+    times = [time for word in moved for time in (word.start, word.end)]
+    assert times == sorted(times) and all(0 <= time <= clock + rest for time in times) and len(moved) == len(words)
+    if len(words) == 1 and words[0].start + shift[0] >= 0 and words[0].end + shift[1] <= clock + rest:
+        assert moved[0].start == words[0].start + shift[0]
+        assert moved[0].end == max(words[0].end + shift[1], moved[0].start)
