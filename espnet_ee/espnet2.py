@@ -7,8 +7,10 @@ command line or in that configuration, every utterance stops by our loop; writte
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +29,7 @@ from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.decoding import DecodingConfig, pairs, values
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.failed import FAILED
-from espnet_ee.store.checkpoint import load_trained
+from espnet_ee.store.checkpoint import experiment_files, load_trained
 
 _OWN = ("policy", "policy_conf", "search", "num_threads")
 # Of the stock command: what asks for another search, another model or another result than the loop that stops gives.
@@ -61,6 +63,7 @@ def main(stock: ModuleType) -> None:
     options = vars(add_options(stock.get_parser()).parse_args())
     del options["config"]
     own = {name: options.pop(name) for name in _OWN}
+    _check_model_file(options["asr_model_file"])
     if own["policy"] is None:
         for name in ("policy_conf", "search"):
             if own[name]:
@@ -108,6 +111,16 @@ def ctc_weight(options: Mapping[str, Any]) -> float:
     return 1.0
 
 
+def _check_model_file(name: str | None) -> None:
+    """Raises UserError for a file that training did not make: asr.sh asks for valid.acc.ave.pth where nobody names another."""
+    if name is None or Path(name).is_file():
+        return
+    try:
+        experiment_files(Path(name).parent, Path(name).name)
+    except UserError as error:
+        raise UserError(f"{error} (asr.sh: --inference_asr_model)") from None
+
+
 def _decoding_config(own: Mapping[str, Any], batch_size: int) -> DecodingConfig:
     """The decoding configuration that the options stand for."""
     policy, settings, search, threads = (own[name] for name in _OWN)
@@ -132,6 +145,7 @@ def _search(search: Any) -> SearchConfig:
 def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConfig) -> None:
     if options.asr_model_file is None:
         raise UsageError("--asr_model_file: name the model's parameters")
+    logging.basicConfig(level=options.log_level, format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s")
     train_config = options.asr_train_config or Path(options.asr_model_file).with_name("config.yaml")
     model, trained = load_trained(train_config, options.asr_model_file, "cuda" if options.ngpu else "cpu")
     vars(model)["speech_volume"] = None  # ESPnet's preprocessing, which loads the utterances, has seen to that
@@ -141,7 +155,9 @@ def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConf
     written: dict[str, dict[str, str]] = {name: {} for name in _FILES}
     failed: dict[str, str] = {}
     for batch in _batches(_load(stock, options, trained), config.batch_size):
-        results, reasons = recognise_each(lambda speech: recognise(session, config, speech), batch)
+        with _timed(batch) as texts:
+            results, reasons = recognise_each(lambda speech: recognise(session, config, speech), batch)
+            texts |= {key: result.text for key, result in results.items()}
         failed |= reasons
         for name, value_of in _FILES.items():
             written[name] |= {key: value_of(result) for key, result in results.items()}
@@ -157,6 +173,22 @@ def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConf
         write_scp(out / FAILED, {key: " ".join(reason.split()) for key, reason in failed.items()})
         first = "{}: {}".format(*next(iter(failed.items())))
         print(f"warning: {len(failed)} utterances have no text, see {out / FAILED}; {first}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _timed(batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, str]]:
+    """Writes to the log what ESPnet's search writes, and asr.sh counts as real-time factor: from each length to its text.
+
+    Of several utterances at once the first one has the time of all.
+    """
+    texts = dict.fromkeys(batch, "")
+    lengths = [len(speech) for speech in batch.values()]
+    logging.info("speech length: %d", lengths[0])
+    yield texts
+    for number, text in enumerate(texts.values()):
+        if number:
+            logging.info("speech length: %d", lengths[number])
+        logging.info("best hypo: %s", text)
 
 
 def _load(stock: ModuleType, options: argparse.Namespace, trained: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:

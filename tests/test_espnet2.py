@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -168,3 +169,22 @@ def test_what_a_policy_cannot_have_is_one_line(recipe, monkeypatch, capsys, word
         run(lambda: print(infer(recipe, monkeypatch, "refused", *words)))
     last = capsys.readouterr().err.splitlines()[-1]
     assert (message in last, stopped.value.code) == (True, status)
+
+
+@pytest.mark.parametrize("words", [(), ("--policy", "fixed")], ids=str)
+def test_parameters_that_no_training_wrote_are_one_line(recipe, monkeypatch, capsys, words):
+    """asr.sh asks for the best accuracy, which a model without a decoder has not."""
+    with pytest.raises(SystemExit):
+        run(lambda: print(infer(recipe, monkeypatch, "refused", "--asr_model_file", f"{recipe}/valid.acc.ave.pth", *words)))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "valid.acc.ave.pth: no such file; name one of model.pth (asr.sh: --inference_asr_model)" in last
+
+
+def test_the_log_times_a_batch_once(caplog):
+    """asr.sh adds up the time from every length to its text, and wants as many of the one as of the other."""
+    timed = importlib.import_module("espnet_ee.espnet2")._timed
+    with caplog.at_level(logging.INFO), timed({"a": np.zeros(3), "failed": np.zeros(2)}) as texts:
+        logging.info("recognising")
+        texts["a"] = "A B"
+    lines = ["speech length: 3", "recognising", "best hypo: A B", "speech length: 2", "best hypo: "]
+    assert [record.getMessage() for record in caplog.records] == lines

@@ -101,6 +101,44 @@ class EarlyExitASRTask(ASRTask):
             torch.distributed.destroy_process_group()
 
 
+class ElsewhereTask(EarlyExitASRTask):
+    """For stock commands that decode with parts which no model with exits has: one line in place of an AssertionError."""
+
+    @classmethod
+    def build_model_from_file(cls, *arguments: Any, **keywords: Any) -> tuple[AbsESPnetModel, argparse.Namespace]:
+        """As in ESPnet.
+
+        Raises:
+            UserError: the model has exits.
+        """
+        model, trained = super().build_model_from_file(*arguments, **keywords)
+        if trained.encoder in ENCODERS:
+            raise UserError(
+                f"encoder {trained.encoder}: is decoded by asr_inference alone (asr.sh: without --use_streaming and --use_maskctc); "
+                "live audio: espnet-ee transcribe --live"
+            )
+        return model, trained
+
+
+class LightningTask(EarlyExitASRTask):
+    """For ``lightning_train``, which builds the model and does no more of what :meth:`main_worker` does."""
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
+        """As in ESPnet.
+
+        Raises:
+            UserError: parameters to begin with, which ESPnet's Lightning trainer passes over; or no model can be built.
+        """
+        if args.encoder in ENCODERS:
+            if args.init_param:
+                raise UserError(
+                    f"--init_param {args.init_param[0]}: ESPnet's Lightning trainer does not read it; train with --use_lightning false"
+                )
+            begin_from_pretrained(args)
+        return super().build_model(args)
+
+
 def refuse_other_positions(init_param: Sequence[str], encoder: str, conf: Mapping[str, Any]) -> None:
     """Refuses to begin with a stock encoder whose parameters fit ours in name and shape, but not in arithmetic.
 
@@ -155,4 +193,6 @@ def adopt(command: ModuleType) -> None:
         command: an imported module of ``espnet2.bin``.
     """
     if getattr(command, "ASRTask", None) is ASRTask:
-        vars(command)["ASRTask"] = EarlyExitASRTask
+        vars(command)["ASRTask"] = ElsewhereTask if command.__name__.endswith(("_streaming", "_maskctc")) else EarlyExitASRTask
+    choices = getattr(command, "task_choices", {})  # of lightning_train
+    choices |= {name: LightningTask for name, task in choices.items() if task is ASRTask}

@@ -21,8 +21,10 @@ from espnet_ee.store.untrusted import check_package
 from espnet_ee.text import READABLE
 
 MODEL_FILE = "model.safetensors"  # of a package
-# Of an experiment: the first pattern that fits exactly one file. ESPnet averages, and keeps the best epoch, by a criterion.
-_MODEL_FILES = (MODEL_FILE, "valid.loss.ave.pth", "*.ave.pth", "*.best.pth", "model.pth")
+# Of an experiment: the first pattern that fits exactly one file. ESPnet averages, and keeps the best epoch, by a criterion;
+# in what its pack makes there is but one, called as what valid.loss.ave.pth is a link to.
+_MODEL_FILES = (MODEL_FILE, "valid.loss.ave.pth", "*.ave.pth", "*.best.pth", "model.pth", "*.pth")
+_NO_MODEL_FILES = ("checkpoint.pth",)  # of a training that is to go on
 
 
 def experiment_files(folder: str | Path, model_file: str | Path | None = None) -> tuple[Path, Path]:
@@ -31,7 +33,7 @@ def experiment_files(folder: str | Path, model_file: str | Path | None = None) -
     Args:
         folder: has ``config.yaml``.
         model_file: in the folder or anywhere else; without it ``valid.loss.ave.pth``, which stage 12 decodes with, or the
-            one average or best epoch that there is.
+            one average, best epoch or file of parameters that there is.
 
     Raises:
         UserError: a file is missing, or there are several to choose from; names those there are.
@@ -51,10 +53,10 @@ def experiment_files(folder: str | Path, model_file: str | Path | None = None) -
                 return config, path
     else:
         for pattern in _MODEL_FILES:
-            paths = list(folder.glob(pattern))
+            paths = [path for path in folder.glob(pattern) if path.name not in _NO_MODEL_FILES]
             if len(paths) == 1 and paths[0].is_file():
                 return config, paths[0]
-    there = sorted(path.name for path in folder.glob("*.pth") if path.is_file() and path.name != "checkpoint.pth")
+    there = sorted(path.name for path in folder.glob("*.pth") if path.is_file() and path.name not in _NO_MODEL_FILES)
     choice = f"name one of {', '.join(there)}" if there else "no training has finished an epoch there"
     raise UserError(f"{folder / (model_file or _MODEL_FILES[1])}: no such file; {choice}")
 

@@ -109,8 +109,11 @@ def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> d
 
 
 def locate(name: str, path: Path) -> Path:
-    """A file that a configuration names: beside it, from the current folder, or from one that holds it (the recipe's)."""
-    places = [path.parent / name, Path(name), *(folder / name for folder in path.absolute().parent.parents)]
+    """A file that a configuration names: beside it, from the nearest folder that holds it (the recipe's), or from the current one.
+
+    The current folder comes last: it may be another recipe, where ESPnet's files have the same names.
+    """
+    places = [path.parent / name, *(folder / name for folder in path.absolute().parent.parents), Path(name)]
     return next((place for place in places if is_file(place)), Path(name))
 
 

@@ -15,7 +15,7 @@ from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.host.compat import rename_keys
 from espnet_ee.store.checkpoint import experiment_files, load_model
 from espnet_ee.store.package import open_model
-from espnet_ee.store.train_config import read_train_config, sampling_rate
+from espnet_ee.store.train_config import locate, read_train_config, sampling_rate
 from tests import tiny
 
 
@@ -162,6 +162,7 @@ def experiment(folder: Path, *names: str) -> Path:
         (["valid.cer_ctc.ave.pth", "valid.loss.best.pth", "1epoch.pth"], "valid.cer_ctc.ave.pth"),
         (["valid.acc.best.pth", "1epoch.pth", "2epoch.pth"], "valid.acc.best.pth"),
         (["model.pth"], "model.pth"),
+        (["valid.loss.ave_10best.pth"], "valid.loss.ave_10best.pth"),  # ESPnet's pack follows links
         (["model.safetensors", "package.yaml"], "model.safetensors"),
     ],
 )
@@ -300,6 +301,17 @@ def test_what_only_espnet_reads_is_one_line(model, tmp_path, changes, message):
 def test_words_are_joined_by_blanks(model, tmp_path):
     loaded = load_model(*tiny.save(tmp_path, model, token_type="word"))
     assert tiny.asr(loaded).session.token_type == "word" and tiny.asr(model).session.token_type == "char"
+
+
+def test_an_unpacked_archive_has_its_own_files(tmp_path, monkeypatch):
+    """ESPnet's names are the same in every recipe."""
+    for folder in ("recipe", "recipe/unpacked"):
+        experiment(tmp_path / folder / "exp/asr_stats", "feats_stats.npz")
+    monkeypatch.chdir(tmp_path / "recipe")
+    name = "exp/asr_stats/feats_stats.npz"
+    assert locate(name, Path("unpacked/exp/asr_train/config.yaml")).samefile(f"unpacked/{name}")
+    assert locate(name, Path("exp/asr_train/config.yaml")).samefile(name)
+    assert locate(name, tmp_path / "elsewhere/config.yaml").samefile(name)
 
 
 def test_an_archive_of_espnets_pack_is_told_what_to_do_with(tmp_path):
