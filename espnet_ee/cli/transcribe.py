@@ -80,10 +80,16 @@ def add_transcribe(parser: Parser) -> None:
     )
     parser.option(
         "--max_segment_seconds",
-        "longer recordings are cut where it is quietest, into pieces of at most so many seconds, each recognised on its own",
+        "longer recordings are cut in their pauses, into pieces of at most so many seconds, each recognised on its own",
         type=float,
         default=20.0,
         metavar="S",
+    )
+    parser.option(
+        "--cut",
+        "what tells pauses: energy (loudness), or vad (voice activity detection, extra vad), also where it is noisy",
+        choices=("energy", "vad"),
+        default="energy",
     )
     _add_engine(parser)
     add_live(parser)
@@ -164,7 +170,7 @@ def _transcribe_files(
     from espnet_ee.decode.transcript import Transcriber, when_asked
 
     def opened(file: AudioFile) -> Recording:
-        recording = open_recording(file.path, recogniser.sample_rate, options.max_segment_seconds)
+        recording = open_recording(file.path, recogniser.sample_rate, options.max_segment_seconds, options.cut)
         problems.note(file.name, recording.note)
         return recording
 

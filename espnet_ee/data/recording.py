@@ -23,9 +23,13 @@ from espnet_ee.data.audio import (
     to_int16,
 )
 from espnet_ee.data.polyphase import reach
+from espnet_ee.data.vad import RATE, pauses_in
 from espnet_ee.errors import UserError
 
 LEAST_SECONDS = 1.0
+CUTS = ("energy", "vad")
+"""What tells pauses."""
+_VAD_SECONDS = 30  # read at once
 _STEPS = 100  # a second is looked at in so many steps
 _QUIET_STEPS = 50  # a pause is judged by so many: half a second, in which no consonant's closure fits
 _BLOCK_STEPS = 1000
@@ -95,17 +99,18 @@ class Recording:
             yield Piece(start / self.file_rate, samples[first:last].astype(np.float32))
 
 
-def open_recording(path: str | Path, rate: int, longest: float) -> Recording:
+def open_recording(path: str | Path, rate: int, longest: float, cut: str = CUTS[0]) -> Recording:
     """Looks a file through, and decides where it is cut: nowhere, if it is short enough.
 
     A piece ends in the first pause of half a second after its first second; where there is none, at the quietest half second in
-    the second half of what it may last. Only loudness is looked at. Models are trained on what is said in one breath, and
+    the second half of what it may last. Models are trained on what is said in one breath, and
     normalise by what they hear at once: AN4's test files in a row had 13.4 % WER in pieces of 10 to 20 s, and 6.6 % one by one.
 
     Args:
         path: whatever libsndfile reads, of any rate and channels.
         rate: sampling rate in Hz that the pieces shall have.
         longest: seconds that a piece lasts at most.
+        cut: what tells pauses: ``energy`` (loudness), or ``vad`` (see :mod:`espnet_ee.data.vad`).
 
     Raises:
         UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity.
@@ -122,20 +127,29 @@ def open_recording(path: str | Path, rate: int, longest: float) -> Recording:
     cancelled = cancel_out(of_mean, float(energies.mean()))
     resampled = f"{file_rate} Hz, resampled to {rate} Hz" if file_rate != rate else ""
     notes = [mixing_note(channels, cancelled), loudness_note(most), resampled]
-    cuts = [place * step for place in cut_places(energies, int(longest * file_rate / step))]
+    breaks = pauses(energies) if cut == CUTS[0] else _heard_pauses(path, file_rate, count, step, cancelled)
+    cuts = [place * step for place in cut_places(energies, int(longest * file_rate / step), breaks)]
     return Recording(path, rate, file_rate, "; ".join(filter(None, notes)), (0, *cuts, count), cancelled)
 
 
-def cut_places(energies: np.ndarray, longest: int) -> list[int]:
+def _heard_pauses(path: Path, file_rate: int, count: int, step: int, first_channel: bool) -> list[int]:
+    """The pauses that voice activity detection finds, in steps."""
+    cuts = (*range(0, count, file_rate * _VAD_SECONDS), count)
+    blocks = (piece.samples for piece in Recording(path, RATE, file_rate, "", cuts, first_channel).pieces())
+    return [round(pause * file_rate / step) for pause in pauses_in(blocks, _QUIET_STEPS / _STEPS)]
+
+
+def cut_places(energies: np.ndarray, longest: int, breaks: Sequence[int]) -> list[int]:
     """Where to cut, in steps: in pauses, and between those that are too far apart where it is quietest.
 
     Args:
         energies: mean square of each step (N,).
         longest: between any two cuts lie at most so many; at least 4.
+        breaks: the pauses.
     """
     total, least = len(energies), min(_STEPS, longest // 4)
     places = [0]
-    for pause in pauses(energies):
+    for pause in breaks:
         if places[-1] + least <= pause <= total - least:
             places.append(pause)
     cuts: list[int] = []

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Scripts of users call these: a name that goes or changes its meaning is to be noted in the change log.
 OPTIONS = {
     "": "--version",
-    "transcribe": "audio --model --policy --budget --hotwords --hotword_boost --format --json --out --max_segment_seconds --engine --int8 --batch_size --num_threads --nj --device "
+    "transcribe": "audio --model --policy --budget --hotwords --hotword_boost --format --json --out --max_segment_seconds --cut --engine --int8 --batch_size --num_threads --nj --device "
     "--live --chunk_ms --partial_exit --silence_ms --no_wait",
     "align": "--model --data --audio --text --exit_layer --engine --device --out",
     "data": "",

