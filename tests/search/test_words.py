@@ -81,6 +81,6 @@ def test_words_that_are_moved_stay_in_order_and_inside(
     moved = shifted(words, shift, clock + rest)
     times = [time for word in moved for time in (word.start, word.end)]
     assert times == sorted(times) and all(0 <= time <= clock + rest for time in times) and len(moved) == len(words)
-    if len(words) == 1 and words[0].start + shift[0] >= 0 and words[0].end + shift[1] <= clock + rest:
+    if len(words) == 1 and 0 <= words[0].start + shift[0] <= clock + rest and words[0].end + shift[1] <= clock + rest:
         assert moved[0].start == words[0].start + shift[0]
         assert moved[0].end == max(words[0].end + shift[1], moved[0].start)
