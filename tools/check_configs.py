@@ -3,7 +3,8 @@
 
 Each gets the edit of egs/TEMPLATE/README.md (encoder: early_exit_*, exits after every second block, model: early_exit,
 ctc_weight: 1.0), is parsed by ESPnet's own parser and built over a small vocabulary, on torch's meta device: without memory
-or time. One line a file, then how many build, and why the others do not.
+or time. In place of a pre-trained frontend, which may need a package or a download, stands another of the width that preencoder_conf
+says. One line a file, then how many build, and why the others do not; what ESPnet's own parser refuses is not of this ESPnet.
 
     python3 tools/check_configs.py ESPNET/egs2
 """
@@ -32,7 +33,8 @@ from espnet_ee.plugin.task import EarlyExitASRTask
 from espnet_ee.store.build import build_model
 
 TOKENS = ["<blank>", "<unk>", "<space>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'", "<sos/eos>"]
-BUILDS, REFUSED, OTHER = "builds", "refused", "other encoder"
+BUILDS, REFUSED, OTHER, NOT_ESPNET = "builds", "refused", "other encoder", "not of this ESPnet"
+PRETRAINED = ("s3prl", "fused", "huggingface", "whisper", "espnet_ssl", "wav2vec_cnn")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Verdict:
 
     Attributes:
         path: of the file.
-        kind: BUILDS, REFUSED or OTHER.
-        reason: why it does not build; the encoder's name where it is none of those that are driven block by block.
+        kind: BUILDS, REFUSED, OTHER or NOT_ESPNET.
+        reason: why it does not build; the encoder's name where it is none of those that are driven block by block; of one that
+            builds, the pre-trained frontend that it needs.
     """
 
     path: Path
@@ -87,11 +90,15 @@ def check(path: Path, config: Mapping[str, Any]) -> Verdict:
     if config["encoder"] not in STOCK_ENCODERS:
         return Verdict(path, OTHER, config["encoder"])
     try:
+        parsed(config)
+    except UserError as error:
+        return Verdict(path, NOT_ESPNET, str(error))
+    try:
         with torch.device("meta"):
             build_model(vars(parsed(edited(config))), "")
     except UserError as error:
         return Verdict(path, REFUSED, " ".join(str(error).split()).removeprefix(": ").removeprefix("configuration: "))
-    return Verdict(path, BUILDS)
+    return Verdict(path, BUILDS, f"given frontend {config['frontend']}" if config.get("frontend") in PRETRAINED else "")
 
 
 def edited(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,9 +117,23 @@ def edited(config: Mapping[str, Any]) -> dict[str, Any]:
         "model": "early_exit",
         "model_conf": {**(config.get("model_conf") or {}), "ctc_weight": 1.0},
     }
+    if config.get("frontend") in PRETRAINED:
+        changed |= {"frontend": "default", "frontend_conf": {"n_mels": width(config)}}
     if "stats_file" not in (config.get("normalize_conf") or {}):
         changed |= {"normalize": None, "normalize_conf": {}}  # recipes give it on the command line
     return changed
+
+
+def width(config: Mapping[str, Any]) -> int:
+    """Values of a frame that a pre-trained frontend gives: what its configuration counts on, or what a sum of several comes to.
+
+    >>> width({"frontend": "fused", "frontend_conf": {"frontends": [{}, {}], "proj_dim": 100}})
+    200
+    """
+    conf = config.get("frontend_conf") or {}
+    if config["frontend"] == "fused":
+        return len(conf["frontends"]) * conf.get("proj_dim", 100)
+    return (config.get("preencoder_conf") or {}).get("input_size", 768)
 
 
 def parsed(config: Mapping[str, Any]) -> argparse.Namespace:
@@ -133,10 +154,10 @@ def parsed(config: Mapping[str, Any]) -> argparse.Namespace:
 
 def summary(verdicts: list[Verdict]) -> list[str]:
     """Lines of counts: those that build of those with our encoders, and the others by reason, the commonest first."""
-    ours = [verdict for verdict in verdicts if verdict.kind != OTHER]
+    ours = [verdict for verdict in verdicts if verdict.kind in (BUILDS, REFUSED)]
     lines = ["", f"{sum(verdict.kind == BUILDS for verdict in ours)} of {len(ours)} configurations build"]
-    for kind in (REFUSED, OTHER):
-        reasons = Counter(verdict.reason for verdict in verdicts if verdict.kind == kind)
+    for kind in (BUILDS, REFUSED, NOT_ESPNET, OTHER):
+        reasons = Counter(verdict.reason for verdict in verdicts if verdict.kind == kind and verdict.reason)
         lines += [
             f"{count}\t{kind}: {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_ee.encoder.espnet_blocks import REPLACED, BlockListEncoder
+from espnet_ee.encoder.espnet_blocks import LAYER_DROP, REPLACED, BlockListEncoder
 from espnet_ee.host.signature import extend_signature
 
 
-@extend_signature(ConformerEncoder, without=REPLACED, defaults={"rel_pos_type": "latest"})
+@extend_signature(ConformerEncoder, without=(*REPLACED, LAYER_DROP), defaults={"rel_pos_type": "latest"})
 class EarlyExitConformerEncoder(BlockListEncoder, ConformerEncoder):
     """ESPnet's conformer, computed segment by segment.
 

@@ -16,5 +16,8 @@ class EarlyExitEBranchformerEncoder(BlockListEncoder, EBranchformerEncoder):
     with ``exit_norm: none`` parameters and outputs are those of the stock encoder with
     ``interctc_layer_idx`` = the exit layers without the last one.
 
-    Takes what the stock constructor takes and what :class:`BlockListEncoder` adds.
+    Takes what the stock constructor takes and what :class:`BlockListEncoder` adds. With ``layer_drop_rate``, in training, each
+    block is left out so often, as in stock; an exit after it reads what came in.
     """
+
+    drops_layers = True

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
-from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder, check_exit_layers, real_frames
+from espnet_ee.encoder.base import (
+    EncoderState,
+    ExitOutput,
+    SegmentEncoder,
+    check_exit_layers,
+    real_frames,
+    trains_with_others,
+)
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import (
     LayerNorm,
@@ -29,10 +37,11 @@ from espnet_ee.host.signature import reject_unknown_keys
 REPLACED: dict[str, Any] = {
     "interctc_layer_idx": [],
     "ctc_trim": False,
-    "layer_drop_rate": 0.0,
     "gradient_checkpoint_layers": [],
 }
-INPUT_LAYERS = ("linear", "conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
+# ESPnet's conformer and transformer take it, and drop nothing; ours do not show it.
+LAYER_DROP = "layer_drop_rate"
+INPUT_LAYERS = ("linear", "conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "conv1d1", "conv1d2", "conv1d3")
 # The values of a stock setting with which no frame sees another utterance's padding.
 _PADDING_SAFE = {
     "rel_pos_type": ("latest", "legacy"),
@@ -101,6 +110,8 @@ class BlockListEncoder(SegmentEncoder):
     embed: torch.nn.Module
     encoders: torch.nn.ModuleList
     conditioning_layer: Any  # ESPnet's model makes it, who knows the vocabulary
+    drops_layers: ClassVar[bool] = False  # whether layer_drop_rate does something in the stock class
+    layer_drop_rate: float
 
     def __init__(
         self,
@@ -109,7 +120,7 @@ class BlockListEncoder(SegmentEncoder):
         exit_norm: str = "shared",
         **stock: Any,
     ) -> None:
-        stock = effective(stock)
+        stock = effective(stock, self.drops_layers)
         reject_unknown_keys(type(self), "encoder_conf", stock)
         check_padding_safe(stock)
         super().__init__(input_size, **stock)
@@ -121,6 +132,7 @@ class BlockListEncoder(SegmentEncoder):
                 "use a conformer, transformer, branchformer, e_branchformer or multiconv_conformer"
             )
         self.input_size = input_size
+        self.layer_drop_rate = stock.get(LAYER_DROP, 0.0)
         self.exit_layers = check_exit_layers(exit_layers, len(blocks))
         self.interctc_layer_idx = list(self.exit_layers[:-1])
         self.conditioned = bool(getattr(self, "interctc_use_conditioning", False))
@@ -133,7 +145,8 @@ class BlockListEncoder(SegmentEncoder):
     def subsampling(self) -> tuple[tuple[int, int], ...]:
         """See :class:`SegmentEncoder`; nothing for ``input_layer: linear``."""
         layers = getattr(self.embed, "conv", ())
-        return tuple((layer.kernel_size[0], layer.stride[0]) for layer in layers if isinstance(layer, torch.nn.Conv2d))
+        kinds = (torch.nn.Conv2d, torch.nn.Conv1d)
+        return tuple((layer.kernel_size[0], layer.stride[0]) for layer in layers if isinstance(layer, kinds))
 
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
         """Subsamples and adds positions; see :class:`SegmentEncoder`."""
@@ -189,7 +202,15 @@ class BlockListEncoder(SegmentEncoder):
         return replace(output, logits=logits, state=replace(output.state, carry=carry))
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
-        """Computes one block; see :class:`SegmentEncoder`."""
+        """Computes one block, or in training leaves it out as ``layer_drop_rate`` says; see :class:`SegmentEncoder`."""
+        dropped = self.training and self.layer_drop_rate > 0 and torch.empty(1).uniform_().item() < self.layer_drop_rate
+        if dropped and not trains_with_others():
+            return state
+        computed = self._computed(number, state)
+        # Processes that train together wait for the gradient of every parameter: here it is 0.
+        return replace(computed, hidden=state.hidden + 0.0 * computed.hidden) if dropped else computed
+
+    def _computed(self, number: int, state: EncoderState) -> EncoderState:
         carry = cast(BlockCarry, state.carry)
         positions, masks = carry.positions, carry.masks
         if self.legacy and positions is None:
@@ -236,11 +257,12 @@ class BlockListEncoder(SegmentEncoder):
         self.exit_norms = torch.nn.ModuleDict({str(layer): LayerNorm(self.output_size()) for layer in own})
 
 
-def effective(settings: Mapping[str, Any]) -> dict[str, Any]:
+def effective(settings: Mapping[str, Any], drops_layers: bool) -> dict[str, Any]:
     """The settings without those that change nothing; recipes write many of ESPnet's defaults down.
 
     Args:
         settings: ``encoder_conf``.
+        drops_layers: of the encoder's class.
 
     Raises:
         UsageError: one that changes something and that no early exit can honour.
@@ -250,6 +272,11 @@ def effective(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name in left and (value := left.pop(name)) not in (nothing, None):
             place = "name the exits in exit_layers" if name == "interctc_layer_idx" else "an early exit cannot honour it"
             raise UsageError(f"encoder_conf: {name} {value!r}: {place}; remove it")
+    if not drops_layers and left.pop(LAYER_DROP, None):
+        logging.warning(
+            "encoder_conf: %s drops no layers here, nor in ESPnet's class; stochastic_depth_rate does, where it is known",
+            LAYER_DROP,
+        )
     if left.get("pos_enc_layer_type", "rel_pos") != "rel_pos":
         left.pop("rel_pos_type", None)  # a kind of relative positions, where there are others
     return left

@@ -18,3 +18,5 @@ class EarlyExitMultiConvConformerEncoder(BlockListEncoder, MultiConvConformerEnc
     Takes what the stock constructor takes and what :class:`BlockListEncoder` adds; ``rel_pos_type`` is ``latest`` by
     default; with ``legacy`` a batch is computed length by length.
     """
+
+    drops_layers = True

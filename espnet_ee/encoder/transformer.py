@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
-from espnet_ee.encoder.espnet_blocks import REPLACED, BlockListEncoder
+from espnet_ee.encoder.espnet_blocks import LAYER_DROP, REPLACED, BlockListEncoder
 from espnet_ee.host.signature import extend_signature
 
 
-@extend_signature(TransformerEncoder, without=REPLACED)
+@extend_signature(TransformerEncoder, without=(*REPLACED, LAYER_DROP))
 class EarlyExitTransformerEncoder(BlockListEncoder, TransformerEncoder):
     """ESPnet's transformer, computed segment by segment.
 

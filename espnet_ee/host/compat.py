@@ -208,7 +208,9 @@ def traced_embed(embed: Any, xs: torch.Tensor) -> torch.Tensor:
         for part in embed:
             xs = xs if part is positions else part(xs)
     else:
-        xs = embed.conv(xs[:, None]).transpose(1, 2).flatten(2)
+        flat = isinstance(embed.conv[0], torch.nn.Conv1d)
+        xs = embed.conv(xs.transpose(1, 2) if flat else xs[:, None])
+        xs = xs.transpose(1, 2).flatten(2)
         xs = (embed.out[0] if isinstance(embed.out, torch.nn.Sequential) else embed.out)(xs)
     if isinstance(positions, embedding.RelPositionalEncoding):
         return xs * positions.xscale

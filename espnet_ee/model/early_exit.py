@@ -25,6 +25,8 @@ from espnet_ee.model.weights import ExitWeights
 from espnet_ee.model.weights import exit_weights as resolve_weights
 from espnet_ee.text import collapse, tokens_to_text
 
+NO_POSTENCODER = "postencoder: early_exit reads its exits off the encoder alone; remove it"
+
 # Of a model whose backbone is frozen.
 _TRAINED_ALONE = ("exit_ctc.", "exit_decoders.", "exit_terms.", "ctc.", "decoder.", "encoder.exit_norms.")
 
@@ -79,7 +81,7 @@ class EarlyExitASRModel(ESPnetASRModel):
             raise UsageError("ctc_conf: early_exit sums the batch, infinite losses as 0; remove reduce and zero_infinity")
         check_preencoder(stock.get("preencoder"), stock.get("frontend"))
         if stock.get("postencoder") is not None:
-            raise UsageError("postencoder: early_exit reads its exits off the encoder alone; remove it")
+            raise UsageError(NO_POSTENCODER)
         for part in ("normalize", "specaug") if encoder.takes == "samples" else ():
             if stock.get(part) is not None:
                 raise UsageError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from espnet_ee.errors import UserError, is_mendable
+from espnet_ee.model.early_exit import NO_POSTENCODER
 from espnet_ee.plugin.classes import MODELS
 
 # Decoders that change what a model is. The others ESPnet itself leaves out under ctc_weight 1.0.
@@ -47,11 +50,13 @@ def is_ours(error: BaseException) -> bool:
 
 
 def refuse_ignored(args: argparse.Namespace) -> None:
-    """Refuses what ``model: early_exit`` would pass over without a word, and what would undo a pre-training.
+    """Refuses what ``model: early_exit`` would pass over without a word, what would undo a pre-training, and a frontend without its package.
 
     Raises:
         UserError: names the key.
     """
+    if getattr(args, "input_size", None) is None:
+        _need_s3prl(getattr(args, "frontend", None), getattr(args, "frontend_conf", None) or {})
     if getattr(args, "encoder", None) == "early_exit_hf" and getattr(args, "init", None):
         raise UserError(f"init: {args.init}: would make the pre-trained weights random again; remove it")
     if getattr(args, "model", None) not in MODELS:
@@ -60,5 +65,22 @@ def refuse_ignored(args: argparse.Namespace) -> None:
         raise UserError(
             f"decoder: {args.decoder}: model early_exit has CTC heads and transformer decoders; set decoder: transformer or null"
         )
+    if getattr(args, "postencoder", None):  # before it is fetched: it may be a language model
+        raise UserError(NO_POSTENCODER)
     if (args.model_conf or {}).get("aux_ctc"):
         raise UserError("model_conf: aux_ctc: model early_exit trains no auxiliary CTC; remove it")
+
+
+def _need_s3prl(frontend: str | None, conf: Mapping[str, Any]) -> None:
+    """Refuses ``s3prl``, also as a part of ``fused``, where that package is not there or does not load; ESPnet prints, and raises anything."""
+    parts = conf.get("frontends") if frontend == "fused" else [{"frontend_type": frontend}]
+    named = [part.get("frontend_type") for part in parts or () if isinstance(part, dict)]
+    if "s3prl" not in named:
+        return
+    try:
+        importlib.import_module("s3prl.nn")
+    except Exception as error:
+        raise UserError(
+            f"frontend: s3prl: its package does not load ({error}); install one that suits this torch and torchaudio, or take "
+            "encoder: early_exit_hf, which has exits in wav2vec 2.0, HuBERT and WavLM themselves"
+        ) from error

@@ -96,7 +96,7 @@ def _make(config: Mapping[str, Any], part: str, **arguments: Any) -> Any:
 def _construct(cls: Any, config: Mapping[str, Any], part: str, **arguments: Any) -> Any:
     settings = config.get(f"{part}_conf") or {}
     if issubclass(cls, BlockListEncoder):
-        settings = effective(settings)
+        settings = effective(settings, cls.drops_layers)
     if part != "preencoder":  # whose input_size is written down
         reject_unknown_keys(cls, f"{part}_conf", settings)
     try:

@@ -37,8 +37,8 @@ def test_frames_are_those_of_the_encoders(layer: str) -> None:
 
         made = EarlyExitFastConformerEncoder(80, [1], output_size=8, attention_heads=2, num_blocks=1, subsampling=int(layer))
     else:
-        config = {"encoder": "early_exit_conformer", "encoder_conf": {"input_layer": layer}}
-        made = tiny.encoder([1], num_blocks=1, input_layer=layer)
+        config = {"encoder": "early_exit_e_branchformer", "encoder_conf": {"input_layer": layer}}
+        made = tiny.encoder([1], backbone="e_branchformer", num_blocks=1, input_layer=layer)
     lengths = torch.arange(1, 60)
     expected = made.frames_of(lengths).tolist()
     assert [subsampled(length, SUBSAMPLING[subsampling(config)]) for length in lengths.tolist()] == expected

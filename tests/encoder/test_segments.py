@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.tasks.asr import encoder_choices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_ee.encoder import espnet_blocks
 from espnet_ee.encoder.base import SegmentEncoder, check_exit_layers
-from espnet_ee.encoder.espnet_blocks import INPUT_LAYERS, REPLACED, BlockCarry, BlockListEncoder
+from espnet_ee.encoder.espnet_blocks import INPUT_LAYERS, LAYER_DROP, REPLACED, BlockCarry, BlockListEncoder
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.plugin.register import register
@@ -69,7 +71,9 @@ def test_no_block_above_the_exit_runs(backbone):
 @pytest.mark.parametrize(
     ("backbone", "changes"),
     [
-        *(("conformer", {"input_layer": layer}) for layer in INPUT_LAYERS),
+        *(("e_branchformer", {"input_layer": layer}) for layer in INPUT_LAYERS),
+        *(("conformer", {"input_layer": layer}) for layer in ("linear", "conv2d", "conv2d8")),
+        ("transformer", {"input_layer": "conv1d2"}),
         ("transformer", {}),
         ("transformer", {"normalize_before": False, "input_layer": "linear"}),
         *((backbone, {"rel_pos_type": "legacy"}) for backbone in tiny.BACKBONES if backbone != "transformer"),
@@ -167,7 +171,8 @@ def test_every_stock_default_is_visible_to_print_config(backbone):
     cls = tiny.BACKBONES[backbone][0]
     ours, stock = get_default_kwargs(cls), get_default_kwargs(cls.__bases__[1])
     assert {"exit_layers", "exit_norm"} <= ours.keys()
-    assert stock.keys() - ours.keys() == stock.keys() & set(REPLACED)
+    hidden = {*REPLACED} if cls.drops_layers else {*REPLACED, LAYER_DROP}
+    assert stock.keys() - ours.keys() == stock.keys() & hidden
     changed = {"rel_pos_type"} if "conformer" in backbone else set()
     assert {key for key in stock.keys() & ours.keys() if stock[key] != ours[key]} == changed
 
@@ -209,14 +214,12 @@ def test_exit_layers_are_checked(exit_layers, message):
         ("conformer", {"lineer_units": 3}, "encoder_conf: unknown key 'lineer_units'"),
         ("conformer", {"interctc_layer_idx": [2]}, "interctc_layer_idx .2.: name the exits in exit_layers"),
         ("conformer", {"ctc_trim": True}, "ctc_trim True: an early exit cannot honour it; remove it"),
-        ("e_branchformer", {"layer_drop_rate": 0.1}, "layer_drop_rate 0.1: an early exit cannot"),
         ("conformer", {"exit_norm": "both"}, "exit_norm"),
         ("conformer", {"input_layer": "embed"}, "input_layer"),
         ("transformer", {"positionwise_layer_type": "conv1d"}, "positionwise_layer_type .* use linear"),
         ("transformer", {"pos_enc_layer_type": "conv"}, "pos_enc_layer_type"),
         ("e_branchformer", {"attention_layer_type": "fast_selfattn"}, "attention_layer_type"),
         ("e_branchformer", {"gradient_checkpoint_layers": [1]}, "gradient_checkpoint_layers .1.: an early exit cannot"),
-        ("branchformer", {"input_layer": "conv1d1"}, "input_layer"),
         ("multiconv_conformer", {"lineer_units": 3}, "unknown key 'lineer_units'; .*multicgmlp_type"),
     ],
 )
@@ -229,9 +232,58 @@ def test_unknown_settings_are_named(backbone, changes, message):
 def test_stock_settings_that_change_nothing_are_taken(backbone):
     """Recipes write them down: 57 of 70 of ESPnet's E-Branchformer configurations have layer_drop_rate 0.0."""
     plain = tiny.encoder([2, 4], backbone=backbone)
-    written = tiny.encoder([2, 4], backbone=backbone, **REPLACED)
+    written = tiny.encoder([2, 4], backbone=backbone, **REPLACED, layer_drop_rate=0.0)
     assert list(plain.state_dict()) == list(written.state_dict())
     xs, ilens = features(64)
+    assert torch.equal(plain(xs, ilens)[0][0], written(xs, ilens)[0][0])
+
+
+def test_layers_are_dropped_in_training_as_in_stock():
+    """Where nothing else is random, and both draw the same numbers."""
+    conf = {**tiny.BACKBONES["e_branchformer"][1], "dropout_rate": 0.0, "positional_dropout_rate": 0.0, "layer_drop_rate": 0.5}
+    ours = tiny.encoder([2, 4], backbone="e_branchformer", **conf, exit_norm="none").train()
+    stock = EBranchformerEncoder(80, **conf).train()
+    stock.load_state_dict(ours.state_dict())
+    xs, ilens = features(64, 64)
+    seen = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        (final, _), _, _ = ours(xs, ilens)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(final, stock(xs, ilens)[0])
+        seen.add(float(final.detach().sum()))
+    assert len(seen) > 3
+    whole = tiny.encoder([2, 4], backbone="e_branchformer", exit_norm="none")
+    whole.load_state_dict(ours.state_dict())
+    assert torch.equal(ours.eval()(xs, ilens)[0][0], whole(xs, ilens)[0][0])
+
+
+@pytest.mark.parametrize("backbone", ["e_branchformer", "multiconv_conformer"])
+def test_a_dropped_layer_has_a_gradient_where_other_processes_wait_for_it(backbone, monkeypatch):
+    ran = []
+    monkeypatch.setattr(espnet_blocks, "trains_with_others", lambda: True)
+    encoder = tiny.encoder([2, 4], backbone=backbone, layer_drop_rate=1.0).train()
+    output = next(encoder.iter_exits(*features(64, 64)))
+    output.hs.square().sum().backward()
+    gradients = [parameter.grad for block in encoder.encoders[:2] for parameter in block.parameters()]
+    assert gradients and all(gradient is not None and not gradient.any() for gradient in gradients)
+    assert encoder.embed.conv[0].weight.grad.any()
+    monkeypatch.undo()
+    encoder.encoders[0].register_forward_hook(lambda *_: ran.append(0))
+    next(encoder.iter_exits(*features(64, 64)))
+    assert not ran
+    next(encoder.eval().iter_exits(*features(64, 64)))
+    assert ran
+
+
+@pytest.mark.parametrize("backbone", ["conformer", "transformer"])
+def test_a_rate_that_stock_passes_over_is_passed_over_with_a_word(backbone, caplog):
+    conf = {"dropout_rate": 0.0, "positional_dropout_rate": 0.0, "attention_dropout_rate": 0.0}
+    xs, ilens = features(64, 64)
+    plain = tiny.encoder([2, 4], backbone=backbone, **conf).train()
+    assert not caplog.messages
+    written = tiny.encoder([2, 4], backbone=backbone, **conf, layer_drop_rate=0.9).train()
+    assert "layer_drop_rate drops no layers here, nor in ESPnet's class" in caplog.text
     assert torch.equal(plain(xs, ilens)[0][0], written(xs, ilens)[0][0])
 
 
@@ -255,7 +307,7 @@ def test_the_page_for_users_names_every_encoder_of_espnet():
 
 @pytest.mark.parametrize("input_layer", INPUT_LAYERS)
 def test_frames_are_those_of_the_convolutions(input_layer):
-    encoder = tiny.encoder([4], input_layer=input_layer)
+    encoder = tiny.encoder([4], backbone="e_branchformer", input_layer=input_layer)
     for length in range(encoder.min_frames, encoder.min_frames + 3 * encoder.stride):
         with torch.no_grad():
             state = encoder.start(*features(length))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.model.heads import mac_table
 from espnet_ee.model.preencoder import check_preencoder
+from espnet_ee.store.build import build_model
 from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.model_card import Card
 from espnet_ee.store.package import load_package, pack_model
@@ -91,6 +92,20 @@ def test_a_pretrained_frontend_of_s3prl(tmp_path, monkeypatch):
     model = load_model(*tiny.save(tmp_path, tiny.model(seed=2, **settings), **settings))
     assert_exits_are_those_of_stock(model)
     assert tiny.asr(model).session.frame_seconds == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize(
+    ("frontend", "conf"),
+    [
+        ("s3prl", {"frontend_conf": {"upstream": "tiny"}}),
+        ("fused", {"frontends": [{"frontend_type": "default"}, {"frontend_type": "s3prl"}]}),
+    ],
+)
+def test_a_package_that_does_not_load_is_one_line_with_what_to_do(frontend, conf, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "s3prl", None)
+    with pytest.raises(UserError, match=r"^x.yaml: frontend: s3prl: its package does not load \(.*s3prl.*\); .*early_exit_hf"):
+        build_model(tiny.config(frontend=frontend, frontend_conf=conf), "x.yaml")
+    assert capfd.readouterr().out == ""
 
 
 def test_what_no_exit_can_be_read_through_is_named():

@@ -126,11 +126,11 @@ def test_espnets_encoders_are_equal_too(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("positions", ["rel_pos", "abs_pos", "scaled_abs_pos"])
-@pytest.mark.parametrize("input_layer", ["conv2d", "conv2d6", "linear"])
+@pytest.mark.parametrize("input_layer", ["conv2d", "conv2d6", "linear", "conv1d3"])
 def test_espnets_positions_come_from_a_formula(positions: str, input_layer: str) -> None:
     attention = "rel_selfattn" if positions == "rel_pos" else "selfattn"
-    changes = {"pos_enc_layer_type": positions, "selfattention_layer_type": attention, "input_layer": input_layer}
-    encoder = tiny.encoder([1, 4], **changes)
+    changes = {"pos_enc_layer_type": positions, "attention_layer_type": attention, "input_layer": input_layer}
+    encoder = tiny.encoder([1, 4], backbone="e_branchformer", **changes)
     for parameter in (part.alpha for part in encoder.modules() if hasattr(part, "alpha")):
         torch.nn.init.constant_(parameter, 0.5)
     xs, ilens = torch.randn(2, 70, 80), torch.tensor([70, 41])

@@ -103,6 +103,7 @@ def test_what_is_beyond_the_table_is_built_by_espnets_task(changes):
         ({"model_conf": {"ctc_weight": 1.0, "encoder": None}}, "model_conf: .*encoder"),
         ({"encoder_conf": {"input_size": 3}}, "encoder_conf: unknown key 'input_size'"),
         ({"model_conf": {"ctc_weight": 1.0, "aux_ctc": {"a": 1}}}, "aux_ctc"),
+        ({"postencoder": "length_adaptor"}, "postencoder: early_exit reads its exits off the encoder alone; remove it"),
         ({"frontend_conf": {"n_mels": "many"}}, "no model can be built"),
         ({"frontend": "nonsense"}, "no model can be built"),
         ({"token_list": None}, "no model can be built"),
