@@ -66,7 +66,9 @@ def _draw_panel(panel: Any, models: Sequence[Model], name: str, colours: Mapping
                 (marks[point.policy],) = panel.plot([], [], marker=marker, markeredgecolor="#777777", **_MARK)
     panel.set_xlabel(f"compute ({word} per second of audio)")
     if max(costs) > _MUCH * min(costs) > 0:
-        panel.set_xscale("log")
+        panel.set_xscale("log", subs=[])
+        panel.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        panel.xaxis.set_major_formatter("{x:g}")
     else:
         panel.set_xlim(left=0)
     panel.set_ylim(0, 1.15 * max(point.wer for point in points) or 1.0)

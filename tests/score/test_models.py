@@ -178,6 +178,10 @@ def test_very_unlike_models_are_drawn_on_a_logarithmic_scale(experiments: Path) 
     write_exits(experiments / "exp" / "large" / "exits.csv", [point(12, 0, 7e9)])
     (panel,) = make_models_figure(read_models(["EE=exp/ee", "large=exp/large"])[0], ["test"], "title").axes
     assert panel.get_xscale() == "log" and "GMACs" in panel.get_xlabel()
+    panel.figure.canvas.draw()
+    ticks = [tick for tick in panel.get_xticks() if panel.get_xlim()[0] <= tick <= panel.get_xlim()[1]]
+    assert len(ticks) >= 3 and all(f"{tick:e}"[0] in "125" for tick in ticks)
+    assert {f"{tick:g}" for tick in ticks} <= {label.get_text() for label in panel.get_xticklabels()}
 
 
 def test_an_environment_is_read_back(tmp_path: Path) -> None:
