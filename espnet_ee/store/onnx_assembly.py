@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx
@@ -61,7 +61,6 @@ class Assembly:
         for node in model.graph.node:
             added = NodeProto()
             added.CopyFrom(node)
-            added.name = f"{self._placed}/{node.output[0]}"
             added.input[:] = [names[name] for name in node.input]
             added.output[:] = [names[name] for name in node.output]
             self._nodes.append(added)
@@ -89,14 +88,44 @@ class Assembly:
         finally:
             self._nodes = outer
 
-    def finish(self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> ModelProto:
-        """The whole, without nodes and weights that no output needs."""
+    def finish(
+        self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto], keep: Collection[str] = ()
+    ) -> ModelProto:
+        """The whole, without nodes and weights that no output needs; see :func:`with_short_names` for ``keep``."""
         live = {value.name for value in outputs}
         nodes = _needed(self._nodes, live)
         weights = [tensor for name, tensor in self.initializers.items() if name in live]
         graph = helper.make_graph(nodes, "espnet_ee", inputs, outputs, weights)
         opsets = [helper.make_opsetid(domain, version) for domain, version in sorted(self._opsets.items())]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=self._ir_version, producer_name="espnet_ee")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=self._ir_version, producer_name="espnet_ee")
+        return with_short_names(model, keep)
+
+
+def with_short_names(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
+    """The model, changed, with nodes that have no names and values that have short ones: of a small model's 8-bit file names are 4 %.
+
+    Args:
+        model: whose values have names that no branch uses twice.
+        keep: names that stay, beside those of its inputs and outputs.
+    """
+    graph = model.graph
+    names = {name: name for name in ("", *keep, *(value.name for value in (*graph.input, *graph.output)))}
+    _shorten(graph, names)
+    return model
+
+
+def _shorten(graph: GraphProto, names: Names) -> None:
+    def short(name: str) -> str:
+        return names.setdefault(name, f"{len(names):X}")
+
+    for value in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        value.name = short(value.name)
+    for node in graph.node:
+        node.ClearField("name")
+        node.input[:], node.output[:] = map(short, node.input), map(short, node.output)
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _shorten(attribute.g, names)
 
 
 def _needed(nodes: Sequence[NodeProto], live: set[str]) -> list[NodeProto]:

@@ -202,7 +202,7 @@ def _finish(graph: Assembly, shape: Shape, values: Names) -> ModelProto:
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", shape.width]),
         helper.make_tensor_value_info("x_lens", TensorProto.INT64, ["N"]),
     ]
-    return graph.finish(inputs, _outputs(shape, {kind: kind for kind in values}))
+    return graph.finish(inputs, _outputs(shape, {kind: kind for kind in values}), keep=(THRESHOLD,))
 
 
 def set_threshold(path: str | Path, threshold: float) -> None:

@@ -22,6 +22,7 @@ from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.store import onnx_graphs
 from espnet_ee.store.onnx_description import describe_model, token_lines
 from espnet_ee.store.onnx_files import Shape, self_stopping, single_exit
+from espnet_ee.store.onnx_int8 import quantised
 from espnet_ee.store.onnx_modules import segments_of
 from espnet_ee.store.onnx_stop import stop_rule
 
@@ -104,7 +105,7 @@ def _segments(
     for number, (layer, segment) in enumerate(segments.items(), 1):
         graphs = {"fp32": onnx_graphs.trace_segment(segment)}
         if export.int8:
-            graphs["int8"] = onnx_graphs.quantised(graphs["fp32"])
+            graphs["int8"] = quantised(graphs["fp32"], model.encoder.output_size())
         # So that a device can tell files of two exports apart.
         entry: dict[str, Any] = {"layer": layer, "graph": f"{description['parameters_sha256'][:16]} exit {layer}"}
         for kind, graph in graphs.items():

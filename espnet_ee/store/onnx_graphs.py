@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
+from espnet_ee.store.onnx_assembly import with_short_names
 from espnet_ee.store.onnx_modules import Segment
 
 OPSET = 18  # of 2022: what phones' runtimes have
@@ -31,7 +31,7 @@ def trace(module: torch.nn.Module, arguments: Sequence[Any], inputs: Sequence[st
         outputs: names of what the module returns.
     """
     free = tuple(dict.fromkeys(range(min(2, argument.dim())), torch.export.Dim.DYNAMIC) for argument in arguments)
-    with _quiet(), torch.no_grad(), _one_line():
+    with quiet(), torch.no_grad(), _one_line():
         program = torch.onnx.export(
             module,
             tuple(arguments),
@@ -43,7 +43,7 @@ def trace(module: torch.nn.Module, arguments: Sequence[Any], inputs: Sequence[st
             verbose=False,
         )
     assert program is not None
-    return without_traces(program.model_proto)
+    return with_short_names(without_guards(without_traces(program.model_proto)))
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _one_line() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns of its own insides, and the quantiser (on the root logger) of a step that the exporter has done."""
     loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -85,6 +85,28 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
         for name, dim in zip(("N", "T"), value.type.tensor_type.shape.dim, strict=False):
             if not dim.HasField("dim_value"):
                 dim.dim_param = name if name == "N" or value in graph.input else "T_out"
+    return model
+
+
+def without_guards(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, changed, without what torch's attention does for a query that sees no key: here every query sees one.
+
+    The exporter looks at each attention weight whether it is NaN: a seventh of a segment's time.
+    """
+    graph, makers = model.graph, {name: node for node in model.graph.node for name in node.output}
+    weights: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "Where" and (test := makers.get(node.input[0])) and test.op_type == "IsNaN":
+            weight = makers.get(test.input[0])
+            if weight is not None and weight.op_type == "Softmax" and node.input[2] == test.input[0]:
+                weights[node.output[0]] = node.input[2]
+    for node in graph.node:
+        node.input[:] = [weights.get(name, name) for name in node.input]
+    unused = [node for node in graph.node if weights.keys() & set(node.output)]
+    read = {name for node in graph.node if node not in unused for name in node.input}
+    unused += [node for node in graph.node if node.op_type == "IsNaN" and node.output[0] not in read]
+    for node in unused:
+        graph.node.remove(node)
     return model
 
 
@@ -125,24 +147,6 @@ def check_graph(segment: Segment, model: onnx.ModelProto) -> None:
             f"this model has no ONNX form: its graph differs from torch by {max(apart):.2g} on audio of another length; "
             "torch took something for a constant"
         )
-
-
-def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the weights of its matrix products in 8 bits: a scale for each output, activations scaled as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(model, source)
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
-        )
-        return without_traces(onnx.load(target))
 
 
 def write_model(path: Path, model: onnx.ModelProto) -> None:

@@ -1,0 +1,107 @@
+"""Graphs of 8 bits: what is quantised, and that it stays near."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from espnet_ee.store.onnx_graphs import trace_segment
+from espnet_ee.store.onnx_int8 import _move_scales, quantised
+from espnet_ee.store.onnx_modules import segments_of
+from tests.store import onnx_models
+
+WIDTH = 48
+
+
+@pytest.fixture(scope="module")
+def traced() -> tuple[torch.nn.Module, onnx.ModelProto]:
+    """A segment of one block whose norms scale each dimension in another way, one of them to nothing."""
+    conf = {"output_size": WIDTH, "linear_units": 100, "num_blocks": 1, "exit_layers": [1]}
+    model = onnx_models.model(**onnx_models.settings(encoder_conf=conf, normalize="utterance_mvn"))
+    for part in model.encoder.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            torch.nn.init.uniform_(part.weight, 0.5, 2.0)
+            torch.nn.init.normal_(part.bias, std=0.3)
+            with torch.no_grad():
+                part.weight[3] = 0.0
+    return model, trace_segment(segments_of(model)[1])
+
+
+def product(weights: np.ndarray) -> onnx.ModelProto:
+    """A graph of one product."""
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "T", size])
+        for name, size in zip("xy", weights.shape, strict=True)
+    ]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "product", values[:1], values[1:], [numpy_helper.from_array(weights, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_int8_is_near(traced: tuple[torch.nn.Module, onnx.ModelProto]) -> None:
+    model, graph = traced
+    feed = onnx_models.features(model, onnx_models.speech((16000,)))
+    whole, near = (onnx_models.run(each, feed) for each in (graph, quantised(graph, WIDTH)))
+    assert 0 < np.abs(whole["hidden_out"] - near["hidden_out"]).mean() < 0.02 * np.abs(whole["hidden_out"]).mean()
+
+
+def test_all_but_the_smallest_weights_are_in_8_bits_and_wide_products_computed_so(
+    traced: tuple[torch.nn.Module, onnx.ModelProto],
+) -> None:
+    _, graph = traced
+    before = graph.SerializeToString(deterministic=True)
+    small = quantised(graph, WIDTH)
+    assert graph.SerializeToString(deterministic=True) == before
+    kinds = Counter(node.op_type for node in small.graph.node)
+    # Subsampling's output, four of feed-forward modules, and two that make more than they take (attention, convolution).
+    assert kinds["MatMulInteger"] == 7 and "ConvInteger" not in kinds
+    shapes = {tensor.data_type: set[tuple[int, ...]]() for tensor in small.graph.initializer}
+    for tensor in small.graph.initializer:
+        shapes[tensor.data_type].add(tuple(tensor.dims))
+    assert {(WIDTH, 100), (100, WIDTH), (WIDTH, 3 * WIDTH)} <= shapes[TensorProto.UINT8]
+    assert shapes[TensorProto.INT8] == {(WIDTH, WIDTH)}
+    assert all(len(shape) != 2 or np.prod(shape) <= 2048 for shape in shapes[TensorProto.FLOAT])
+
+
+def test_a_norms_scales_go_into_the_products_behind_it(traced: tuple[torch.nn.Module, onnx.ModelProto]) -> None:
+    model, graph = traced
+    moved = onnx.ModelProto()
+    moved.CopyFrom(graph)
+    _move_scales(moved.graph)
+    feed = onnx_models.features(model, onnx_models.speech((16000,)))
+    whole, same = (onnx_models.run(each, feed) for each in (graph, moved))
+    for name, values in whole.items():
+        np.testing.assert_allclose(same[name], values, atol=2e-4)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in moved.graph.initializer}
+    norms = [node for node in moved.graph.node if node.op_type == "LayerNormalization"]
+    scales = [np.delete(weights[norm.input[1]], 3) for norm in norms]
+    assert [bool((scale == 1.0).all()) for scale in scales] == [True] * 4 + [False]  # the last is the next segment's, too
+
+
+def test_sums_of_large_products_do_not_overflow() -> None:
+    rows = np.ones((1, 5, 256), np.float32)
+    outputs = onnx_models.run(quantised(product(np.ones((256, 30), np.float32)), 1), {"x": rows})
+    np.testing.assert_allclose(outputs["y"], 256.0, rtol=1e-3)
+
+
+def test_a_weight_that_two_read_stays_as_it_is() -> None:
+    model = product(np.ones((64, 64), np.float32))
+    model.graph.node.append(helper.make_node("MatMul", ["y", "w"], ["z"]))
+    model.graph.output[0].name = "z"
+    outputs = onnx_models.run(quantised(model, 64), {"x": np.ones((1, 5, 64), np.float32)})
+    np.testing.assert_allclose(outputs["z"], 64.0**2, rtol=1e-6)
+
+
+def test_a_column_of_zeros_stays_one() -> None:
+    weights = np.random.default_rng(0).standard_normal((64, 40)).astype(np.float32)
+    weights[:, 7] = 0.0
+    rows = np.random.default_rng(1).standard_normal((1, 9, 64)).astype(np.float32)
+    for width in (1, 64):
+        outputs = onnx_models.run(quantised(product(weights), width), {"x": rows})
+        assert not outputs["y"][..., 7].any()
+        np.testing.assert_allclose(outputs["y"], rows @ weights, atol=0.3)
