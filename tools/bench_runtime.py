@@ -2,13 +2,16 @@
 """What a device pays: start to first text, loading, milliseconds for some seconds of audio at each exit, and memory, by engine.
 
     python tools/bench_runtime.py --model DIR [--torch DIR ...] [--stock] [--audio a.wav] [--seconds 10] [--repeats 7]
+    python tools/bench_runtime.py --model DIR --utterances 5000     # does memory grow? in one process, 1 to 30 s each, all blocks
 
 DIR is a package or an experiment with an export (espnet-ee export --int8 --out DIR). Measured are its fp32 and int8 graphs by ONNX
 Runtime; with torch installed DIR itself and those of --torch (another encoder, the plain recipe), with --stock by ESPnet's own
 Speech2Text, too (CTC, beam 10, all blocks: give real --audio, for a search takes its time by what it finds); with sherpa-onnx
 installed the file that stops by itself. Every engine runs in a process of its own, which is started anew in each repeat, all engines in turn, so
 that whatever else the machine does falls on all alike; medians of the repeats are printed. "first text" counts from the start of
-the process, interpreter and imports included; "peak" is the largest memory that the process ever held.
+the process, interpreter and imports included; "peak" is the largest memory that the process ever held. "deciding" is the share of a
+call through all blocks that goes to reading the exits below the last (in torch with their heads, which a graph has inside) and asking
+the policy.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ import numpy as np
 from espnet_ee.errors import UsageError, UserError, run
 
 PASSES = 5  # of each exit in one process
+SHORTEST, LONGEST = 1.0, 30.0  # seconds of the utterances that memory is measured with
+TENTHS = 10
 BEAM = 10  # of ESPnet's own search, as its recipes have it
 
 
@@ -41,10 +46,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the noise")
     parser.add_argument("--repeats", type=int, default=7, help="processes of each engine, 3 or more")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--utterances", type=int, help="measure the runtime's memory over so many utterances, and nothing else")
     parser.add_argument("--engine", help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     if arguments.repeats < 3:
         raise UsageError("--repeats: a median of fewer than 3 says little; give 3 or more")
+    if arguments.utterances is not None and arguments.utterances < 10 * TENTHS:
+        raise UsageError(f"--utterances: give {10 * TENTHS} or more")
     return arguments
 
 
@@ -82,13 +90,65 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     load = time.perf_counter() - started
     samples = load_audio(arguments.audio, arguments.seconds, asr.sample_rate)
     asr.recognise([samples])
-    first = time.monotonic()
+    first, policy = time.monotonic(), asr.config.policy_for(asr.exit_layers)
     times = {"policy " + asr.policy_name: median_of(lambda: asr.recognise([samples]))}
     for layer in asr.exit_layers:
         asr.use(FixedExitPolicy(layer))
         asr.recognise([samples])
         times[f"exit {layer}"] = median_of(lambda: asr.recognise([samples]))
-    return {"load": load, "first": first, "times": times, "peak": peak(), "seconds": len(samples) / asr.sample_rate}
+    shares = [share_of_deciding(asr.session, policy, samples) for _ in range(PASSES)]
+    measured = {"load": load, "first": first, "times": times, "peak": peak(), "seconds": len(samples) / asr.sample_rate}
+    return {**measured, "deciding": statistics.median(shares)}
+
+
+def share_of_deciding(session: Any, policy: Any, samples: np.ndarray) -> float:
+    """Of a pass through all blocks, what goes to reading the exits below the last and asking a policy at each."""
+    from espnet_ee.policy.frames import evidence_of
+
+    started, spent, passed = time.perf_counter(), 0.0, []
+    state = session.start([samples])
+    for layer in session.exit_layers[:-1]:
+        state = session.advance(state)
+        asked = time.perf_counter()
+        [frames] = session.read(state, [0], frozenset())
+        passed.append(evidence_of(layer, frames, session.blank, policy.reads))
+        policy.should_stop(passed)
+        spent += time.perf_counter() - asked
+    session.advance(state)
+    return spent / (time.perf_counter() - started)
+
+
+def measure_growth(arguments: argparse.Namespace) -> None:
+    """Prints the resident set of this process, over utterances of all lengths through all blocks; the longest comes first."""
+    from espnet_ee import EarlyExitASR
+    from espnet_ee.policy.fixed import FixedExitPolicy
+
+    int8 = any(export_folder(arguments.model).glob("segment_*.int8.onnx"))
+    asr = EarlyExitASR.from_pretrained(arguments.model, engine="onnx", int8=int8)
+    asr.session.use_threads(arguments.threads)
+    asr.use(FixedExitPolicy(asr.exit_layers[-1]))
+    noise, random = load_audio(arguments.audio, LONGEST, asr.sample_rate), np.random.default_rng(0)
+    most = min(len(noise), int(LONGEST * asr.sample_rate))
+    asr.recognise([noise[:most]])
+    means = []
+    print(f"{asr.session.precision} {arguments.model}: resident set after the longest utterance {resident():.1f} MB")
+    for tenth in range(TENTHS):
+        sizes = []
+        for _ in range(arguments.utterances // TENTHS):
+            length = int(random.uniform(SHORTEST / LONGEST, 1.0) * most)
+            asr.recognise([noise[:length]])
+            sizes.append(resident())
+        means.append(statistics.fmean(sizes))
+        print(
+            f"  utterances to {(tenth + 1) * len(sizes):>6}: mean {means[-1]:.1f} MB, largest {max(sizes):.1f} MB", flush=True
+        )
+    print(f"growth from the second tenth to the last: {100 * (means[-1] / means[1] - 1):+.2f} %; peak {peak():.1f} MB")
+
+
+def resident() -> float:
+    """Memory of this process now, in MB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
 
 
 def measure_sherpa(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
@@ -184,12 +244,18 @@ def show(engine: str, model: Path, runs: list[dict[str, Any]]) -> None:
     for name in runs[0]["times"]:
         milliseconds = statistics.median(one["times"][name] for one in runs) * 1000
         print(f"  {name:<28} {milliseconds:8.1f} ms for {runs[0]['seconds']:.1f} s of audio, features and text included")
+    if "deciding" in runs[0]:
+        share = statistics.median(one["deciding"] for one in runs)
+        print(f"  deciding at every exit       {100 * share:8.2f} % of a call through all blocks")
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.engine:
         print(json.dumps(measure(arguments)))
+        return
+    if arguments.utterances is not None:
+        measure_growth(arguments)
         return
     engines = engines_of(arguments)
     runs: dict[tuple[str, Path], list[dict[str, Any]]] = {key: [] for key in engines}
