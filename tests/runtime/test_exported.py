@@ -8,16 +8,22 @@ import numpy as np
 import pytest
 
 from espnet_ee.api import EarlyExitASR
-from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.loop import UtteranceError, recognise
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.runtime.model import open_export
 from espnet_ee.runtime.onnx_session import OnnxSession
 from espnet_ee.store.onnx_folder import OnnxExport, export_onnx
+from espnet_ee.text import collapse
 from tests.store import onnx_models
 
 LENGTHS = (16000, 9000, 24000, 400, 50, 12345)
+UNUSUAL = {
+    "0.1 s": onnx_models.speech((1600,))[0],
+    "silence": np.zeros(16000, np.float32),
+    "60 s": onnx_models.speech((60 * 16000,))[0],
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +68,43 @@ def test_its_policy_and_its_int8_graphs_come_along(pair: tuple[TorchSession, Pat
     int8 = EarlyExitASR.from_pretrained(folder.parent, policy, int8=True)
     assert [result.score for result in int8.recognise(speech)] == [int8.recognise([samples])[0].score for samples in speech]
     assert int8.session.precision == "int8"
+
+
+def self_stopping(folder: Path, batch: list[np.ndarray]) -> list[tuple[tuple[int, ...], int]]:
+    """Tokens and exit layer of each utterance by the one file, which is given the features that the runtime makes."""
+    features = [open_export(folder).features(samples) for samples in batch]
+    lengths = [len(frames) for frames in features]
+    x = np.stack([np.pad(frames, ((0, max(lengths) - len(frames)), (0, 0))) for frames in features])
+    outputs = onnx_models.run(folder / "self_stopping.onnx", {"x": x, "x_lens": np.array(lengths)})
+    rows = zip(outputs["log_probs"], outputs["lens"], outputs["exit_layer"], strict=True)
+    return [(tuple(collapse(table[:count].argmax(-1).tolist())), int(layer)) for table, count, layer in rows]
+
+
+def test_unusual_audio_is_as_in_torch(pair: tuple[TorchSession, Path]) -> None:
+    torch_session, folder = pair
+    asr, batch = EarlyExitASR.from_pretrained(folder.parent), list(UNUSUAL.values())
+    there = recognise(torch_session, asr.config, batch)
+    assert [(r.text, r.exit_layer) for r in asr.recognise(batch)] == [(r.text, r.exit_layer) for r in there]
+    expected = [(r.token_ids, r.exit_layer) for r in there]
+    assert self_stopping(folder, batch) == expected == [self_stopping(folder, [samples])[0] for samples in batch]
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_audio_of_other_rates_and_channels_is_as_in_torch(pair: tuple[TorchSession, Path], rate: int) -> None:
+    torch_session, folder = pair
+    stereo = np.stack(onnx_models.speech((rate, rate), seed=2), axis=1)
+    here = EarlyExitASR.from_pretrained(folder.parent)
+    there = EarlyExitASR(torch_session, 16000, here.config)
+    texts = [(r.text, r.exit_layer) for r in (asr.transcribe(stereo, rate) for asr in (here, there))]
+    assert texts[0] == texts[1]
+
+
+def test_what_is_not_a_number_stops_nowhere_and_leaves_its_neighbours_alone(pair: tuple[TorchSession, Path]) -> None:
+    torch_session, folder = pair
+    broken, whole = np.full(16000, np.nan, np.float32), onnx_models.speech((16000,))[0]
+    for session in (torch_session, OnnxSession(open_export(folder))):
+        with pytest.raises(UtteranceError, match="not finite"):
+            recognise(session, DecodingConfig(), [broken])
+    # Nobody looks at what the one file is given: it goes on to the last exit, as a policy does whose evidence is broken.
+    [(_, layer), neighbour] = self_stopping(folder, [broken, whole])
+    assert layer == torch_session.exit_layers[-1] and neighbour == self_stopping(folder, [whole])[0]
