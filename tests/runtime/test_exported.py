@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from espnet_ee.api import EarlyExitASR
-from espnet_ee.decode.loop import UtteranceError, recognise
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.session import UtteranceError
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
