@@ -95,8 +95,9 @@ def searches(lm: Path | None, tokens: Sequence[str]) -> Iterator[tuple[str, Sear
         yield "beam 10 with the n-gram", replace(BEAM, lm=str(lm))
         yield "  width 12", replace(BEAM, lm=str(lm), width=12.0)
         yield "  blank frames from 0.99 on skipped", replace(BEAM, lm=str(lm), blank_skip=0.99)
-    letters = [token for token in tokens if len(token) > 1 and not token.startswith("<")][:10] or list(tokens[2:12])
-    yield "beam 10 with 10 hotwords", BEAM.with_hotwords([letter.strip("▁") for letter in letters if letter.strip("▁")])
+    words = [token.strip("▁") for token in tokens if not token.startswith("<") and token.strip("▁")]
+    longest = sorted(words, key=len, reverse=True)[:10]
+    yield f"beam 10 with {len(longest)} hotwords", BEAM.with_hotwords(longest)
 
 
 def median_ms(work: Callable[[], object], repeats: int) -> float:
