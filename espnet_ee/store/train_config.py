@@ -123,7 +123,10 @@ def sampling_rate(config: dict[str, Any]) -> int:
     Args:
         config: from :func:`read_train_config`.
     """
-    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
+    conf = config.get("frontend_conf") or {}
+    if not isinstance(conf, dict):
+        raise UserError(f"frontend_conf: {conf!r}: write 'key: value' lines")
+    rate = conf.get("fs", 16000)
     try:
         return parse_rate(rate)
     except ValueError:

@@ -145,6 +145,7 @@ PLAIN = "encoder: x\nfrontend_conf: {n_mels: 80}\noptim_conf: {lr: 2.0e-3}\nmax_
         (PLAIN.replace("n_mels: 80", "n_mels: 40"), [FRONTEND, STATISTICS, TRAINING]),
         (PLAIN + "speech_volume_normalize: 0.1\n", [STATISTICS, TRAINING]),
         (PLAIN + "specaug: specaug\n", [TRAINING]),
+        (PLAIN + "1: {2: a, b: [{? ~ : c, 3: d}]}\n", [TRAINING]),
     ],
 )
 def test_what_a_configuration_changes(config, text: str, changes: list[int]) -> None:

@@ -274,6 +274,11 @@ def test_sampling_rate(given, rate):
     assert sampling_rate({"frontend_conf": {} if given is None else {"fs": given}}) == rate
 
 
+def test_a_frontend_of_no_settings_is_one_line():
+    with pytest.raises(UserError, match="frontend_conf: 'fs 8000': write 'key: value' lines"):
+        sampling_rate({"frontend_conf": "fs 8000"})
+
+
 @pytest.mark.parametrize("rate", ["fast", "k", "", 0, -8000, "infk", "nan", True, []])
 def test_what_is_no_sampling_rate_is_said_wherever_it_is_read(tmp_path, rate):
     with pytest.raises(UserError, match="fs"):

@@ -84,7 +84,14 @@ def lines(rate: int, path: str, words: list[str]) -> list[str]:
     may_change |= {key_of(option): value_of(option) for option in options if key_of(option) in GOES_ON}
     name = " ".join(word for option in lasting for word in option)
     parts = (frontend, statistics, training, may_change, {**frontend, **encoder_of(config, options)})
-    return [*(json.dumps(part, sort_keys=True, default=str) for part in parts), name]
+    return [*(json.dumps(text_keys(part), sort_keys=True, default=str) for part in parts), name]
+
+
+def text_keys(value: Any) -> Any:
+    """YAML's keys may be anything, JSON's are text (and only such can be sorted)."""
+    if isinstance(value, dict):
+        return {str(key): text_keys(inner) for key, inner in value.items()}
+    return [text_keys(inner) for inner in value] if isinstance(value, list) else value
 
 
 def encoder_of(config: dict[str, Any], options: Words) -> dict[str, Any]:
