@@ -101,6 +101,8 @@ class MacTable:
         """
         layers = list(exit_layers)
         try:
+            if not all(isinstance(mapping[key], dict) for key in ("blocks", "heads")):
+                raise TypeError("blocks and heads stand by exit layer")
             blocks = {layer: tuple(_parabola(part) for part in mapping["blocks"][layer]) for layer in layers}
             heads = {layer: _parabola(mapping["heads"][layer]) for layer in layers}
             front = tuple(_count(macs) for macs in mapping["front"])

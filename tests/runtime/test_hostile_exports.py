@@ -221,6 +221,8 @@ def segments(**changes: Any) -> list[dict[str, Any]]:
         ({"segments": [{"layer": n} for n in LAYERS]}, "no graphs of every segment"),
         ({"macs": {}}, "macs"),
         ({"macs": {**description()["macs"], "stride": 0}}, "macs"),
+        ({"macs": {**description()["macs"], "blocks": []}}, "macs"),
+        ({"macs": {**description()["macs"], "heads": list(range(20))}}, "macs"),
         ({"macs": {**description()["macs"], "front": [10**30]}}, "macs"),
         ({"min_frames": 10**9}, "min_frames is 1000000000"),
         ({"normalize": "utterance"}, "normalize 'utterance'"),
