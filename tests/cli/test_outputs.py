@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,8 @@ def test_no_process_outlives_the_command(sign: signal.Signals, model: Path, tmp_
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 16000 * 3600), 16000)
     words = ["transcribe", str(tmp_path / "long.wav"), "--model", str(model), "--nj", "2", "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "espnet_ee.cli", *words, "--max_segment_seconds", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's job in the background is started deaf to it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen) as process:
         journal = tmp_path / "out/.long.txt.journal"
         wait_for(lambda: journal.is_file() and journal.read_text().count("\n") > 3)
         workers = children(process.pid)

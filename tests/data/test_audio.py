@@ -121,7 +121,7 @@ def test_broken_files_are_named(tmp_path: Path, tone: Tone) -> None:
     soundfile.write(tmp_path / "empty.wav", tone(0), RATE)
     soundfile.write(tmp_path / "stereo.wav", np.zeros((9, 2)), RATE)
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), RATE, subtype="FLOAT")
-    messages = {"nothing": "not readable", "empty": "no samples", "stereo": "2 channels", "nan": "not finite"}
+    messages = {"nothing": "is empty", "empty": "no samples", "stereo": "2 channels", "nan": "not finite"}
     for name, message in {**messages, "absent": "no such audio file", "long" * 999: "no such audio file"}.items():
         with pytest.raises(UserError, match=f"{name}.wav: .*{message}"):
             read_audio(tmp_path / f"{name}.wav")

@@ -193,7 +193,7 @@ AUDIO: dict[str, tuple[Break, str]] = {
     "truncated FLAC": (cut(VICTIM, 0.5), r"0001\.flac: .*get the file again"),
     "FLAC of a header only": (cut(VICTIM, 0.003), r"0001\.flac: "),
     "truncated WAV": (lambda p: (as_wav(noise(RATE))(p), cut(VICTIM, 0.5)(p)), r"0001\.flac: cut short: \d+ of 16000 samples are there; get"),
-    "empty file": (lambda p: p.text(VICTIM, b""), r"0001\.flac: not readable"),
+    "empty file": (lambda p: p.text(VICTIM, b""), r"0001\.flac: is empty"),
     "no audio at all": (lambda p: p.text(VICTIM, "<html>404</html>" * 9), r"0001\.flac: not readable .*convert"),
     "NaN": (as_wav(with_nan(np.nan), subtype="FLOAT"), r"0001\.flac: holds samples that are not finite"),
     "infinity": (as_wav(with_nan(np.inf), subtype="FLOAT"), r"0001\.flac: holds samples that are not finite"),
