@@ -184,6 +184,8 @@ class OnnxSession:
     def _options(self) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        # It would keep a plan of its memory for every length that it ever saw; reading lengths as they come costs no time.
+        options.enable_mem_pattern = False
         options.log_severity_level = 4  # what goes wrong is raised, too
         return options
 

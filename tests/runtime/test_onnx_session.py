@@ -124,6 +124,11 @@ def test_threads_change_nothing(session: OnnxSession, speech: list[np.ndarray]) 
     assert [(r.token_ids, r.exit_layer) for r in before] == [(r.token_ids, r.exit_layer) for r in after]
 
 
+def test_memory_does_not_grow_with_the_lengths_that_were_seen(session: OnnxSession, speech: list[np.ndarray]) -> None:
+    recognise(session, DecodingConfig(), speech[:1])
+    assert session._loaded and not any(graph.get_session_options().enable_mem_pattern for graph in session._loaded.values())
+
+
 def test_it_goes_to_another_process(session: OnnxSession, speech: list[np.ndarray]) -> None:
     before = recognise(session, DecodingConfig(), speech[:1])[0]
     again = recognise(pickle.loads(pickle.dumps(session)), DecodingConfig(), speech[:1])[0]
