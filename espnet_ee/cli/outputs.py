@@ -35,12 +35,13 @@ class Outputs:
     Args:
         options: of the command.
         several: whether there are several recordings, so that texts need a name.
-        identity: what recognises and how; None: transcripts depend on more than that, so that nothing is left out.
+        identity: what recognises and how; None: nothing is written to a folder, or transcripts depend on more than that, so that
+            nothing is left out.
     """
 
     def __init__(self, options: argparse.Namespace, several: bool, identity: Mapping[str, Any] | None) -> None:
         self._format, self._out, self._several = options.format, options.out, several
-        self._identity = None if options.out is None else identity
+        self._identity = identity
         self._done = _read(options.out / DONE) if self._identity is not None else {}
         self._made_of: dict[AudioFile, dict[str, Any]] = {}  # as they were when they were opened
 
@@ -110,11 +111,9 @@ def _digest_of_model(session: Any) -> str:
         export, kind = session.export, session.precision
         paths = [export.path, *(segment.paths[kind] for segment in export.segments if is_file(segment.paths[kind]))]
         return f"{kind} {files_digest(paths)}"
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in session.model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().numpy().tobytes())
-    return digest.hexdigest()
+    from espnet_ee.store.onnx_description import fingerprint  # imports torch
+
+    return fingerprint(session.model)
 
 
 def _digest(identity: Mapping[str, Any]) -> str:

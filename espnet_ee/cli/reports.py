@@ -37,9 +37,8 @@ class Progress:
         if elapsed >= self._next:
             line = f"espnet-ee: {self.state(self._done, elapsed)}"
             self._next = elapsed + (0.5 if self._terminal else _EVERY)
-            print(
-                f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr, flush=True
-            )
+            start, end = ("\r\x1b[K", "") if self._terminal else ("", "\n")
+            print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
             self._drawn = self._terminal
 
     def state(self, done: float, elapsed: float) -> str:

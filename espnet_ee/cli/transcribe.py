@@ -19,6 +19,7 @@ from espnet_ee.cli.recogniser import EXITS, build_worker, open_controller, open_
 from espnet_ee.cli.reports import Problems, Progress
 from espnet_ee.cli.workers import Workers
 from espnet_ee.data.audio_files import AudioFile, audio_files
+from espnet_ee.data.recording import CUTS, Recording, open_recording
 from espnet_ee.decode.formats import FORMATS, ONE_BY_ONE
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file, read_lines
@@ -30,7 +31,6 @@ from espnet_ee.policy.searching import HOTWORD_BOOST, read_hotwords
 
 if TYPE_CHECKING:
     from espnet_ee.api import EarlyExitASR
-    from espnet_ee.data.recording import Recording
 
 STDIN = "-"
 
@@ -88,8 +88,8 @@ def add_transcribe(parser: Parser) -> None:
     parser.option(
         "--cut",
         "what tells pauses: energy (loudness), or vad (voice activity detection, extra vad), also where it is noisy",
-        choices=("energy", "vad"),
-        default="energy",
+        choices=CUTS,
+        default=CUTS[0],
     )
     _add_engine(parser)
     add_live(parser)
@@ -141,13 +141,15 @@ def _transcribe(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         files = list(_files(options.audio, problems, stack))
         _check_output(options, files)
-        if not any(is_file(file.path) for file in files):  # so is this
+        if not any(is_file(file.path) for file in files):  # said before a model is loaded, too
             for file in files:
                 problems.fail(UserError(f"{file.path}: no such audio file; check the path"))
             raise SystemExit(1)
         recogniser = open_recogniser(options, hotwords)
         controller = None if budget is None else open_controller(options, budget, recogniser, problems)
-        outputs = Outputs(options, len(files) > 1, None if controller else identity_of(recogniser, options))
+        # It takes a reading of all parameters.
+        identity = None if controller or options.out is None else identity_of(recogniser, options)
+        outputs = Outputs(options, len(files) > 1, identity)
         left = outputs.left(list(dict.fromkeys(files)) if options.out else files)
         if len(left) < len(files):
             problems.say(f"{len(files) - len(left)} of {len(files)} transcripts are in {options.out} already, and stay")
@@ -166,7 +168,6 @@ def _transcribe_files(
     hotwords: dict[str, float],
     stack: contextlib.ExitStack,
 ) -> None:
-    from espnet_ee.data.recording import open_recording
     from espnet_ee.decode.transcript import Transcriber, when_asked
 
     def opened(file: AudioFile) -> Recording:

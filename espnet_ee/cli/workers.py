@@ -47,9 +47,8 @@ class Workers:
 
     def submit(self, batch: Sequence[np.ndarray]) -> Callable[[], list[Recognised]]:
         """Begins a batch; what it gives waits for the end, and raises UserError."""
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT}
-        )  # workers keep it blocked: Ctrl-C is for this process
+        # Workers keep it blocked: Ctrl-C is for this process.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             future: Future[list[Recognised] | str] = self._executor.submit(_work, list(batch))
         finally:
