@@ -115,7 +115,7 @@ def lines(config: Path, *arguments: str, rate: int = 16000) -> list[str]:
     return done.stdout.splitlines()
 
 
-FRONTEND, STATISTICS, TRAINING, MAY_CHANGE, FRAMES, NAME = range(6)
+FRONTEND, STATISTICS, TRAINING, MAY_CHANGE, FRAMES, CHOSEN_BY, NAME = range(7)
 
 
 @pytest.fixture
@@ -184,6 +184,20 @@ def test_an_option_counts_before_the_configuration(config) -> None:
     assert json.loads(lines(path, "--max_epoch", "9")[MAY_CHANGE]) == {"max_epoch": 9}
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "names"),
+    [
+        (PLAIN, [], "valid.loss train.loss"),
+        (PLAIN + "best_model_criterion: [[train, acc, max], [valid, cer_exit12, min], [valid, loss, min]]\n", [],
+            "valid.cer_exit12 valid.loss train.acc"),
+        (PLAIN + "best_model_criterion: [[valid, loss, min]]\n", ["--best_model_criterion", "valid,acc,max", "train,loss,min"],
+            "valid.acc train.loss"),
+    ],
+)  # fmt: skip
+def test_the_model_to_decode_with_is_what_the_training_chooses(config, text: str, words: list[str], names: str) -> None:
+    assert lines(config(text), *words)[CHOSEN_BY] == names
+
+
 def test_a_pretrained_encoder_wants_the_rate_that_it_was_trained_on(config) -> None:
     path = config("encoder: early_exit_hf\ninput_size: 1\n")
     assert lines(path)
@@ -203,7 +217,7 @@ set -euo pipefail
 . {template}/utils/stages_data.sh
 . {template}/utils/stages_train.sh
 need() {{ :; }}
-feats_type=raw model_file=exp/asr/model
+feats_type=raw model_file=exp/asr/model inference_asr_model=${{4:-valid.loss.ave.pth}} chosen_by=(valid.loss)
 stage_options() {{ echo "seed=$seed"; }}
 run_training() {{ echo "trains, resumed: $1"; echo epoch >>"$asr_exp/model"; [ ! -e crash ]; }}
 asr_exp=exp/asr asr_stats_dir=exp/stats data_feats=dump train_set=train valid_set=dev token_list=tokens fly_factors=""
@@ -236,6 +250,14 @@ def test_a_training_goes_on_with_more_epochs_and_other_batches(train, tmp_path: 
     assert fewer.returncode == 2 and "was trained for 3 epochs" in fewer.stderr
     assert (tmp_path / "exp/asr/model").read_text() == "epoch\nepoch\n"
     assert [path.name for path in (tmp_path / "exp").iterdir()] == ["asr"]
+
+
+def test_a_model_that_the_training_will_not_make_is_said_before_it(bash, train, template: Path, tmp_path: Path) -> None:
+    for name, status in (("valid.acc.ave.pth", 2), ("train.loss.best.pth", 2), ("valid.loss.ave_5best.pth", 0), ("mine.pth", 0)):
+        result = bash("", "{}", "{}", name, text=TRAIN.format(template=template))
+        assert result.returncode == status, name
+        assert (f"the training makes no {name}; it chooses by valid.loss" in result.stderr) == (status == 2)
+        assert (tmp_path / "exp/asr").exists() == (status == 0)
 
 
 def test_another_training_leaves_the_old_one(train, tmp_path: Path) -> None:

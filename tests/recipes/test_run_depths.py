@@ -27,7 +27,7 @@ def lines(*arguments: str) -> dict[int, tuple[str, list[str]]]:
     done = one_exit(*arguments)
     assert done.returncode == 0, done.stderr
     rows = (line.split("\t") for line in done.stdout.splitlines())
-    return {int(depth): (model, words.split(" ")) for depth, model, words in rows}
+    return {int(depth): (model, words.split(" ")) for depth, words, model in rows}
 
 
 def settings(config: Path, words: list[str], key: str = "encoder_conf") -> dict[str, Any]:
@@ -64,6 +64,11 @@ def test_a_depth_costs_what_the_exit_of_this_depth_costs(name: str) -> None:
         cost, joint_cost = (encoder.macs().encoder_macs(depth, 500) for encoder in (single, joint))
         # All exits at half rate that are passed cost the joint model a linear layer each.
         assert 0.99 * joint_cost < cost <= joint_cost
+
+
+def test_the_default_model_file_follows_from_the_depth_by_itself() -> None:
+    ((model, words),) = lines(str(CONFIG), "", "4").values()
+    assert model == "" and "valid,cer_exit04,min" in words
 
 
 def test_what_only_several_exits_can_have_goes(tmp_path: Path) -> None:
@@ -120,9 +125,9 @@ def test_every_depth_is_a_run_of_the_recipe_with_an_experiment_of_its_own(bash, 
     exp = "exp/asr_train_raw_char_seed5"
     for call, depth, half in zip(calls, (2, 4), ("[]", "[3,4]"), strict=True):
         assert call == (
-            f"--x_root=/corpora/x y --asr_args=--max_epoch 3 --seed=5 --asr_exp {exp}_depth{depth} --inference_asr_model "
-            f"valid.cer_exit0{depth}.ave.pth --asr_args --max_epoch 3 --encoder_conf num_blocks={depth} "
-            f"--encoder_conf exit_layers=[{depth}] --encoder_conf half_rate={half}"
+            f"--x_root=/corpora/x y --asr_args=--max_epoch 3 --seed=5 --asr_exp {exp}_depth{depth} "
+            f"--asr_args --max_epoch 3 --encoder_conf num_blocks={depth} --encoder_conf exit_layers=[{depth}] "
+            f"--encoder_conf half_rate={half} --inference_asr_model valid.cer_exit0{depth}.ave.pth"
         )
     assert f'--separate_exps "{exp}_depth2 {exp}_depth4"' in result.stdout
     wrong = bash(str(recipe / "local" / "run_depths.sh"), "--no_option", "1")

@@ -41,7 +41,7 @@ asr_exp=""                 # [-] folder of the experiment; empty: expdir/asr_TAG
 asr_stats_dir=""           # [-] folder of the statistics; empty: under expdir
 feats_normalize=global_mvn # [11] global_mvn: normalise by the training set's statistics; config: as the configuration says
 seed=""                    # [11] seed of the training, then also in the experiment's name; empty: as the configuration says
-inference_asr_model=valid.loss.ave.pth # [12* 14*] model file to decode with
+inference_asr_model=""   # [12* 14*] model file to decode with; empty: the average by the first best_model_criterion of the development set
 inference_configs=""       # [12* 14*] decoding configurations (YAML) to run online besides, separated by blanks
 inference_device=cpu       # [12] where decoding computes, as torch calls it
 search=""                  # [12] how texts are looked for, such as "kind=attention beam=5" (a model with decoders); empty: greedily
@@ -140,10 +140,12 @@ config_lines=$("${python}" utils/identity.py "${fs}" "${feats_normalize}" "${asr
     read -r training_config
     read -r may_change
     read -r frames_config
+    read -ra chosen_by
     read -r named_args || true
 } <<<"${config_lines}"
 
 # Names that follow from the options.
+inference_asr_model=${inference_asr_model:-${chosen_by[0]}.ave.pth}
 data_feats=${dumpdir}/${feats_type}
 suffix=${feats_type}_${token_type}
 token_dir=${datadir}/token_list/${token_type}

@@ -13,6 +13,5 @@ exec ./asr_ee.sh \
     --feats_normalize config \
     --asr_config conf/train_ee_fast_conformer.yaml \
     --train_threads "${OMP_NUM_THREADS:-2}" \
-    --inference_asr_model valid.cer_exit12.ave.pth \
     --command "./run.sh ${*@Q}" \
     "$@"

@@ -23,10 +23,10 @@ trainings=$("${ESPNET_EE_PYTHON}" utils/one_exit.py "$(setting asr_config)" "$(s
 # In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running training.
 {
     experiments=""
-    while IFS=$'\t' read -r depth model words; do
+    while IFS=$'\t' read -r depth words model; do
         echo "run_depths.sh: depth ${depth}: ${exp}_depth${depth}"
-        ./run.sh ${options[@]+"${options[@]}"} --asr_exp "${exp}_depth${depth}" --inference_asr_model "${model}" \
-            --asr_args "${words}" </dev/null
+        ./run.sh ${options[@]+"${options[@]}"} --asr_exp "${exp}_depth${depth}" --asr_args "${words}" \
+            ${model:+--inference_asr_model "${model}"} </dev/null
         experiments+="${experiments:+ }${exp}_depth${depth}"
     done <<<"${trainings}"
     echo "run_depths.sh: to see them in the curve of all exits: ./run.sh --stage 13 --separate_exps \"${experiments}\""

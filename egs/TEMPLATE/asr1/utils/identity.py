@@ -1,14 +1,15 @@
 """What stages 3, 5, 10 and 11 take from the training configuration, as lines that follow from what it says, not from how.
 
 Called by asr_ee.sh: ``identity.py RATE NORMALIZE CONFIG WORD...``: --fs, --feats_normalize, --asr_config (may be empty), and the
-words of --asr_args. Prints six lines:
+words of --asr_args. Prints seven lines:
 
 1. the frontend at this rate, for the features (JSON, which is YAML);
 2. what the statistics depend on;
 3. what the training depends on and must keep: with anything else it is another training;
 4. what may change while it goes on;
 5. frontend and encoder, for how many frames there will be (JSON);
-6. the words that belong into the experiment's name: those that make it another training.
+6. by what stage 11 chooses models (``valid.cer_exit12 valid.loss``): first the one to decode with;
+7. the words that belong into the experiment's name: those that make it another training.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ GOES_ON = (
 )
 """More epochs, or other batches after an out of memory: the model goes on from its last epoch."""
 
+DEFAULT_CRITERIA = (("train", "loss", "min"), ("valid", "loss", "min"))
+"""ESPnet's; it passes over its further ones, for without one decoder there is no accuracy."""
+
 HF_RATE = 16000  # of all speech encoders that transformers has of these families
 
 Words = list[list[str]]
@@ -63,7 +67,7 @@ def key_of(words: list[str]) -> str:
 
 
 def lines(rate: int, path: str, words: list[str]) -> list[str]:
-    """The six lines (see the head of this file)."""
+    """The seven lines (see the head of this file)."""
     config = read_yaml(path, "give another --asr_config", allow_empty=True) if path else {}
     options = group(words)
     if encoder_of(config, options)["encoder"] == "early_exit_hf" and rate != HF_RATE:
@@ -84,7 +88,8 @@ def lines(rate: int, path: str, words: list[str]) -> list[str]:
     may_change |= {key_of(option): value_of(option) for option in options if key_of(option) in GOES_ON}
     name = " ".join(word for option in lasting for word in option)
     parts = (frontend, statistics, training, may_change, {**frontend, **encoder_of(config, options)})
-    return [*(json.dumps(text_keys(part), sort_keys=True, default=str) for part in parts), name]
+    described = (json.dumps(text_keys(part), sort_keys=True, default=str) for part in parts)
+    return [*described, " ".join(chosen_by(config, options)), name]
 
 
 def text_keys(value: Any) -> Any:
@@ -105,6 +110,18 @@ def encoder_of(config: dict[str, Any], options: Words) -> dict[str, Any]:
             pairs = (word.partition("=") for word in option[1:])
             settings |= {key: value_of(["", value]) for key, _, value in pairs}
     return {"encoder": encoder, "encoder_conf": settings}
+
+
+def chosen_by(config: dict[str, Any], options: Words) -> list[str]:
+    """What models are chosen by, such as ``valid.loss``: the development set's before the training set's."""
+    criteria = config.get("best_model_criterion") or DEFAULT_CRITERIA
+    for option in options:
+        if key_of(option) == "best_model_criterion":
+            criteria = [word.split(",") for word in option[1:]]
+    if not all(isinstance(criterion, list | tuple) and len(criterion) == 3 for criterion in criteria):
+        raise UserError("best_model_criterion must be lists of three such as [valid, loss, min]")
+    names = [f"{phase}.{measure}" for phase, measure, _ in criteria]
+    return sorted(dict.fromkeys(names), key=lambda name: not name.startswith("valid."))
 
 
 def value_of(option: list[str]) -> Any:

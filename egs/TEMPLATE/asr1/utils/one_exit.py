@@ -2,7 +2,7 @@
 
 Called by run_depths.sh: ``one_exit.py CONFIG MODEL DEPTHS WORD...``: --asr_config, --inference_asr_model, the depths separated by
 blanks (empty: the configuration's exits), and the words of --asr_args. Prints a line for every depth, with tabs between: the
-depth, its model file, and the words of its --asr_args.
+depth, the words of its --asr_args, and its model file (empty: the default).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def lines(path: str, model_file: str, depths: str, words: Sequence[str]) -> Iter
     encoder = encoder_of(config, options)["encoder_conf"]
     for depth in wanted_depths(depths, path or "--asr_args", encoder):
         added = arguments(depth, config, encoder)
-        yield "\t".join((str(depth), of_exit(model_file, depth), " ".join((*words, *added))))
+        yield "\t".join((str(depth), " ".join((*words, *added)), of_exit(model_file, depth)))
 
 
 def main() -> None:

@@ -143,12 +143,20 @@ collect_part() {
     fi
 }
 
+# need_criterion: a name of ESPnet's says by what the model was chosen; that the training makes it is asked before, not after it.
+need_criterion() {
+    local name='^((train|valid)\..+)\.(best|ave|ave_[0-9]+best)\.pth$'
+    if ! [[ ${inference_asr_model} =~ ${name} ]] || [[ " ${chosen_by[*]} " == *" ${BASH_REMATCH[1]} "* ]]; then return 0; fi
+    usage_error "option '--inference_asr_model': the training makes no ${inference_asr_model}; it chooses by ${chosen_by[*]}"
+}
+
 # Stage 11. In its marks the last line is what may change while a training goes on; all else makes it another one.
 train_model() {
     local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted valid_dir resumed=false
     need "${asr_stats_dir}/train/speech_shape" 10
     need "${data_feats}/${valid_set}/text" 3
     need_features
+    need_criterion
     valid_dir=$(training_valid_dir)
     need "${valid_dir}/text" 4
     readarray -t files < <(
