@@ -210,7 +210,10 @@ class ExitReader:
         return tuple(replace(word, confidence=self.confidences(layer, word.confidence)) for word in words)
 
     def _strings(self, hypothesis: Hypothesis) -> tuple[str, ...]:
-        return tuple(self.session.tokens[token] for token in hypothesis.tokens)
+        tokens = self.session.tokens
+        if not all(0 <= token < len(tokens) for token in hypothesis.tokens):  # a damaged export: a label is what its graph says
+            raise UserError(f"the model gives a token beyond the {len(tokens)} of its list (tokens.txt); export it again")
+        return tuple(tokens[token] for token in hypothesis.tokens)
 
     def _text(self, tokens: Sequence[str]) -> str:
         return tokens_to_text(tokens, self.session.token_type)

@@ -40,7 +40,7 @@ def least_token_doubt(evidence: Sequence[ExitEvidence]) -> float:
 
     Of an exit that spoke nothing, one minus the confidence of its mean frame.
     """
-    return min(1.0 - (exit_.token_confidence if exit_.tokens else exit_.confidence) for exit_ in evidence)
+    return min([1.0 - (exit_.token_confidence if exit_.tokens else exit_.confidence) for exit_ in evidence])
 
 
 def changed_tokens(evidence: Sequence[ExitEvidence]) -> float:
@@ -49,15 +49,19 @@ def changed_tokens(evidence: Sequence[ExitEvidence]) -> float:
         return 0.0
     # A stretch, not an edit distance: linear in the length, so deciding stays cheap on long utterances.
     before, after = evidence[-2].tokens, evidence[-1].tokens
-    shorter = min(len(before), len(after))
-    head = next((i for i in range(shorter) if before[i] != after[i]), shorter)
-    tail = next((i for i in range(shorter - head) if before[-1 - i] != after[-1 - i]), shorter - head)
+    if before == after:
+        return 0.0
+    shorter, head, tail = min(len(before), len(after)), 0, 0
+    while head < shorter and before[head] == after[head]:
+        head += 1
+    while tail < shorter - head and before[-1 - tail] == after[-1 - tail]:
+        tail += 1
     return (max(len(before), len(after)) - head - tail) / max(1, len(after))
 
 
 def agreeing_exits(evidence: Sequence[ExitEvidence]) -> float:
     """Number of the exits before that gave the same tokens."""
-    return float(sum(exit_.tokens == evidence[-1].tokens for exit_ in evidence[:-1]))
+    return float([exit_.tokens for exit_ in evidence].count(evidence[-1].tokens) - 1)
 
 
 def decoder_doubt(evidence: Sequence[ExitEvidence]) -> float:

@@ -49,24 +49,53 @@ def evidence_of(layer: int, frames: Frames, blank: int, reads: Collection[str]) 
         reads: fields of :class:`ExitEvidence`; of those that are not made of frames (``nbest_scores``) there is none here.
     """
     count = len(frames.labels)
-    fields = {name: _FIELDS[name](frames, blank) for name in _FIELDS if name in reads} if count else {}
+    if not count:
+        return ExitEvidence(layer)
+    fields: dict[str, Any] = {}
+    for name, of in _FIELDS.items():
+        if name in reads:
+            fields[name] = of(frames, blank)
+    if "tokens" in reads or "token_confidence" in reads:
+        tokens, token_confidence = spoken_tokens(frames.labels, frames.confidence, blank)
+        if "tokens" in reads:
+            fields["tokens"] = tokens
+        if "token_confidence" in reads:
+            fields["token_confidence"] = token_confidence
     return ExitEvidence(layer, frames=count, **fields)
 
 
-def spoken_tokens(labels: np.ndarray, blank: int) -> tuple[int, ...]:
-    """Greedy CTC: the tokens of the frames' best labels (T,), repeats and blanks removed."""
-    runs = labels[run_starts(labels)]
-    return tuple(runs[runs != blank].tolist())
-
-
-# This is paid at every exit of every utterance ("deciding" in tools/bench_encoder.py). On so few numbers a call costs more than
-# its work: ufuncs' own reductions are several times cheaper than mean() and max().
+# This is paid at every exit of every utterance ("deciding" in tools/bench_runtime.py), after a segment has driven all else out of the
+# caches: what a kind of call costs then is not its work on so few numbers but the first touch of its code. So there are few kinds, of
+# which ufuncs' own reductions are several times cheaper than mean() and max().
 _sum = np.add.reduce
+
+
+def spoken_tokens(labels: np.ndarray, confidence: np.ndarray, blank: int) -> tuple[tuple[int, ...], float]:
+    """Greedy CTC: the frames' best labels (T,), repeats and blanks removed, and how sure the least sure token is.
+
+    Args:
+        labels: best token of each frame.
+        confidence: its probability (T,); a token has that of the surest of its frames.
+        blank: blank id.
+
+    Returns:
+        The tokens, and the least of their probabilities; NaN without a token.
+    """
+    starts = run_starts(labels)
+    runs = labels.take(starts)
+    spoken = (runs - blank if blank else runs).nonzero()[0]
+    if not len(spoken):
+        return (), math.nan
+    surest = np.maximum.reduceat(confidence, starts).take(spoken)
+    return tuple(runs.take(spoken).tolist()), float(np.minimum.reduce(surest))
 
 
 def run_starts(labels: np.ndarray) -> np.ndarray:
     """The frames where each run of equal labels (T,) starts."""
-    return np.concatenate((np.zeros(min(1, len(labels)), int), (labels[1:] != labels[:-1]).nonzero()[0] + 1))
+    new = np.empty(len(labels), bool)
+    new[:1] = True
+    np.not_equal(labels[1:], labels[:-1], new[1:])
+    return new.nonzero()[0]
 
 
 def _entropy(frames: Frames, blank: int) -> float:
@@ -88,13 +117,6 @@ def _spoken_confidence(frames: Frames, blank: int) -> float:
     return float(_sum(frames.confidence[spoken])) / count if count else math.nan
 
 
-def _token_confidence(frames: Frames, blank: int) -> float:
-    starts = run_starts(frames.labels)
-    spoken = frames.labels[starts] != blank
-    surest = np.maximum.reduceat(frames.confidence, starts)[spoken]
-    return float(np.minimum.reduce(surest)) if len(surest) else math.nan
-
-
 def _cluster_entropy(frames: Frames, blank: int) -> float:
     if frames.cluster_entropy is None:
         return math.nan
@@ -103,14 +125,12 @@ def _cluster_entropy(frames: Frames, blank: int) -> float:
 
 
 _FIELDS: dict[str, Callable[[Frames, int], Any]] = {
-    "tokens": lambda frames, blank: spoken_tokens(frames.labels, blank),
     "entropy": _entropy,
     "confidence": _confidence,
     "blank_share": _blank_share,
     "score": lambda frames, blank: float(_sum(frames.log_confidence)),
     "spoken_confidence": _spoken_confidence,
-    "token_confidence": _token_confidence,
     "cluster_entropy": _cluster_entropy,
 }
-FIELDS = frozenset(_FIELDS)
+FIELDS = frozenset(_FIELDS) | {"tokens", "token_confidence"}
 """All fields that are made of frames."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from espnet_ee.errors import UserError
@@ -49,17 +50,22 @@ class LearnedPolicy(ThresholdPolicy):
         if not all(share >= 0 for share in self.returns.values()):
             raise UserError("policy learned: a return is below 0; fit the policy again")
 
-    @property
+    @cached_property
     def reads(self) -> frozenset[str]:  # type: ignore[override]
         """What its features read; the entropy says whether an exit is broken."""
         return frozenset({"entropy"}).union(*(FEATURES[name].reads for name in self.weights))
+
+    @cached_property
+    def _terms(self) -> tuple[tuple[float, Callable[[Sequence[ExitEvidence]], float]], ...]:
+        """Each weight with its feature."""
+        return tuple((weight, FEATURES[name].of) for name, weight in self.weights.items())
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         layer = evidence[-1].layer
         # The last exit stops anyway; NaN here must not reach a logarithm.
         if layer not in self.intercepts or not math.isfinite(evidence[-1].entropy):
             return math.nan
-        log_errors = self.intercepts[layer] + sum(weight * FEATURES[name](evidence) for name, weight in self.weights.items())
+        log_errors = self.intercepts[layer] + sum([weight * of(evidence) for weight, of in self._terms])
         # Asked first: NaN or minus infinity must not pass for "nothing to gain".
         return math.exp(min(log_errors, MOST)) * self.returns[layer] if math.isfinite(log_errors) else math.nan
 

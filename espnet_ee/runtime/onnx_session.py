@@ -41,11 +41,13 @@ class OnnxState:
         layer: blocks computed so far.
         feature_frames: length of each utterance's features.
         rows: of each utterance, what the next segment takes (before the first) or what the last one gave.
+        frames: real encoder frames of each; none before the first segment.
     """
 
     layer: int
     feature_frames: tuple[int, ...]
     rows: tuple[Values, ...]
+    frames: tuple[int, ...] = ()
 
 
 class OnnxSession:
@@ -103,16 +105,18 @@ class OnnxSession:
         number = sum(layer <= state.layer for layer in self.exit_layers)
         graph = self._graph(number)
         rows = tuple(self._run(graph, number, row) for row in state.rows)
-        return OnnxState(self.exit_layers[number], state.feature_frames, rows)
+        frames = tuple(self._checked_frames(number, row) for row in rows)
+        return OnnxState(self.exit_layers[number], state.feature_frames, rows, frames)
 
     def read(self, state: OnnxState, places: Sequence[int], want: frozenset[str] = frozenset()) -> list[Frames]:
         """The exit's frames of some utterances."""
-        return [self._frames(state.rows[place], "log_probs" in want) for place in places]
+        return [self._frames(state.rows[place], state.frames[place], "log_probs" in want) for place in places]
 
     def select(self, state: OnnxState, places: Sequence[int]) -> OnnxState:
         """Keeps some utterances."""
         lengths = tuple(state.feature_frames[place] for place in places)
-        return OnnxState(state.layer, lengths, tuple(state.rows[place] for place in places))
+        rows, frames = tuple(state.rows[place] for place in places), tuple(state.frames[place] for place in places)
+        return OnnxState(state.layer, lengths, rows, frames)
 
     def require_decoders(self) -> None:
         """Raises UserError: attention decoders are not exported."""
@@ -126,15 +130,10 @@ class OnnxSession:
         self.require_decoders()
         raise AssertionError
 
-    def _frames(self, row: Values, with_table: bool) -> Frames:
-        count = int(row["lens_out"].numpy()[0])
-        # Copies: NumPy does not keep ONNX Runtime's memory alive.
-        labels, log_confidence, entropy = (row[name].numpy()[0, :count].copy() for name in READ[:3])
-        if count and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.tokens):
-            raise UserError(
-                f"{self.export.path}: a graph gives a token beyond the {len(self.tokens)} of tokens.txt; export again"
-            )
-        table = row["log_probs"].numpy()[0, :count].copy() if with_table else None
+    def _frames(self, row: Values, count: int, with_table: bool) -> Frames:
+        # These arrays keep ONNX Runtime's memory alive.
+        labels, log_confidence = row["label"].numpy()[0, :count], row["log_confidence"].numpy()[0, :count]
+        entropy, table = row["entropy"].numpy()[0, :count], row["log_probs"].numpy()[0, :count] if with_table else None
         return Frames(labels, np.exp(log_confidence), log_confidence, entropy, len(self.tokens), table)
 
     def _run(self, graph: Any, number: int, row: Values) -> Values:
@@ -147,11 +146,10 @@ class OnnxSession:
             if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise OutOfMemoryError("does not fit into memory; cut the audio") from None
             raise self._refusal(number, error) from None
-        self._check_outputs(number, outputs)
         return outputs
 
-    def _check_outputs(self, number: int, outputs: Values) -> None:
-        """What a graph gives belongs together."""
+    def _checked_frames(self, number: int, outputs: Values) -> int:
+        """Number of real frames of what a graph gives, which belongs together."""
         shapes = {name: value.shape() for name, value in outputs.items()}
         count = int(outputs["lens_out"].numpy()[0]) if shapes.pop("lens_out") == [1] else -1
         frames = shapes["label"][1]
@@ -162,6 +160,7 @@ class OnnxSession:
             raise UserError(
                 f"{self._path(number)}: gives {width} tokens where {self.export.path} has {len(self.tokens)}, refused"
             )
+        return count
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": {}}  # another process loads the graphs itself

@@ -86,8 +86,12 @@ def test_nothing_is_known_of_no_frames_nor_of_words_in_silence() -> None:
 
 
 def test_tokens_of_a_path() -> None:
-    assert spoken_tokens(np.array([3, 3, 0, 3, 5, 5, 0]), 0) == (3, 3, 5)
-    assert spoken_tokens(np.array([3, 3, 0, 3, 5, 5, 0]), 5) == (3, 0, 3, 0)
-    assert spoken_tokens(np.zeros(0, int), 0) == ()
+    path, sure = np.array([3, 3, 0, 3, 5, 5, 0]), np.array([0.5, 0.7, 0.1, 0.8, 0.9, 0.6, 0.2])
+    assert spoken_tokens(path, sure, 0) == ((3, 3, 5), 0.7)
+    assert spoken_tokens(path, sure, 5) == ((3, 0, 3, 0), 0.1)
+    tokens, least = spoken_tokens(path[:0], sure[:0], 0)
+    assert tokens == () and math.isnan(least)
+    broken = np.where(path == 5, math.nan, sure)
+    assert math.isnan(spoken_tokens(path, broken, 0)[1]) and spoken_tokens(path, broken, 5)[1] == 0.1
     hypothesis = greedy(frames_of(PROBABILITIES[:2]), 0)
     assert hypothesis.tokens == (1,) and hypothesis.score == pytest.approx(math.log(0.6 * 0.7))
