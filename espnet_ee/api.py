@@ -192,6 +192,8 @@ class EarlyExitASR:
         def fail(_: AudioFile, error: UserError) -> None:
             raise error
 
+        if not isinstance(path, str | Path):
+            raise UserError(f"a recording is a file's name, not {type(path).__name__}; transcribe() takes samples")
         transcriber = Transcriber(
             lambda audio: open_recording(audio.path, self.sample_rate, longest),
             when_asked(lambda batch: [(recognition, self.policy_name) for recognition in self.recognise(batch)]),

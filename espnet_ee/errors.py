@@ -10,6 +10,7 @@ Imports nothing but the standard library, so every part of the package may use i
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -35,9 +36,11 @@ class UsageError(UserError):
 _MENDABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
 )
-"""What the system says of a full disk, of permissions, and of paths: a file where a folder should be (or the reverse)."""
+"""What the system says of a full disk, of permissions, of paths (a file where a folder should be, or the reverse), of disks that
+fail and of too many open files."""
 
 
 def is_mendable(error: OSError) -> bool:
@@ -79,6 +82,17 @@ def missing_packages_named() -> Iterator[None]:
         if line is None:
             raise
         raise UserError(line) from error
+
+
+def open_streams() -> None:
+    """Makes the standard streams what commands count on: there, also where a service's are closed, and standard output in UTF-8."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            encoding="utf-8", errors="surrogateescape"
+        )  # as all that is written into files, whatever the locale
 
 
 def run(main: Callable[[], None]) -> None:

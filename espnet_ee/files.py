@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from yaml.error import MarkedYAMLError
 
 from espnet_ee.errors import UsageError, UserError
 
@@ -37,7 +38,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    # Of a long name a part: with more behind it, it would be longer than the system takes.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, mode, encoding=encoding) as stream:
             yield stream
@@ -45,8 +47,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk: say where
+            error.filename = str(path)
         raise
 
 
@@ -208,7 +212,7 @@ def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False) -> dict[
         allow_empty: an empty file is an empty table.
 
     Raises:
-        UserError: the file is missing or unreadable, not UTF-8, not plain YAML or no table.
+        UserError: the file is missing or unreadable, not UTF-8, not plain YAML or no table, or a key is there twice.
     """
     try:
         content = parse_yaml(Path(path).read_text(encoding="utf-8"))
@@ -217,7 +221,7 @@ def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False) -> dict[
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not plain YAML: {error}") from None
+        raise _not_yaml(path, error) from None
     if content is None and allow_empty:
         return {}
     if not isinstance(content, dict):
@@ -239,7 +243,8 @@ def parse_yaml(text: str, aliases: bool = True) -> Any:
         aliases: whether it may have some; nested ones grow without end when they are walked through.
 
     Raises:
-        yaml.YAMLError: not plain YAML, or nested so deep that libyaml would crash.
+        yaml.YAMLError: not plain YAML, nested so deep that libyaml would crash, or a key is there twice (of which YAML's readers
+            take the last without a word).
     """
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
@@ -250,11 +255,41 @@ def parse_yaml(text: str, aliases: bool = True) -> Any:
             raise yaml.YAMLError("has aliases, refused")
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        _refuse_repeats(node)
+        return None if node is None else loader.construct_document(node)
     except ValueError as error:  # of a date that is none, of an endless number
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
+
+
+def _refuse_repeats(root: yaml.Node | None) -> None:
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))  # an anchored one is met again at each alias
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        keys = set[tuple[str, str]]()
+        for key, value in node.value:
+            waiting.append(value)
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    raise MarkedYAMLError(None, None, f"the key {key.value!r} is there twice; delete one", key.start_mark)
+                keys.add((key.tag, key.value))
+
+
+def _not_yaml(path: str | Path, error: yaml.YAMLError | UnicodeDecodeError) -> UserError:
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f"{path}: not UTF-8, so not plain YAML; convert the file (iconv -t UTF-8)")
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return UserError(f"{path}: not plain YAML: {error}")
+    tab = " (a tab? YAML wants blanks)" if "cannot start any token" in str(error.problem) else ""
+    return UserError(f"{path}:{error.problem_mark.line + 1}: not plain YAML: {error.problem}{tab}")
 
 
 def read_untrusted_yaml(path: Path) -> dict[str, Any]:
@@ -266,7 +301,7 @@ def read_untrusted_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not plain YAML: {error}") from None
+        raise _not_yaml(path, error) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a table")
     return content

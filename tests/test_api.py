@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import os
 import pickle
 import subprocess
 import sys
@@ -105,7 +106,8 @@ def test_a_file_and_its_samples_give_the_same_whatever_the_rate(asr, heard, tmp_
     ("samples", "rate", "message"),
     [
         (INT16, None, "rate"),
-        (INT16, 0, "rate"),
+        *((INT16, rate, "rate of") for rate in (0, -1, 8000.5, float("nan"), float("inf"), "16000", True, (16000,))),
+        (INT16, 2**40, "cannot become"),
         (INT16.astype(np.float32), 16000, r"\[-1, 1\]"),
         (INT16.astype(np.int64), 16000, "int64"),
         (np.full(100, np.nan), 16000, "not finite"),
@@ -117,6 +119,36 @@ def test_a_file_and_its_samples_give_the_same_whatever_the_rate(asr, heard, tmp_
 def test_what_would_be_silently_wrong_is_said(asr: EarlyExitASR, samples: np.ndarray, rate: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         asr.transcribe(samples, rate)
+
+
+def test_a_rate_and_samples_of_other_types_are_as_good(asr: EarlyExitASR, heard: list[np.ndarray]) -> None:
+    odd = [
+        (INT16, 8000.0),
+        (INT16, np.float64(8000)),
+        (INT16.astype(">i2"), np.int32(8000)),
+        (np.ma.masked_array(INT16 / 32768), 8000),
+    ]
+    for samples, rate in [(INT16, 8000), *odd]:
+        asr.transcribe(samples, rate)
+    assert all(np.array_equal(samples, heard[0]) for samples in heard)
+
+
+@pytest.mark.parametrize(
+    ("path", "longest", "message"),
+    [("a.wav", float("nan"), "pieces of at most nan"), ("a.wav", "20", "pieces of"), (INT16, 20.0, "not ndarray")],
+)
+def test_a_recording_that_cannot_be_cut_is_one_line(asr: EarlyExitASR, path: object, longest: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        asr.transcribe_recording(path, longest)
+
+
+def test_threads_beyond_the_processors_are_not_started(asr: EarlyExitASR) -> None:
+    before = torch.get_num_threads()
+    try:
+        asr.session.use_threads(100_000)
+        assert torch.get_num_threads() <= (os.cpu_count() or 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_integers_in_a_batch_are_refused_and_a_bad_file_is_named(asr: EarlyExitASR, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 from espnet_ee import errors
 from espnet_ee.errors import TRACEBACK, UsageError, UserError, run
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(("error", "status"), [(UserError("a\n b"), 1), (UsageError("a\n b"), 2)])
@@ -35,6 +39,9 @@ def test_error_is_one_line_and_an_exit_status(
         (OSError(27, "File too large", "/data/x"), "/data/x: File too large; check"),
         (OSError(36, "File name too long", "/data/x"), "/data/x: File name too long; check"),
         (NotADirectoryError(20, "Not a directory", "/data/x"), "/data/x: Not a directory; check"),
+        (OSError(5, "Input/output error", "/data/x"), "/data/x: Input/output error; check"),
+        (OSError(24, "Too many open files", "/data/x"), "/data/x: Too many open files; check"),
+        (OSError(40, "Too many levels of symbolic links", "/data/x"), "/data/x: Too many levels of symbolic links; check"),
     ],
 )
 def test_a_full_or_forbidden_disk_is_one_line(error: OSError, line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +107,25 @@ def test_an_unexpected_system_error_keeps_its_traceback() -> None:
 
     with pytest.raises(FileNotFoundError):
         run(main)
+
+
+@pytest.mark.parametrize(
+    ("shell", "said"),
+    [
+        ('exec "$@" <&-', "0 \u00e9\udcff\n"),
+        ('exec "$@" 2>&-', "0 \u00e9\udcff\n"),
+        ('exec "$@" >&-', ""),
+        ('PYTHONIOENCODING=ascii exec "$@"', "0 \u00e9\udcff\n"),
+    ],
+)
+def test_the_standard_streams_are_there_and_take_every_text(shell: str, said: str) -> None:
+    program = (
+        "from espnet_ee.errors import open_streams\nopen_streams()\nimport sys\n"
+        "sys.stderr.isatty()\nprint(len(sys.stdin.buffer.read()), '\\u00e9\\udcff')"
+    )
+    command = ["sh", "-c", shell, "sh", sys.executable, "-c", program]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout.decode("utf-8", "surrogateescape")) == (0, said)
 
 
 def test_success_returns() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -44,6 +45,19 @@ def test_atomic_write_keeps_the_old_file_when_interrupted(tmp_path: Path) -> Non
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_atomic_write_takes_the_longest_name_that_the_system_takes(tmp_path: Path) -> None:
+    for name in ("x" * 255, "ü" * 127):
+        with atomic_write(tmp_path / name) as stream:
+            stream.write("a")
+        assert (tmp_path / name).read_text() == "a"
+
+
+def test_a_full_disk_says_for_which_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
 
 
 def test_atomic_dir_replaces_whole(tmp_path: Path) -> None:
@@ -196,6 +210,18 @@ def test_both_loaders_read_the_same(monkeypatch):
     assert files.parse_yaml("a: &a [1]\nb: *a") == {"a": [1], "b": [1]}
     with pytest.raises(yaml.YAMLError, match="aliases"):
         files.parse_yaml("a: &a [1]\nb: *a", aliases=False)
+
+
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)])
+def test_a_key_that_is_there_twice_is_refused_by_either_loader(monkeypatch, loader):
+    monkeypatch.setattr(files, "_Loader", loader)
+    for text in ("a: 1\nb: 2\na: 3", "- {a: {b: 1, b: 1}}", "x: &x {a: 1, a: 2}\ny: *x"):
+        with pytest.raises(yaml.YAMLError, match="is there twice"):
+            files.parse_yaml(text)
+    # Two keys, the same key in two tables, an anchor within itself, aliases of aliases.
+    assert files.parse_yaml("{1: a, '1': b, x: {a: 1}, y: {a: 1}}") == {1: "a", "1": "b", "x": {"a": 1}, "y": {"a": 1}}
+    files.parse_yaml("a: &a {b: *a}")
+    files.parse_yaml("".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9 if n else ''}]\n" for n in range(15)))
 
 
 def test_lines_of_what_is_no_file_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.parser import Parser, add_model
 from espnet_ee.cli.recogniser import quiet
 from espnet_ee.cli.reports import Problems
 from espnet_ee.errors import UsageError, UserError
@@ -27,9 +27,7 @@ def add_align(parser: Parser) -> None:
         "Says when the words of known texts are said: a CTM line a word (recording, 1, start, duration, word, confidence), by the\n"
         "most probable alignment of one exit. An utterance that cannot be aligned is named, and the exit status is 1."
     )
-    parser.option(
-        "--model", "folder of a package, an experiment (exp/asr_...) or an export, or a name on the hub", required=True
-    )
+    add_model(parser)
     parser.path("--data", "Kaldi data directory (wav.scp, text)")
     parser.path("--audio", "in place of it: an audio file of any format, rate and channels", "FILE")
     parser.option("--text", "with --audio: what is said in it", metavar="WORDS")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from espnet_ee import __version__
 from espnet_ee.cli.parser import Parser
-from espnet_ee.errors import run
+from espnet_ee.errors import open_streams, run
 
 PROG = "espnet-ee"
 COMMANDS = {
@@ -58,4 +58,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def entry() -> None:
     """What the shell calls: errors are one line and an exit status."""
     sys.argv[0] = PROG  # `python -m` puts a path here; errors begin with it
+    open_streams()
     run(main)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -12,6 +12,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as of every other mistake."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} ({self.prog} --help lists the options)\n")
 
     def option(self, name: str, text: str, **settings: Any) -> None:
         """Adds an option; ``text`` is its line of help."""
@@ -22,4 +26,21 @@ class Parser(argparse.ArgumentParser):
 
     def path(self, name: str, text: str, kind: str = "DIR", **settings: Any) -> None:
         """Adds an option that is a path, or with ``nargs`` several."""
-        self.option(name, text, type=Path, metavar=kind, **settings)
+        self.option(name, text, type=_path, metavar=kind, **settings)
+
+
+def add_model(parser: Parser) -> None:
+    """The option ``--model`` of what recognises."""
+    what = "folder of a package, an experiment (exp/asr_...) or an export, or a name on the hub"
+    parser.option("--model", what, required=True, type=not_empty)
+
+
+def not_empty(word: str) -> str:
+    """A word of a command line: nothing, as of a shell's variable that is not set, would mean the folder where one happens to be."""
+    if not word:
+        raise argparse.ArgumentTypeError("is empty; name a file or a folder (. is this one)")
+    return word
+
+
+def _path(word: str) -> Path:
+    return Path(not_empty(word))

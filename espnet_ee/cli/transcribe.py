@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from espnet_ee.cli.live import add_live, check_live, transcribe_live
 from espnet_ee.cli.outputs import Outputs, identity_of
-from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.parser import Parser, add_model, not_empty
 from espnet_ee.cli.recogniser import EXITS, build_worker, open_controller, open_recogniser, recognising
 from espnet_ee.cli.reports import Problems, Progress
 from espnet_ee.cli.workers import Workers
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from espnet_ee.api import EarlyExitASR
 
 STDIN = "-"
+_LONGEST = 255  # bytes of a file's name
 
 
 def add_transcribe(parser: Parser) -> None:
@@ -43,12 +45,10 @@ def add_transcribe(parser: Parser) -> None:
         "\\r and \\\\). A recording that cannot be read is named, the others are done, and the exit status is 1."
     )
     parser.add_argument(
-        "audio", nargs="*", metavar="AUDIO",
+        "audio", nargs="*", metavar="AUDIO", type=not_empty,
         help="audio file; folder of audio files; list of them (.scp, or a path a line in .txt, .lst, .list); - for standard input",
     )  # fmt: skip
-    parser.option(
-        "--model", "folder of a package, an experiment (exp/asr_...) or an export, or a name on the hub", required=True
-    )
+    add_model(parser)
     thresholds = ", ".join(name for name in POLICIES if name != FixedExitPolicy.name)
     parser.option(
         "--policy",
@@ -188,7 +188,9 @@ def _transcribe_files(
     progress.clear()
 
 
-def _fail(problems: Problems, _: AudioFile, error: UserError) -> None:
+def _fail(problems: Problems, audio: AudioFile, error: UserError) -> None:
+    if audio.name == STDIN:
+        error = UserError(str(error).replace(str(audio.path), "standard input"))
     problems.fail(error)
 
 
@@ -204,6 +206,8 @@ def _seconds(file: AudioFile) -> float:
 
 
 def _files(words: Sequence[str], problems: Problems, stack: contextlib.ExitStack) -> Iterator[AudioFile]:
+    if list(words).count(STDIN) > 1:
+        raise UsageError("-: standard input is there once; name it once")
     for word in words:
         if word == STDIN:
             yield AudioFile(STDIN, _standard_input(stack))
@@ -217,8 +221,13 @@ def _files(words: Sequence[str], problems: Problems, stack: contextlib.ExitStack
 def _standard_input(stack: contextlib.ExitStack) -> Path:
     """A file of what comes in: libsndfile seeks in it, and an hour of it need not fit into memory."""
     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="espnet-ee-"))) / "standard input"
-    with open(path, "wb") as stream:
-        shutil.copyfileobj(sys.stdin.buffer, stream)
+    try:
+        with open(path, "wb") as stream:
+            shutil.copyfileobj(sys.stdin.buffer, stream)
+    except OSError as error:
+        raise UserError(
+            f"standard input: cannot be kept in {path.parent} ({error.strerror}); name another place by TMPDIR"
+        ) from None
     return path
 
 
@@ -233,6 +242,10 @@ def _check_output(options: argparse.Namespace, files: Sequence[AudioFile]) -> No
         raise UserError(f"--out {options.out}: cannot be made a folder ({error.strerror}); give another") from None
     before: dict[str, AudioFile] = {}
     for file in files:
+        if "/" in file.stem:
+            raise UsageError(f"--out: {file.name} is to name a file, and holds a /; give it another id")
+        if len(os.fsencode(file.stem)) + 5 > _LONGEST:
+            raise UsageError(f"--out: {file.name} is too long for a file's name; give it an id by a list (.scp)")
         if before.setdefault(file.stem, file) != file:
             raise UsageError(
                 f"--out: {before[file.stem].name} and {file.name} would become one file; transcribe them into two folders, "
@@ -254,10 +267,13 @@ def _hotwords(options: argparse.Namespace) -> dict[str, float]:
     table: dict[str, float] = {}
     for line in filter(str.strip, lines):
         word, _, own = line.partition("\t")
+        word = " ".join(word.split())
         try:
-            table[word] = float(own) if own.strip() else boost
+            value = float(own) if own.strip() else boost
         except ValueError:
             raise UserError(f"{where}{own!r} is no boost; write WORD, a tab and a number") from None
+        if table.setdefault(word, value) != value:
+            raise UserError(f"{where}{word!r} is there twice, with other boosts; delete one")
     try:
         if not table:
             raise UserError("search: there is no hotword; give words with commas between them, or a file of a word a line")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ FULL_SCALE = 32768.0
 """16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
 
 _UNKNOWN = 1 << 62
+_MOST_RATIO = 1 << 20  # of two rates without their common factors: a filter of twenty times so many values
 _LOUDEST = 16.0  # what was summed or amplified may pass 1, but not by so much: those are whole numbers kept as floats
 _LOUD = 2.0  # what decoders and limiters leave above 1 is less, and is nothing to speak of
 _CANCELLED = 0.01  # a mean of less than this share of its channels' power: channels that have nothing in common leave a half
@@ -64,6 +67,22 @@ def check_scale(samples: np.ndarray, where: str = "") -> None:
         raise UserError(f"{where}floats up to {most:g} are not in [-1, 1]; divide them by their full scale (32768 for 16 bits)")
 
 
+def check_rates(rate: Any, new_rate: int, where: str = "") -> None:
+    """Raises UserError for a rate in Hz that is none, or that cannot become the other.
+
+    Args:
+        rate: what somebody gives, or a file's header says.
+        new_rate: the model's.
+        where: what the line begins with.
+    """
+    is_number = isinstance(rate, Real) and not isinstance(rate, bool) and math.isfinite(rate)
+    if not is_number or rate < 1 or rate != int(rate):
+        raise UserError(f"{where}a rate of {rate!r} Hz is none; give the samples' rate")
+    ratio = Fraction(new_rate, int(rate))
+    if max(ratio.numerator, ratio.denominator) > _MOST_RATIO:
+        raise UserError(f"{where}{int(rate)} Hz cannot become {new_rate} Hz; correct the rate, or get the original")
+
+
 def loudness_note(most: float) -> str:
     """What is said of a recording whose largest float is so large; empty for what nobody needs to know."""
     return "louder than twice full scale (1), taken as it is" if most > _LOUD else ""
@@ -83,6 +102,7 @@ def read_any(path: str | Path, rate: int) -> tuple[np.ndarray, str]:
         UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity.
     """
     channels, file_rate, _ = _read(path, "float32", mono=False)
+    check_rates(file_rate, rate, f"{path}: ")
     samples, note = mix_down(_checked(channels, path))
     loud = loudness_note(loudest(channels))
     notes = [words for words in (note, loud) if words]
@@ -144,9 +164,8 @@ def float_samples(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
         raise UserError(f"an array of {samples.shape} is no audio; give samples (T,) or (T, channels)")
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         raise UserError(f"an array of {samples.shape}: more channels than samples; give (T, channels), not (channels, T)")
-    if rate < 1:
-        raise UserError(f"a rate of {rate} Hz is none; give the samples' rate")
-    floats = _on_unit_scale(samples)
+    check_rates(rate, new_rate)
+    rate, floats = int(rate), _on_unit_scale(np.asarray(samples))
     if floats.ndim == 2:
         floats, _ = mix_down(floats)
     if rate != new_rate:
@@ -157,7 +176,7 @@ def float_samples(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 def _on_unit_scale(samples: np.ndarray) -> np.ndarray:
     if samples.dtype == np.uint8:  # 8-bit WAV: the middle is silence
         return (samples.astype(np.float64) - 128) / 128
-    if samples.dtype in (np.int16, np.int32):
+    if samples.dtype.kind == "i" and samples.dtype.itemsize in (2, 4):  # of either byte order
         return samples / -float(np.iinfo(samples.dtype).min)
     if not np.issubdtype(samples.dtype, np.floating):
         raise UserError(f"samples of type {samples.dtype} have no known scale; give floats in [-1, 1], int16, int32 or uint8")
@@ -238,6 +257,8 @@ def _samples(path: str | Path, sound: soundfile.SoundFile, count: int, dtype: st
     try:
         if first:
             sound.seek(min(first, sound.frames))
+        if count < 0 and not sound.seekable():  # of a codec in which nothing can be looked up
+            count = sound.frames
         return sound.read(count, dtype=dtype, always_2d=True)
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path}: cannot be read to its end ({error.error_string}); get the file again") from None

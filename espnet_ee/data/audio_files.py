@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,7 @@ def audio_files(word: str) -> Iterator[AudioFile]:
     """
     path, found = Path(word), list[AudioFile]()
     if path.is_dir():
-        files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        found = [AudioFile(str(file), file) for file in sorted(files)]
+        found = [AudioFile(str(file), file) for file in sorted(_files_in(path))]
     elif path.suffix == ".scp" and is_file(path):
         for number, (utt_id, value) in enumerate(read_scp(path).items(), 1):
             refuse_command(value, f"{path}:{number}")
@@ -59,3 +59,20 @@ def audio_files(word: str) -> Iterator[AudioFile]:
     if not found:
         raise UserError(f"{path}: holds no audio file ({', '.join(SUFFIXES)}); name the files, or another folder")
     yield from found
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Files named as audio in a folder and all in it, linked ones, too, each folder once; a link to nowhere is one that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend its permissions, or name the files")
+
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from espnet_ee.data.audio import (
     FULL_SCALE,
     cancel_out,
+    check_rates,
     count_samples,
     loudest,
     loudness_note,
@@ -115,10 +117,11 @@ def open_recording(path: str | Path, rate: int, longest: float, cut: str = CUTS[
     Raises:
         UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity.
     """
-    if longest < LEAST_SECONDS:
-        raise UserError(f"pieces of at most {longest:g} seconds: give {LEAST_SECONDS:g} or more")
+    if not (isinstance(longest, Real) and longest >= LEAST_SECONDS):
+        raise UserError(f"pieces of at most {longest!r} seconds: give {LEAST_SECONDS:g} or more")
     path = Path(path)
     count, file_rate = count_samples(path)
+    check_rates(file_rate, rate, f"{path}: ")
     if count <= longest * file_rate:
         whole, note = read_any(path, rate)
         return Recording(path, rate, file_rate, note, (0, count), whole=whole)

@@ -36,7 +36,7 @@ def json_of(transcript: Transcript) -> str:
     named = {} if transcript.audio.name == str(transcript.audio.path) else {"id": transcript.audio.name}
     content: dict[str, Any] = {
         **named,
-        "file": str(transcript.audio.path),
+        "file": "-" if transcript.audio.name == "-" else str(transcript.audio.path),  # not where standard input is kept
         "text": transcript.text,
         "exit_layer": transcript.exit_layer,
         "seconds": round(transcript.seconds, 3),

@@ -7,7 +7,9 @@ floats as JSON so that they are read back bit by bit.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +21,8 @@ from espnet_ee.errors import UserError
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow
 from espnet_ee.search.words import Word
+
+_LONGEST = 240  # bytes of a name, to which more is added; systems take 255
 
 
 class Journal:
@@ -62,7 +66,8 @@ def open_journal(out: Path, identity: Mapping[str, Any]) -> Iterator[Journal]:
     Raises:
         UserError: another process is writing it.
     """
-    path, first = out.with_name(f".{out.name}.journal"), json.dumps(dict(identity), sort_keys=True) + "\n"
+    name = out.name if len(os.fsencode(out.name)) <= _LONGEST else hashlib.blake2b(os.fsencode(out.name)).hexdigest()
+    path, first = out.with_name(f".{name}.journal"), json.dumps(dict(identity), sort_keys=True) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as stream:
         try:

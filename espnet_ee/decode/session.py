@@ -63,7 +63,7 @@ class ExitSession(Protocol[State]):
     frame_seconds: float | None
 
     def use_threads(self, count: int) -> None:
-        """Computes with so many CPU threads from now on."""
+        """Computes with so many CPU threads from now on, at most as many as the machine has processors."""
 
     def start(self, batch: Sequence[np.ndarray]) -> State:
         """Takes in utterances: samples (N,) in [-1, 1], or features (L, F); no block is computed yet.

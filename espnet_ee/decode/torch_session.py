@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,8 +100,8 @@ class TorchSession:
         self.frame_seconds = self._frame_seconds(sample_rate)
 
     def use_threads(self, count: int) -> None:
-        """Sets torch's threads, for the whole process."""
-        torch.set_num_threads(count)
+        """Sets torch's threads, for the whole process; more than there are processors would slow it down by hundreds, or end it."""
+        torch.set_num_threads(min(count, os.cpu_count() or count))
 
     def use_chunk(self, milliseconds: int | None, sample_rate: int) -> None:
         """Lets a frame see its chunk, and some frames before it, as in a stream; None: the whole utterance.

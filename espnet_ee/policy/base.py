@@ -7,6 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 from espnet_ee.errors import UserError
@@ -80,7 +81,8 @@ class ThresholdPolicy(ExitPolicy):
     threshold: float
 
     def __post_init__(self) -> None:
-        if math.isnan(self.threshold):
+        number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
+        if not number or math.isnan(self.threshold):
             raise UserError(f"policy {self.name}: threshold is not a number; give a number such as 0.01")
 
     def check_threshold(self) -> None:

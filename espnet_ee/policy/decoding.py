@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,7 +37,8 @@ class DecodingConfig:
             heard, always by about as much (``tools/word_times.py`` measures it).
 
     Raises:
-        UserError: a number is not a whole one from 1 on, or a shift none of less than a second.
+        UserError: a number is not a whole one from 1 on, or a shift none of less than a second; or policy or search are something
+            else.
 
     >>> DecodingConfig.from_mapping({"policy": "entropy", "policy_conf": {"threshold": 0.01}}, "decode.yaml").policy
     EntropyPolicy(threshold=0.01)
@@ -50,6 +52,9 @@ class DecodingConfig:
     word_shift: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
+        for key, kinds in (("policy", ExitPolicy | None), ("search", Search)):
+            if not isinstance(getattr(self, key), kinds):
+                raise UserError(f"{key} is {getattr(self, key)!r}; give an object, or a file's by DecodingConfig.read")
         for key in ("batch_size", "num_threads"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -90,8 +95,17 @@ class DecodingConfig:
     @classmethod
     def read(cls, path: str | Path) -> DecodingConfig:
         """Reads a YAML file; an empty one is the final exit's; a language model's path starts from its folder. See
-        :meth:`from_mapping`."""
+        :meth:`from_mapping`.
+
+        Raises:
+            UserError: as there, or the threshold is none that the policy can have; infinity is always or never.
+        """
         config = cls.from_mapping(read_yaml(path, _REMEDY, allow_empty=True), str(path))
+        if isinstance(config.policy, ThresholdPolicy) and math.isfinite(config.policy.threshold):
+            try:
+                config.policy.check_threshold()
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
         return replace(config, search=config.search.beside(Path(path).parent))
 
     def to_mapping(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def read_hotwords(words: Any, boost: Any = HOTWORD_BOOST) -> tuple[tuple[str, fl
     (('NEW YORK', 4.0),)
     """
     if isinstance(words, list | tuple):
-        words = dict.fromkeys(words, boost) if all(isinstance(word, str) for word in words) else None
+        words = None if any(isinstance(word, list | dict) for word in words) else dict.fromkeys(words, boost)
     if not isinstance(words, Mapping) or len(words) > _MOST_HOTWORDS:
         raise UserError(f"search: hotwords are a list of at most {_MOST_HOTWORDS} words, or 'word: boost' lines")
     hotwords: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ class OnnxSession:
         self._loaded: dict[int, Any] = {}
 
     def use_threads(self, count: int) -> None:
-        """Computes with so many CPU threads from now on; graphs are loaded again when their number changes."""
+        """Computes with so many CPU threads from now on, or as many as there are processors; graphs are loaded again when it changes."""
+        count = min(count, os.cpu_count() or count)
         if count != self._threads:
             self._threads, self._loaded = count, {}
 

@@ -95,7 +95,25 @@ def test_what_is_no_command_is_a_mistake_of_the_command_line(words: str, capsys:
     with pytest.raises(SystemExit) as stop:
         main(words.split())
     assert stop.value.code == 2
-    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err
+    assert "error: " in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["transcribe", "", "--model", "x"],
+        ["transcribe", "a.wav", "--model", ""],
+        ["transcribe", "a.wav", "--model", "x", "--out", ""],
+        ["data", "tokens", "--text", "text", "--token_type", "char", "--out", ""],
+        ["data", "sets", "--train", "x", "--data", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_folder_where_one_is(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2 and "is empty; name a file or a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

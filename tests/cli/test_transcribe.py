@@ -153,6 +153,41 @@ def test_folders_lists_and_standard_input(
     assert lines["utt1"] == lines[str(recordings[0])] and lines["-"] == lines[str(recordings[2])]
 
 
+def test_standard_input_is_called_so_and_read_once(
+    experiment: Path,  # noqa: F811
+    recordings: list[Path],
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def given(content: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", argparse.Namespace(buffer=io.BytesIO(content)))
+
+    given(recordings[0].read_bytes())
+    transcribe(experiment, "-", "--json")
+    assert json.loads(capsys.readouterr().out)["file"] == "-"
+    given(b"")
+    with pytest.raises(SystemExit):
+        transcribe(experiment, "-")
+    assert capsys.readouterr().err.startswith("espnet-ee: error: standard input: is empty (0 bytes)")
+    with pytest.raises(UsageError, match="standard input is there once"):
+        transcribe(experiment, "-", "-")
+
+
+@pytest.mark.parametrize("utt_id", ["../escaped", "/absolute", "a/b", "x" * 252])
+def test_no_id_leads_out_of_the_folder(utt_id: str, recordings: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "wav.scp").write_text(f"{utt_id} {recordings[0]}\n")
+    with pytest.raises(UsageError, match="--out: "):
+        transcribe(tmp_path, tmp_path / "wav.scp", "--out", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "wav.scp"] and not list((tmp_path / "out").iterdir())
+
+
+def test_the_longest_name_of_a_file_is_written(experiment: Path, recordings: list[Path], tmp_path: Path) -> None:  # noqa: F811
+    name = "x" * 250
+    (tmp_path / "wav.scp").write_text(f"{name} {recordings[0]}\n")
+    transcribe(experiment, tmp_path / "wav.scp", "--out", tmp_path / "out", "--max_segment_seconds", 1)
+    assert (tmp_path / f"out/{name}.txt").is_file()
+
+
 def test_every_format_into_a_folder(experiment: Path, recordings: list[Path], tmp_path: Path, capsys: Captured) -> None:  # noqa: F811
     for name, suffix in (("text", "txt"), ("json", "json"), ("ctm", "ctm"), ("srt", "srt"), ("vtt", "vtt")):
         transcribe(experiment, *recordings[:2], "--format", name, "--out", tmp_path / "out")
@@ -270,6 +305,7 @@ def test_hotwords_come_from_the_command_line_or_a_file(
         ("--hotwords ,", UsageError, "there is no hotword"),
         ("--hotwords A --hotword_boost -1", UsageError, "boost of the hotword 'A' is -1"),
         ("--hotwords {folder}/bad.txt", UserError, "bad.txt: 'much' is no boost"),
+        ("--hotwords {folder}/twice.txt", UserError, "twice.txt: 'A B' is there twice"),
         ("--hotwords {folder}/empty.txt", UserError, "empty.txt: search: there is no hotword"),
         ("--hotwords \u017c", UserError, "the hotword '\u017c' cannot be spelled"),
     ],
@@ -284,6 +320,7 @@ def test_hotwords_that_cannot_be_are_one_line(
 ) -> None:
     (tmp_path / "bad.txt").write_text("A\tmuch\n")
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "twice.txt").write_text("A B\t1\nA  B\t2\n")
     with pytest.raises(UserError, match=message) as caught:
         transcribe(experiment, recordings[0], *words.format(folder=tmp_path).split())
     assert type(caught.value) is error

@@ -27,6 +27,7 @@ from espnet_ee.data.audio import (
     write_flac,
 )
 from espnet_ee.data.polyphase import change_length
+from espnet_ee.data.recording import open_recording
 from espnet_ee.errors import UserError
 
 Tone = Callable[[int], np.ndarray]
@@ -197,6 +198,21 @@ def test_whatever_libsndfile_reads(name: str, tmp_path: Path) -> None:
     samples, _ = read_any(tmp_path / name, RATE)
     assert abs(len(samples) - RATE) < 1200  # an MP3 has its padding
     assert np.abs(samples).max() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("subtype", sorted(set(soundfile.available_subtypes("WAV")) - {"MPEG_LAYER_III"}))
+def test_every_codec_of_a_wav_is_read_whole_and_in_blocks(subtype: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(np.arange(40000) / 20), RATE, subtype=subtype)
+    samples, _ = read_any(tmp_path / "a.wav", RATE)
+    assert len(samples) == count_samples(tmp_path / "a.wav")[0] >= 40000
+    assert np.array_equal(samples, np.concatenate(list(read_blocks(tmp_path / "a.wav", 3000)))[:, 0])
+
+
+def test_a_rate_that_no_sound_has_is_one_line(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 2**31 - 1)
+    for read in (lambda path: read_any(path, RATE), lambda path: open_recording(path, RATE, 20)):
+        with pytest.raises(UserError, match="a.wav: 2147483647 Hz cannot become 16000 Hz"):
+            read(tmp_path / "a.wav")
 
 
 def test_no_audio_is_named(tmp_path: Path) -> None:

@@ -26,6 +26,17 @@ def test_files_folders_and_lists(tmp_path: Path) -> None:
     assert list(audio_files("nowhere/x.wav")) == [AudioFile("nowhere/x.wav", Path("nowhere/x.wav"))]
 
 
+def test_nothing_in_a_folder_is_left_out_silently(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+    (elsewhere / "b.wav").write_text("")
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(folder)
+    (folder / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    assert [file.path.relative_to(folder) for file in audio_files(str(folder))] == [Path("gone.wav"), Path("linked/b.wav")]
+
+
 def test_names_for_files_and_tables() -> None:
     assert AudioFile("a/b c.d.wav", Path("a/b c.d.wav")).stem == "b_c.d"
     assert AudioFile("utt.1", Path("a/b.wav")).stem == "utt.1"

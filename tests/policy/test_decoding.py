@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,8 @@ def test_nothing_said_is_the_final_exit(text: str, tmp_path: Path) -> None:
         ("combine: {1: {1: 1.0}}", "combine"),
         ("3: 4", "3"),
         ("- 3", "key: value"),
+        ("policy: confidence\npolicy_conf: {threshold: 95}", "threshold 95: give a number from 0 to 1"),
+        ("policy: patience\npolicy_conf: {threshold: 2.5}", "threshold 2.5: give a whole number"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(text: str, key: str, tmp_path: Path) -> None:
@@ -66,6 +69,42 @@ def test_a_mistake_is_named_with_file_and_key(text: str, key: str, tmp_path: Pat
     with pytest.raises(UserError, match=rf"decode\.yaml: (?s:.)*{key}") as caught:
         DecodingConfig.read(tmp_path / "decode.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("policy: entropy\npolicy_conf: {threshold: 0.1}\npolicy: fixed", 3, "the key 'policy' is there twice"),
+        ("policy: entropy\npolicy_conf: {threshold: 0.1, threshold: 0.2}", 2, "the key 'threshold' is there twice"),
+        ("search: {kind: beam, hotwords: {A: 1, B: 2, A: 3}}", 1, "the key 'A' is there twice"),
+        ("policy: entropy\npolicy_conf:\n\tthreshold: 0.1", 3, "a tab"),
+        ("policy_conf: {threshold: 0.1\n", 2, "not plain YAML"),
+    ],
+)
+def test_what_yaml_readers_pass_over_is_named_with_its_line(text: str, line: int, message: str, tmp_path: Path) -> None:
+    (tmp_path / "decode.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"decode\.yaml:{line}: .*{message}"):
+        DecodingConfig.read(tmp_path / "decode.yaml")
+
+
+def test_a_configuration_in_another_writing_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "decode.yaml").write_text("policy: fixed", encoding="utf-16")
+    with pytest.raises(UserError, match="not UTF-8.*iconv"):
+        DecodingConfig.read(tmp_path / "decode.yaml")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DecodingConfig("entropy"), "policy is 'entropy'"),
+        (lambda: DecodingConfig(search="beam"), "search is 'beam'"),
+        (lambda: EntropyPolicy("0.1"), "threshold is not a number"),
+        (lambda: EntropyPolicy(True), "threshold is not a number"),
+    ],
+)
+def test_words_in_place_of_objects_are_refused_where_they_are_given(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def test_the_command_line_changes_single_settings() -> None:
@@ -111,7 +150,9 @@ def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path)
         ({"kind": "beam", "blank_skip": 0.3}, "blank_skip is 0.3"),
         ({"kind": "beam", "blank_skip": True}, "blank_skip is True"),
         ({"kind": "beam", "hotwords": "ANNA"}, "hotwords are a list"),
-        ({"kind": "beam", "hotwords": [1, "A"]}, "hotwords are a list"),
+        ({"kind": "beam", "hotwords": [1, "A"]}, "the hotword 1 is no word"),
+        ({"kind": "beam", "hotwords": ["A", False]}, "the hotword False is no word; .*in quotes"),  # NO, to YAML
+        ({"kind": "beam", "hotwords": [["A"]]}, "hotwords are a list"),
         ({"kind": "beam", "hotwords": {True: 2}}, "the hotword True is no word"),
         ({"kind": "beam", "hotwords": {" ": 2}}, "the hotword ' ' is no word"),
         ({"kind": "beam", "hotwords": {"A": -1}}, "the boost of the hotword 'A' is -1"),
