@@ -35,6 +35,7 @@ from espnet_ee.data.sets import compare_sets
 from espnet_ee.data.tedlium import TedLium2, TedLium3
 from espnet_ee.data.tokens import make_tokens
 from espnet_ee.data.voxpopuli import VoxPopuli
+from espnet_ee.data.word_times import read_word_times
 from espnet_ee.decode.journal import open_journal
 from espnet_ee.errors import UserError
 from espnet_ee.policy.budget import read_curve
@@ -243,6 +244,10 @@ READERS = {
         },
         read_data,
         lambda: {"a.wav": wav(), "b.wav": wav()},
+    ),
+    "word times": Reader(
+        lambda: {"words.ctm": b"u1 1 0.1 0.2 ONE 0.9\n;; x\nu1 1 0.5 0 TWO\n"},
+        lambda folder: read_word_times(folder / "words.ctm"),
     ),
     "two sets": Reader(
         lambda: {"wav.scp": b"u1 a.wav\nu2 b.wav\nu3 b.wav\n", "text": TEXT, "utt2spk": b"u1 s\nu2 s\nu3 s\n"},

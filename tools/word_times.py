@@ -7,45 +7,20 @@
     python3 tools/word_times.py --known corpus/MiniSpeech/words.ctm --found test.ctm --dev dev.ctm
 
 Compares the words that both have (the longest common part of their texts). A model may say its tokens early or late by about the same
-time always, which nothing in its training forbids: the median over --dev is taken off in the last column.
+time always, which nothing in its training forbids: the median over --dev is taken off in the last column (calibration takes it off by
+itself where the development set has words.ctm).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
 
+from espnet_ee.data.word_times import read_word_times
+from espnet_ee.decode.word_times import WITHIN, lateness
 from espnet_ee.errors import UserError, run
-from espnet_ee.files import read_lines
-
-Words = dict[str, list[tuple[str, float, float]]]
-
-
-def read_ctm(path: Path) -> Words:
-    """By recording, its words with start and end."""
-    words: Words = {}
-    for number, line in enumerate(read_lines(path), 1):
-        columns = line.split()
-        try:
-            name, start, lasts, word = columns[0], float(columns[2]), float(columns[3]), columns[4]
-        except (IndexError, ValueError):
-            raise UserError(f"{path}:{number}: not 'recording channel start duration word'") from None
-        words.setdefault(name, []).append((word, start, start + lasts))
-    return words
-
-
-def errors(known: Words, found: Words) -> Iterator[tuple[float, float]]:
-    """Of each word that both have, how much later it starts and ends."""
-    for name, words in found.items():
-        texts = [[word for word, _, _ in one] for one in (known.get(name, []), words)]
-        for block in SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks():
-            for number in range(block.size):
-                true, said = known[name][block.a + number], words[block.b + number]
-                yield said[1] - true[1], said[2] - true[2]
 
 
 def main() -> None:
@@ -54,11 +29,11 @@ def main() -> None:
     parser.add_argument("--known", type=Path, required=True, help="CTM of the true times")
     parser.add_argument("--found", type=Path, required=True, help="CTM of a model")
     parser.add_argument("--dev", type=Path, help="CTM of the same model on other recordings of the known ones")
-    parser.add_argument("--within", type=float, default=0.08, help="seconds (0.08)")
+    parser.add_argument("--within", type=float, default=WITHIN, help=f"seconds ({WITHIN})")
     arguments = parser.parse_args()
-    known, tables = read_ctm(arguments.known), []
+    known, tables = read_word_times(arguments.known), []
     for path in (arguments.found, arguments.dev):
-        table = np.array(list(errors(known, read_ctm(path)))) if path else None
+        table = np.array(list(lateness(known, read_word_times(path)))) if path else None
         if table is not None and not len(table):
             raise UserError(f"{path}: has no word of {arguments.known}; check that recordings are called alike")
         tables.append(table)

@@ -25,13 +25,18 @@ def add_align(parser: Parser) -> None:
     """Options of ``espnet-ee align``."""
     parser.description = (
         "Says when the words of known texts are said: a CTM line a word (recording, 1, start, duration, word, confidence), by the\n"
-        "most probable alignment of one exit. An utterance that cannot be aligned is named, and the exit status is 1."
+        "most probable alignment of one exit, moved by the word_shift of the model's decoding configurations. An utterance that cannot be aligned is named, and the exit status is 1."
     )
     add_model(parser)
     parser.path("--data", "Kaldi data directory (wav.scp, text)")
     parser.path("--audio", "in place of it: an audio file of any format, rate and channels", "FILE")
     parser.option("--text", "with --audio: what is said in it", metavar="WORDS")
-    parser.option("--exit_layer", "the exit that aligns (default: the last)", type=int, metavar="K")
+    parser.option(
+        "--exit_layer",
+        "the exit that aligns (default: word_exit of the decoding configurations, else the last)",
+        type=int,
+        metavar="K",
+    )
     parser.option("--engine", "as of espnet-ee transcribe", choices=("torch", "onnx"))
     parser.option("--device", "torch device", default="cpu")
     parser.path("--out", "the CTM file (default: standard output)", "FILE")
@@ -45,12 +50,16 @@ def _align(options: argparse.Namespace) -> None:
         raise UsageError("--audio and --text belong together")
     from espnet_ee.decode.alignment import Aligner
     from espnet_ee.decode.formats import ctm_lines
+    from espnet_ee.policy.decoding import DecodingConfig
 
     with quiet():
         from espnet_ee.api import EarlyExitASR
 
         recogniser = EarlyExitASR.from_pretrained(options.model, "fixed", options.device, options.engine)
-    aligner, problems, lines = Aligner(recogniser.session, options.exit_layer), Problems(), []
+    configs = recogniser.configs.values()  # those of a calibration agree on when words are said
+    timed = next((config for config in configs if config.word_exit or any(config.word_shift)), DecodingConfig())
+    layer = timed.word_exit if options.exit_layer is None else options.exit_layer
+    aligner, problems, lines = Aligner(recogniser.session, layer, timed.word_shift), Problems(), []
     for name, text, samples in _utterances(options, recogniser, problems):
         try:
             lines.append(ctm_lines(name, aligner(samples, text)))

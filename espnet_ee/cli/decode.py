@@ -155,6 +155,6 @@ def _load(options: argparse.Namespace, files: Sequence[Path]) -> LoadedModel:
             "espnet": espnet_version(),
         },
     }
-    session = TorchSession(package.model)
+    session = TorchSession(package.model, package.sample_rate)
     session.use_chunk(options.chunk_ms, package.sample_rate)
     return LoadedModel(session, package.sample_rate, facts)

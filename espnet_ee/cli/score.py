@@ -58,6 +58,8 @@ def add_calibrate(parser: Parser) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
+    from espnet_ee.policy.decoding import DecodingConfig
+    from espnet_ee.policy.searching import SearchConfig
     from espnet_ee.score.calibrate import PROMISES, calibrate_policies, parse_target, write_calibrated
     from espnet_ee.score.grid import read_grid
     from espnet_ee.score.runs import search_of
@@ -74,7 +76,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     if not calibrated:
         print(f"{options.evidence}: the model has one exit only; there is nothing to choose")
         return
-    write_calibrated(options.out, calibrated, dev.name, search_of(options.evidence))
+    common = DecodingConfig(search=search_of(options.evidence) or SearchConfig())
+    write_calibrated(options.out, calibrated, dev.name, common)
     print(*calibrated, sep="\n")
 
 

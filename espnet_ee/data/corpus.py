@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from espnet_ee.data.skips import Skip
 from espnet_ee.data.utterance import Utterance
+from espnet_ee.data.word_times import TimedWords
 from espnet_ee.errors import UsageError, UserError
 
 
@@ -67,6 +68,10 @@ class Corpus(ABC):
         """How many utterances one of ``sets`` has in the published corpus; None if nobody knows."""
         del set_name
         return None
+
+    def word_times(self) -> TimedWords:
+        """When the words of its utterances are said, where the corpus knows it."""
+        return {}
 
     @abstractmethod
     def utterances(self, set_name: str) -> Iterator[Utterance | Skip]:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Clip, clips_of
+from espnet_ee.data.word_times import WORD_TIMES, read_word_times
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
 from espnet_ee.kaldi import is_count, read_scp, split_place
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
-NOTES = ("feats_type", "feats_dim", "frontend.yaml")
+NOTES = ("feats_type", "feats_dim", "frontend.yaml", WORD_TIMES)
 """Small files that belong to the whole directory and are carried along."""
 
 _BAD_ID = re.compile(r"^\.|[/\\]|[\x00-\x1f\x7f]")
@@ -99,6 +100,8 @@ def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDi
                 where = f"{data.path / name}:{number}"
                 raise UserError(f"{where}: there is no file {value}; mend the line or make the file")
     _check_segments_end(data)
+    if WORD_TIMES in data.notes:
+        read_word_times(data.path / WORD_TIMES)
     return data
 
 

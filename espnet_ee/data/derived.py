@@ -10,6 +10,7 @@ from pathlib import Path
 from espnet_ee.data.datadir import DataDir, read_data_dir, refuse_to_replace_files
 from espnet_ee.data.draft import DataDirDraft, new_data_dir
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle
+from espnet_ee.data.word_times import WORD_TIMES
 from espnet_ee.files import refuse_overlap
 
 
@@ -34,10 +35,12 @@ class DerivedDir:
         return listed
 
     def carry(self, utt_ids: Iterable[str], skips: tuple[Skip, ...] = ()) -> Prepared:
-        """Takes transcripts and speakers over for the utterances that stay; returns what to tell of the directory."""
+        """Takes transcripts, speakers and known times of words over for the utterances that stay; returns what to tell of the directory."""
         kept = list(utt_ids)
         for name in ("text", "utt2spk"):
             self.draft.tables[name] = {utt_id: self.source.tables[name][utt_id] for utt_id in kept}
+        if WORD_TIMES in self.source.notes:
+            self.draft.notes[WORD_TIMES] = self.source.notes[WORD_TIMES]
         return Prepared(len(kept), skips)
 
 

@@ -9,6 +9,7 @@ from espnet_ee.data.datadir import Table
 from espnet_ee.data.draft import new_data_dir
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle
 from espnet_ee.data.utterance import Utterance
+from espnet_ee.data.word_times import WORD_TIMES, word_times_text
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
 
@@ -35,6 +36,9 @@ def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0
     with new_data_dir(out) as draft:
         settle(skips, len(records), max_skipped, f"{corpus.name}: {set_name}", draft.folder)
         draft.tables.update(_tables(utterances))
+        times = corpus.word_times()
+        if known := {utterance.utt_id: times[utterance.utt_id] for utterance in utterances if utterance.utt_id in times}:
+            draft.notes[WORD_TIMES] = word_times_text(known)
     return Prepared(len(utterances), skips, corpus.distributed(set_name))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from espnet_ee.decode.session import ExitSession
 from espnet_ee.errors import UserError
 from espnet_ee.search.align import Speller, aligned
-from espnet_ee.search.words import Word, words_of
+from espnet_ee.search.words import Word, shifted, words_of
 
 
 class Aligner:
@@ -18,13 +18,14 @@ class Aligner:
     Args:
         session: the engine.
         layer: the exit; None: the last one.
+        shift: seconds by which words' starts and ends are moved; see :class:`espnet_ee.policy.decoding.DecodingConfig`.
 
     Raises:
         UserError: there is no such exit, or the model does not know how long its frames are.
     """
 
-    def __init__(self, session: ExitSession[Any], layer: int | None = None) -> None:
-        self.session, self.layer = session, session.exit_layers[-1] if layer is None else layer
+    def __init__(self, session: ExitSession[Any], layer: int | None = None, shift: tuple[float, float] = (0.0, 0.0)) -> None:
+        self.session, self.layer, self.shift = session, session.exit_layers[-1] if layer is None else layer, shift
         if self.layer not in session.exit_layers:
             raise UserError(f"no exit after layer {layer}; the model's exits are {', '.join(map(str, session.exit_layers))}")
         if session.sample_rate is None or session.frame_seconds is None:
@@ -56,5 +57,6 @@ class Aligner:
             raise UserError(
                 f"{len(speech) / self._rate:.2f} s are too short for its text of {len(text.split())} words; mend one of them"
             )
-        tokens, spans = placed
-        return words_of([self.session.tokens[token] for token in tokens], spans, self._frame_seconds, len(speech) / self._rate)
+        tokens, spans = [self.session.tokens[token] for token in placed[0]], placed[1]
+        seconds = len(speech) / self._rate
+        return shifted(words_of(tokens, spans, self._frame_seconds, seconds), self.shift, seconds)

@@ -105,6 +105,7 @@ class _Run:
         """Reads the heads that are wanted and lets the finished utterances go; gives the places of the others."""
         places = list(range(len(self.active)))
         if not self.reader.reads_all and not self._stops(state.layer, [ExitEvidence(state.layer)]):
+            self.reader.pass_by(state, self.active)
             return places  # a policy that reads nothing is asked first: only the heads of those that stop are computed
         readings = self.reader.read(state, places)
         elapsed = (time.perf_counter() - self.started) / len(self.passages)
@@ -113,6 +114,8 @@ class _Run:
             passage = self.active[place]
             passage.rows.append(self.reader.row(reading, passage.feature_frames))
             passage.seconds.append(elapsed)
+            if state.layer == self.reader.word_exit:
+                passage.word_log_probs = reading.frames.log_probs
             if self._stops(state.layer, [row.evidence for row in passage.rows]):
                 self.results[passage.number] = self.reader.recognition(state, place, reading, passage)
             else:

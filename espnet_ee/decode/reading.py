@@ -18,11 +18,14 @@ from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
+from espnet_ee.search.align import aligned, chain
 from espnet_ee.search.beam import BeamSearch, GreedySearch, build_search, nbest_search
-from espnet_ee.search.greedy import Hypothesis
+from espnet_ee.search.greedy import Hypothesis, TokenSpan
 from espnet_ee.search.joint import JointTexts
 from espnet_ee.search.words import Word, shifted, words_of
 from espnet_ee.text import tokens_to_text
+
+_WORDS = frozenset({"log_probs"})  # what aligns a text
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Passage:
         number: of the utterance in its batch, from 0.
         feature_frames: its length in the encoder's input frames.
         samples: and as it came.
+        word_log_probs: what the exit by which words get their times says of it (T, V); None: not passed, or nobody asks.
+        word_macs: multiply-accumulates of that exit's head, where nobody else reads it.
         rows: the exits that were read.
         seconds: since the batch began, at each of them, divided by the batch's size.
     """
@@ -57,6 +62,8 @@ class Passage:
     number: int
     feature_frames: int = 0
     samples: int = 0
+    word_log_probs: np.ndarray | None = None
+    word_macs: int = 0
     rows: list[EvidenceRow] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -88,6 +95,7 @@ class ExitReader:
 
     def __init__(self, session: ExitSession[Any], config: DecodingConfig, keep: bool, nbest: int) -> None:
         self.session, self.keep, self.confidences, self.shift = session, keep, config.confidences, config.word_shift
+        self.word_exit = config.word_exit
         self.policy = policy = config.policy_for(session.exit_layers)
         self.nbest = max(nbest, policy.nbest)
         plain = SearchConfig() if isinstance(config.search, AttentionConfig) else config.search
@@ -106,8 +114,21 @@ class ExitReader:
 
     def read(self, state: SessionState, places: Sequence[int]) -> list[Reading]:
         """Reads the exit that a batch stands at, for some of its rows."""
-        frames = self.session.read(state, places, self.want) if places else []
+        want = self.want | _WORDS if state.layer == self.word_exit else self.want
+        frames = self.session.read(state, places, want) if places else []
         return [self._reading(state, *read) for read in zip(places, frames, strict=True)]
+
+    def pass_by(self, state: SessionState, passages: Sequence[Passage]) -> None:
+        """Passes an exit that nobody else reads; words may get their times by it.
+
+        Args:
+            state: at the exit.
+            passages: of all utterances of the batch.
+        """
+        if state.layer == self.word_exit and passages:
+            for passage, frames in zip(passages, self.session.read(state, range(len(passages)), _WORDS), strict=True):
+                passage.word_log_probs = frames.log_probs
+                passage.word_macs = self.session.macs.head_macs(state.layer, len(frames.labels))
 
     def _reading(self, state: SessionState, place: int, frames: Frames) -> Reading:
         joint = self._attend(state, place, frames) if self.attends_always else None
@@ -195,18 +216,32 @@ class ExitReader:
             token_ids=hypothesis.tokens,
             score=hypothesis.score,
             exit_layer=layer,
-            macs=macs_of_stop(rows, len(rows) - 1, self.reads_all, self.attends_always),
+            macs=macs_of_stop(rows, len(rows) - 1, self.reads_all, self.attends_always) + passage.word_macs,
             rows=rows,
             seconds=tuple(passage.seconds),
-            words=self._words(layer, tokens, hypothesis, passage.samples),
+            words=self._words(layer, frames, hypothesis, passage),
         )
 
-    def _words(self, layer: int, tokens: Sequence[str], hypothesis: Hypothesis, samples: int) -> tuple[Word, ...]:
+    def _spans(self, layer: int, frames: Frames, hypothesis: Hypothesis, passage: Passage) -> tuple[TokenSpan, ...]:
+        """Where the tokens lie by the exit that words' times are taken from, as sure as the exit is that stopped; as this one has it
+        where that one was not passed, has other frames, or cannot be aligned."""
+        own, log_probs = hypothesis.spans, passage.word_log_probs
+        if log_probs is None or layer == self.word_exit:
+            return own
+        if len(log_probs) != len(frames.labels) or np.isnan(log_probs).any():
+            return own
+        placed = aligned(log_probs, chain(hypothesis.tokens, self.session.blank), self.session.blank)
+        if placed is None:
+            return own
+        return tuple(replace(span, log_probability=said.log_probability) for span, said in zip(placed[1], own, strict=True))
+
+    def _words(self, layer: int, frames: Frames, hypothesis: Hypothesis, passage: Passage) -> tuple[Word, ...]:
         rate, frame_seconds = self.session.sample_rate, self.session.frame_seconds
-        if rate is None or frame_seconds is None or len(hypothesis.spans) < len(tokens):
+        if rate is None or frame_seconds is None or len(hypothesis.spans) < len(hypothesis.tokens):
             return ()
-        words = words_of(tokens, hypothesis.spans, frame_seconds, samples / rate, self.session.token_type)
-        words = shifted(words, self.shift, samples / rate)
+        seconds, spans = passage.samples / rate, self._spans(layer, frames, hypothesis, passage)
+        words = words_of(self._strings(hypothesis), spans, frame_seconds, seconds, self.session.token_type)
+        words = shifted(words, self.shift, seconds)
         return tuple(replace(word, confidence=self.confidences(layer, word.confidence)) for word in words)
 
     def _strings(self, hypothesis: Hypothesis) -> tuple[str, ...]:

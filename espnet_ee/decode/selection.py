@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.data.inputs import content_digest, read_inputs
+from espnet_ee.data.word_times import WORD_TIMES, read_word_times
 from espnet_ee.decode.journal import Journal, open_journal
 from espnet_ee.decode.results import SUMMARY, Decoding, check_output_dir, decode, write_decoding
 from espnet_ee.decode.session import ExitSession
 from espnet_ee.decode.tuning import CONFIG, FACTS, FOLDER, Stops, Tuning, check_folder, check_grid, tune, write_tuned
+from espnet_ee.decode.word_times import TIMES, WORD_KEYS, facts_of, measure
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import files_digest, read_yaml
+from espnet_ee.files import files_digest, is_file, read_yaml, write_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.attending import Search
 from espnet_ee.policy.decoding import DecodingConfig
@@ -181,6 +183,8 @@ class _Decodings:
             raise UsageError(f"--calibrate_on {calibration.on}: none of the sets; they are {', '.join(self.sets)}")
         if not (self.sets[calibration.on] / "text").is_file():
             raise UserError(f"{self.sets[calibration.on] / 'text'}: no such file; calibration needs the set's references")
+        if is_file(self.sets[calibration.on] / WORD_TIMES):
+            read_word_times(self.sets[calibration.on] / WORD_TIMES)
         for word in calibration.targets:
             parse_target(word)
         missing = set(calibration.online) - set(calibration.policies)
@@ -219,6 +223,7 @@ class _Decodings:
         """Decodes all sets with one configuration."""
         numbers: dict[str, Any] = {"batch_size": self.options.batch_size, "num_threads": self.options.num_threads}
         config = replace(config, **{key: value for key, value in numbers.items() if value is not None})
+        config = replace(config, word_exit=None, word_shift=(0.0, 0.0))  # no times of words are written, so none are made
         nbest = self.options.nbest if every_exit else 0
         for name in self.sets:
             folder = self.options.out / tag / name
@@ -266,15 +271,40 @@ class _Decodings:
                 print(f"warning: target {word} is left out: the last exit is {dev.layers[-1]}", file=sys.stderr, flush=True)
             else:
                 targets.append(target)
-        before = set(folder.glob("decode_*.yaml"))
+        before, common = set(folder.glob("decode_*.yaml")), replace(self.word_times(calibration.on), search=search)
         calibrated = calibrate_policies(dev, calibration.policies, targets, calibration.features)
-        write_calibrated(folder, calibrated, calibration.on, search)
+        write_calibrated(folder, calibrated, calibration.on, common)
         for path in before - set(folder.glob("decode_*.yaml")):
             self._remove(out / path.stem)  # what ran online by an earlier calibration is none of this one's
         for one in calibrated:
             print(one, flush=True)
             if one.policy.name in calibration.online:
-                yield f"decode_{one.name}", replace(one.config, search=search)
+                yield f"decode_{one.name}", one.config_in(common)
+
+    def word_times(self, name: str) -> DecodingConfig:
+        """Where words get their times from, as a decoding configuration, where a set knows when they are said; measured once."""
+        data, path = self.sets[name], self.options.out / TIMES
+        if not is_file(data / WORD_TIMES):
+            return DecodingConfig()
+        identity = {
+            "word_times_digest": files_digest([data / WORD_TIMES, data / "text"]),
+            "model_digest": self.model_digest,
+            "data_digest": self.digests[name],
+            "chunk_ms": self.options.chunk_ms,
+        }
+        if not _holds(path, identity):
+            print(f"{path}: when words are said, on {name}", file=sys.stderr, flush=True)
+            inputs, texts = read_inputs(data, self.model.sample_rate), read_scp(data / "text", allow_empty=True)
+            try:
+                measured = measure(self.model.session, inputs, texts, read_word_times(data / WORD_TIMES))
+            except UserError as error:
+                print(f"warning: {data / WORD_TIMES}: words' times stay as they are: {error}", file=sys.stderr, flush=True)
+                return DecodingConfig()
+            write_yaml(path, {**facts_of(measured), **identity})
+        facts = read_yaml(path, "delete it to make it again")
+        found = {key: facts[key] for key in WORD_KEYS if key in facts}
+        print(f"{path}: {found}", flush=True)
+        return DecodingConfig.from_mapping(found, str(path))
 
     def _remove(self, folder: Path) -> None:
         for name in self.sets:

@@ -19,7 +19,7 @@ from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
 from espnet_ee.policy.searching import SearchConfig, is_number
 
-KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads", "confidences", "word_shift")
+KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads", "confidences", "word_exit", "word_shift")
 _REMEDY = "give a decoding configuration, such as calibration writes"
 
 
@@ -33,12 +33,14 @@ class DecodingConfig:
         num_threads: CPU threads.
         search: how the text is looked for at the exit where it stops.
         confidences: what the model's own word confidences are worth; without knots they stay as they are.
+        word_exit: the exit by whose alignment of the text words get their times (deep CTC layers drift); None, and where an utterance
+            stops below it: the one that stopped.
         word_shift: seconds by which words' starts and ends are moved, for a model that says its tokens later (or earlier) than they are
-            heard, always by about as much (``tools/word_times.py`` measures it).
+            heard, always by about as much (:mod:`espnet_ee.decode.word_times` measures it).
 
     Raises:
-        UserError: a number is not a whole one from 1 on, or a shift none of less than a second; or policy or search are something
-            else.
+        UserError: a number or exit is not a whole one from 1 on, or a shift none of less than a second; or policy or search are
+            something else.
 
     >>> DecodingConfig.from_mapping({"policy": "entropy", "policy_conf": {"threshold": 0.01}}, "decode.yaml").policy
     EntropyPolicy(threshold=0.01)
@@ -49,13 +51,14 @@ class DecodingConfig:
     num_threads: int = 1
     search: Search = field(default_factory=SearchConfig)
     confidences: ConfidenceMap = field(default_factory=ConfidenceMap)
+    word_exit: int | None = None
     word_shift: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         for key, kinds in (("policy", ExitPolicy | None), ("search", Search)):
             if not isinstance(getattr(self, key), kinds):
                 raise UserError(f"{key} is {getattr(self, key)!r}; give an object, or a file's by DecodingConfig.read")
-        for key in ("batch_size", "num_threads"):
+        for key in ("batch_size", "num_threads", *(["word_exit"] if self.word_exit is not None else [])):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{key} is {value!r}; give a whole number from 1 on")
@@ -115,8 +118,9 @@ class DecodingConfig:
         search = {} if self.search == SearchConfig() else {"search": self.search.to_mapping()}
         numbers = {"batch_size": self.batch_size, "num_threads": self.num_threads}
         confidences = {"confidences": self.confidences.to_mapping()} if self.confidences.knots else {}
-        shift = {"word_shift": list(self.word_shift)} if any(self.word_shift) else {}
-        return {"policy": name, "policy_conf": conf, **search, **numbers, **confidences, **shift}
+        words: dict[str, Any] = {} if self.word_exit is None else {"word_exit": self.word_exit}
+        words |= {"word_shift": list(self.word_shift)} if any(self.word_shift) else {}
+        return {"policy": name, "policy_conf": conf, **search, **numbers, **confidences, **words}
 
     def to_yaml(self) -> str:
         """As the file that users hold."""
@@ -155,8 +159,10 @@ class DecodingConfig:
             exit_layers: the model's, rising.
 
         Raises:
-            UserError: the policy does not fit them, or reads what the search does not say.
+            UserError: the policy or ``word_exit`` does not fit them, or the policy reads what the search does not say.
         """
+        if self.word_exit is not None and self.word_exit not in exit_layers:
+            raise UserError(f"word_exit is {self.word_exit}; the model's exits are {', '.join(map(str, exit_layers))}")
         policy = FixedExitPolicy(exit_layers[-1]) if self.policy is None else self.policy
         policy.check(exit_layers)
         if policy.needs_every_search and self.search.kind != ATTENTION:

@@ -13,7 +13,6 @@ import numpy as np
 
 from espnet_ee.errors import UsageError
 from espnet_ee.files import atomic_write
-from espnet_ee.policy.attending import Search
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
@@ -132,7 +131,11 @@ class Calibrated:
     @property
     def config(self) -> DecodingConfig:
         """The decoding configuration that runs it."""
-        return DecodingConfig(policy=self.policy, confidences=self.confidences)
+        return self.config_in(DecodingConfig())
+
+    def config_in(self, common: DecodingConfig) -> DecodingConfig:
+        """The decoding configuration that runs it, with what all have in common."""
+        return replace(common, policy=self.policy, confidences=self.confidences)
 
     def __str__(self) -> str:
         missed = "" if self.reached else "NOT REACHED, the nearest is: "
@@ -310,7 +313,9 @@ def samples_of(dev: Grid, features: Sequence[str]) -> Samples:
     return make_samples(evidence, dev.errors, [int(layer) for layer in dev.layers], features)
 
 
-def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: str, search: Search | None = None) -> list[Path]:
+def write_calibrated(
+    folder: Path, calibrated: Sequence[Calibrated], dev_name: str, common: DecodingConfig | None = None
+) -> list[Path]:
     """Writes ``decode_NAME.yaml`` for each, and what the development set promised beside them.
 
     Those of an earlier calibration go: they may be of another model, and would be packed with this one.
@@ -319,19 +324,20 @@ def write_calibrated(folder: Path, calibrated: Sequence[Calibrated], dev_name: s
         folder: of the configurations.
         calibrated: what they run.
         dev_name: of the development set.
-        search: how the texts were looked for, None: greedily; a language model is named as it is found from the folder.
+        common: what all of them have: how the texts were looked for (None: greedily; a language model is named as it is found from
+            the folder), and where words get their times from.
 
     Returns:
         The configurations' paths.
     """
-    search = search or SearchConfig()
-    if isinstance(search, SearchConfig) and search.lm is not None:
-        search = replace(search, lm=os.path.relpath(search.lm, folder))
+    common = common or DecodingConfig()
+    if isinstance(common.search, SearchConfig) and common.search.lm is not None:
+        common = replace(common, search=replace(common.search, lm=os.path.relpath(common.search.lm, folder)))
     paths = [folder / f"decode_{one.name}.yaml" for one in calibrated]
     earlier = [path for path in folder.glob("decode_*.yaml") if path not in paths and _is_calibrated(path)]
     for path, one in zip(paths, calibrated, strict=True):
         with atomic_write(path) as stream:
-            stream.write(_configuration(one, dev_name, search))
+            stream.write(_configuration(one, dev_name, common))
     promises = []
     for one in calibrated:
         labels = {**policy_labels(one.policy), "target": str(one.target), "reached": one.reached}
@@ -347,9 +353,9 @@ def _is_calibrated(path: Path) -> bool:
     return path.read_bytes().startswith(_HEADER.encode())
 
 
-def _configuration(one: Calibrated, dev_name: str, search: Search) -> str:
+def _configuration(one: Calibrated, dev_name: str, common: DecodingConfig) -> str:
     promise = f"{one.expected.wer:.2f} % WER, mean exit layer {one.expected.depth:.2f}{one.kept}"
     lines = [f"{_HEADER} {dev_name} for: {one.target}. Expected there: {promise}."]
     if not one.reached:
         lines.append("# NOT REACHED: this is the nearest operating point.")
-    return "\n".join(lines) + "\n" + replace(one.config, search=search).to_yaml()
+    return "\n".join(lines) + "\n" + one.config_in(common).to_yaml()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_words_lie_in_their_utterances_and_a_bad_one_is_named(
     align(experiment, "--audio", experiment / "0.wav", "--text", "AB A", "--exit_layer", 2)
     alone = [line.split()[1:] for line in capsys.readouterr().out.splitlines()]
     assert alone == [line[1:] for line in lines if line[0] == "utt0"]
+    policies = experiment / "policies"
+    policies.mkdir()
+    (policies / "decode_entropy.yaml").write_text(
+        "policy: entropy\npolicy_conf: {threshold: 0.1}\nword_exit: 2\nword_shift: [-0.02, 0]\n"
+    )
+    align(experiment, "--audio", experiment / "0.wav", "--text", "AB A")
+    moved = [line.split()[1:] for line in capsys.readouterr().out.splitlines()]
+    shutil.rmtree(policies)
+    assert [float(line[1]) for line in moved] == [pytest.approx(max(0, float(line[1]) - 0.02), abs=2e-3) for line in alone]
     with pytest.raises(UserError, match="no exit after layer 3"):
         align(experiment, "--data", data, "--exit_layer", 3)
 

@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 
 from espnet_ee.data.audio import read_int16
+from espnet_ee.data.datadir import validate_data_dir
+from espnet_ee.data.format_audio import format_audio
 from espnet_ee.data.mini.draws import Random
 from espnet_ee.data.mini.make import SPEAKERS, make_corpus, make_noise, make_utterance
+from espnet_ee.data.mini.reader import Mini
 from espnet_ee.data.mini.sentences import TEMPLATES, WORDS, make_sentence, pronounce
 from espnet_ee.data.mini.voice import PHONES
+from espnet_ee.data.prepare import prepare_set
+from espnet_ee.data.speed import perturb_speed
+from espnet_ee.data.word_times import read_word_times
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.kaldi import read_scp
 
 TreeBytes = Callable[[Path], dict[str, bytes]]
 
@@ -55,6 +62,31 @@ def test_when_words_are_said_is_known(mini_root: Path) -> None:
     lines = (mini_root / "MiniSpeech/words.ctm").read_text().splitlines()
     _, sentence = make_utterance(0, 101, 0)
     assert [line.split()[4] for line in lines if line.startswith("101-1011-0000 ")] == sentence.text.split()
+
+
+def test_data_directories_know_when_words_are_said(mini_root: Path, tmp_path: Path) -> None:
+    """Stage 1 gives each set its own, stage 3 carries it; what is spoken at other speeds has none, and a broken one is refused."""
+    known = read_word_times(mini_root / "MiniSpeech/words.ctm")
+    for name in ("train", "dev"):
+        prepare_set(Mini(mini_root), name, tmp_path / name)
+        format_audio(tmp_path / name, tmp_path / "dump" / name, 16000)
+        texts = read_scp(tmp_path / name / "text")
+        for folder in (tmp_path / name, tmp_path / "dump" / name):
+            own = read_word_times(folder / "words.ctm")
+            assert own == {utt_id: known[utt_id] for utt_id in texts}
+            assert {utt_id: " ".join(word for word, *_ in words) for utt_id, words in own.items()} == texts
+            validate_data_dir(folder)
+    perturb_speed(tmp_path / "dev", tmp_path / "faster", ["1.1"], tmp_path / "audio")
+    assert not (tmp_path / "faster/words.ctm").exists()
+    (tmp_path / "dev/words.ctm").write_text(";; comment\n201-2011-0000 1 0.1 0.2 A 0.9\n201-2011-0000 1 nan 0.2 B\n")
+    with pytest.raises(UserError, match=r"words\.ctm:3: is not 'utterance channel start duration word'"):
+        validate_data_dir(tmp_path / "dev")
+    (mini_root / "MiniSpeech/words.ctm").rename(tmp_path / "words.ctm")
+    try:
+        prepare_set(Mini(mini_root), "test", tmp_path / "test")
+    finally:
+        (tmp_path / "words.ctm").rename(mini_root / "MiniSpeech/words.ctm")
+    assert not (tmp_path / "test/words.ctm").exists()
 
 
 def test_seed_and_speaker_change_the_speech() -> None:

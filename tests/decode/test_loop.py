@@ -30,6 +30,8 @@ from espnet_ee.policy.patience import PatiencePolicy
 from espnet_ee.policy.posterior import PosteriorPolicy
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.policy.table import macs_of_stop
+from espnet_ee.search.align import aligned, chain
+from espnet_ee.search.words import words_of
 
 LAYERS = (2, 4, 6)
 MACS = MacTable(
@@ -81,7 +83,7 @@ class FakeSession:
         rows = [state.rows[place] for place in places]
         self.asked.append(("read", state.layer, tuple(rows), want))
         frames = [self._frames(self.speech[row], state.layer) for row in rows]
-        return [replace(one, log_probs=np.zeros((len(one.labels), 4))) for one in frames] if "log_probs" in want else frames
+        return frames if "log_probs" in want else [replace(one, log_probs=None) for one in frames]
 
     def select(self, state: FakeState, places: Sequence[int]) -> FakeState:
         rows, frames = ([values[place] for place in places] for values in (state.rows, state.feature_frames))
@@ -96,7 +98,7 @@ class FakeSession:
             logits[0] = np.nan
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         labels = p.argmax(-1)
-        return Frames(labels, p.max(-1), np.log(p.max(-1)), -(p * np.log(p)).sum(-1), 4)
+        return Frames(labels, p.max(-1), np.log(p.max(-1)), -(p * np.log(p)).sum(-1), 4, np.log(p))
 
 
 def utterances(count: int = 12) -> list[np.ndarray]:
@@ -254,6 +256,69 @@ def test_words_are_those_of_the_text_inside_the_audio() -> None:
     assert sum(len(result.words) for result in results) > 30
     session = FakeSession(frame_seconds=None)
     assert recognise(session, DecodingConfig(), utterances(1))[0].words == ()
+
+
+def read_of(samples: np.ndarray, layer: int) -> np.ndarray:
+    """What an exit says of an utterance, (T, V)."""
+    session = FakeSession()
+    state = replace(session.start([samples]), layer=layer)
+    log_probs = session.read(state, [0], frozenset({"log_probs"}))[0].log_probs
+    assert log_probs is not None
+    return log_probs
+
+
+def times_of(result: Recognition) -> list[tuple[float, float]]:
+    return [(word.start, word.end) for word in result.words]
+
+
+@pytest.mark.parametrize("search", [SearchConfig(), SearchConfig("beam", 4)])
+@pytest.mark.parametrize("policy", [EntropyPolicy(0.14), FixedExitPolicy(6), FixedExitPolicy(2)])
+def test_words_get_their_times_by_another_exit_and_nothing_else_changes(policy: ExitPolicy, search: SearchConfig) -> None:
+    batch, config = utterances(30), DecodingConfig(policy, search=search)
+    plain, session = recognise(FakeSession(), config, batch), FakeSession()
+    timed = recognise(session, replace(config, word_exit=2), batch)
+    for samples, before, after in zip(batch, plain, timed, strict=True):
+        (alone,) = recognise(FakeSession(), replace(config, word_exit=2), [samples])
+        assert alone.words == after.words and alone.macs == after.macs
+        placed = aligned(read_of(samples, 2), chain(after.token_ids, 0), 0)
+        if placed is None or after.exit_layer == 2:  # of few frames the text may not fit into another exit's
+            assert after.words == before.words
+        else:
+            words = words_of(after.tokens, placed[1], 0.2, len(samples) / 10)
+            assert times_of(after) == [(word.start, word.end) for word in words]
+        assert [word.confidence for word in after.words] == [word.confidence for word in before.words]
+        aside = MACS.head_macs(2, MACS.encoder_frames(len(samples))) if policy == FixedExitPolicy(6) else 0
+        assert repr(replace(after, words=(), seconds=())) == repr(
+            replace(before, words=(), seconds=(), macs=before.macs + aside)
+        )
+    moved = sum(times_of(before) != times_of(after) for before, after in zip(plain, timed, strict=True))
+    assert (moved > 5) == (policy != FixedExitPolicy(2))
+    assert len([call for call in session.asked if call[:2] == ("read", 2)]) == 1
+
+
+@pytest.mark.parametrize("fault", ["half the frames", "not a number", "fewer than the tokens"])
+def test_words_keep_the_times_of_their_own_exit_where_the_other_cannot_tell(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    plain, read = recognise(FakeSession(), DecodingConfig(), utterances()), FakeSession.read
+
+    def damaged(self: FakeSession, state: FakeState, *arguments: object) -> list[Frames]:
+        frames = read(self, state, *arguments)
+        if state.layer > 2:
+            return frames
+        if fault == "not a number":
+            return [replace(one, log_probs=one.log_probs * np.nan) for one in frames]
+        if fault == "half the frames":
+            return [replace(one, log_probs=one.log_probs[::2]) for one in frames]
+        never = np.full_like(frames[0].log_probs[0], -np.inf)  # nothing but the blank can be
+        never[0] = 0.0
+        return [replace(one, log_probs=np.tile(never, (len(one.labels), 1))) for one in frames]
+
+    monkeypatch.setattr(FakeSession, "read", damaged)
+    timed = recognise(FakeSession(), DecodingConfig(word_exit=2), utterances())
+    assert [result.words for result in timed] == [result.words for result in plain]
+    with pytest.raises(UserError, match="word_exit is 3; the model's exits are 2, 4, 6"):
+        recognise(FakeSession(), DecodingConfig(word_exit=3), utterances(1))
 
 
 @pytest.mark.parametrize("method", ["start", "read"])

@@ -15,6 +15,8 @@ import soundfile
 import torch
 import yaml
 
+from espnet_ee.data.inputs import read_inputs
+from espnet_ee.decode.alignment import Aligner
 from espnet_ee.decode.selection import Calibration, DecodeOptions, LoadedModel, decode_sets
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UsageError, UserError
@@ -173,6 +175,82 @@ def test_a_batch_gives_the_same_files(options, load) -> None:
     facts = yaml.safe_load((options.out / "decode_entropy/dev/decode.yaml").read_text(encoding="utf-8"))
     assert (facts["policy"], facts["policy_conf"], facts["parameters"]) == ("entropy", {"threshold": 0.2}, 3)
     assert facts["utterances"] == 12
+
+
+def late(
+    options: DecodeOptions, session: TorchSession, layer: int, seconds: tuple[float, float], folder: Path
+) -> DecodeOptions:
+    """The development set, which knows when its words are said: so much earlier than an exit says them."""
+    data, aligner = options.data[0], Aligner(session, layer)
+    shutil.copytree(data, folder / "dev")
+    with open(folder / "dev/words.ctm", "w") as stream:
+        for item in read_inputs(data, 16000):
+            for word in aligner(item.load(), "A B") if item.seconds > 0.2 else ():
+                start, end = max(0.0, word.start - seconds[0]), max(0.0, word.end - seconds[1])
+                stream.write(f"{item.utt_id} 1 {start:.4f} {max(0, end - start):.4f} {word.text}\n")
+    return replace(options, data=(folder / "dev", *options.data[1:]))
+
+
+@pytest.fixture
+def timed(session: TorchSession, monkeypatch: pytest.MonkeyPatch) -> TorchSession:
+    """A session that knows how long its frames are."""
+    monkeypatch.setattr(session, "sample_rate", 16000)
+    monkeypatch.setattr(session, "frame_seconds", session._frame_seconds(16000))
+    monkeypatch.setattr("espnet_ee.decode.word_times.LEAST_WORDS", 20)
+    return session
+
+
+@pytest.mark.parametrize("layer", [1, 4])
+def test_a_set_that_knows_when_words_are_said_sets_their_times(options, load, timed, tmp_path, layer: int) -> None:
+    decode_sets(options, load)
+    before = contents(options.out)
+    given = late(options, timed, layer, (0.02, 0.01), tmp_path)
+    decode_sets(given, load)
+    assert load.count == 2
+    folder = options.out / "policies"
+    for path in folder.glob("decode_*.yaml"):
+        config = DecodingConfig.read(path)
+        assert config.word_exit == (1 if layer == 1 else None)
+        assert config.word_shift == pytest.approx((-0.02, -0.01), abs=1e-3)
+    facts = yaml.safe_load((options.out / "word_times.yaml").read_text())
+    rows = {row[0]: row[1:] for row in facts["exit_words_late_start_end_within_start_end"]}
+    assert set(rows) == {1, 4} and rows[layer][3:] == [100, 100] and sum(rows[5 - layer][3:]) < 200
+    # Nothing else is another: no text, no stop, no count, and no decoding is made again.
+    after = contents(options.out)
+    assert {name: text for name, text in after.items() if "policies" not in name and name != "word_times.yaml"} == {
+        name: text for name, text in before.items() if "policies" not in name
+    }
+    decode_sets(given, load)  # measured once
+    assert load.count == 2
+    shutil.copytree(options.data[0], tmp_path / "silent/dev")
+    decode_sets(replace(options, data=(tmp_path / "silent/dev", *options.data[1:])), load)
+    assert load.count == 2 and {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name.removeprefix("policies/"): text for name, text in before.items() if "policies" in name
+    }
+
+
+@pytest.mark.parametrize("fault", ["names", "clock", "frames"])
+def test_known_times_that_do_not_fit_are_a_warning_and_broken_ones_are_said_first(
+    options, load, timed, tmp_path, monkeypatch, capsys, fault: str
+) -> None:
+    given = late(options, timed, 1, (0.0, 0.0), tmp_path)
+    table = tmp_path / "dev/words.ctm"
+    if fault == "names":
+        table.write_text(table.read_text().replace("dev-", "other-"))
+    elif fault == "clock":
+        table.write_text(
+            "".join(f"dev-{number:02d} 1 {7 + n} 0.1 {word}\n" for number in range(12) for n, word in enumerate("AB"))
+        )
+    else:
+        monkeypatch.setattr(timed, "frame_seconds", None)
+    decode_sets(given, load)
+    said = {"names": "0 words can be compared", "clock": "a second or more", "frames": "how long its frames are"}[fault]
+    assert f"warning: {table}: words' times stay as they are: " in (err := capsys.readouterr().err) and said in err
+    assert all(DecodingConfig.read(path).word_shift == (0, 0) for path in (options.out / "policies").glob("decode_*.yaml"))
+    table.write_text("dev-00 1 0.1\n")
+    with pytest.raises(UserError, match=r"words\.ctm:1"):
+        decode_sets(replace(given, out=tmp_path / "new"), load)
+    assert load.count == 1
 
 
 def test_runs_of_an_earlier_calibration_go(options, load) -> None:

@@ -182,3 +182,12 @@ def test_a_shift_of_words_is_kept_and_checked() -> None:
     for broken in (0.1, "ab", [1, 2, 3], [True, 0], [0, 1.5], [0, math.nan], [], {}):
         with pytest.raises(UserError, match=r"decode\.yaml: word_shift is .*two numbers"):
             DecodingConfig.from_mapping({"word_shift": broken}, "decode.yaml")
+
+
+def test_the_exit_of_words_times_is_kept_and_checked() -> None:
+    config = DecodingConfig.from_mapping({"word_exit": 2}, "decode.yaml")
+    assert config.word_exit == 2 and DecodingConfig.from_mapping(config.to_mapping(), "x") == config
+    assert "word_exit" not in DecodingConfig().to_mapping() and config.changed(batch_size=2).word_exit == 2
+    for broken in (0, -2, 2.0, True, "2", [2]):
+        with pytest.raises(UserError, match=r"decode\.yaml: word_exit is .*whole number"):
+            DecodingConfig.from_mapping({"word_exit": broken}, "decode.yaml")

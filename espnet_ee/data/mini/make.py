@@ -16,6 +16,7 @@ from espnet_ee.data.mini.draws import Random
 from espnet_ee.data.mini.sentences import make_sentence, pronounce
 from espnet_ee.data.mini.voice import RATE, Voice, make_voice, speak
 from espnet_ee.data.parallel import ordered_map
+from espnet_ee.data.word_times import word_times_text
 from espnet_ee.errors import UsageError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.kaldi import write_scp
@@ -204,5 +205,5 @@ def _write_difficulty(path: Path, pairs: _Pairs) -> None:
 def _write_words(path: Path, pairs: _Pairs) -> None:
     with atomic_write(path) as stream:
         for job, sentence in pairs:
-            for word, (start, end) in zip(sentence.text.split(), sentence.times, strict=True):
-                stream.write(f"{job.utt_id} 1 {start:.3f} {end - start:.3f} {word}\n")
+            times = zip(sentence.text.split(), sentence.times, strict=True)
+            stream.write(word_times_text({job.utt_id: [(word, start, end) for word, (start, end) in times]}))

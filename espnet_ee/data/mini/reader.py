@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from espnet_ee.data.corpus import Corpus
 from espnet_ee.data.librispeech import LibriSpeech
+from espnet_ee.data.word_times import WORD_TIMES, TimedWords, read_word_times
+from espnet_ee.files import is_file
 
 
 class Mini(LibriSpeech):
@@ -19,3 +21,7 @@ class Mini(LibriSpeech):
 
     def choose(self, parts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         return Corpus.choose(self, parts)
+
+    def word_times(self) -> TimedWords:
+        table = next((base / WORD_TIMES for base in self._bases() if is_file(base / WORD_TIMES)), None)
+        return {} if table is None else read_word_times(table)

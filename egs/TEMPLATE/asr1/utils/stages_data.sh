@@ -12,6 +12,11 @@ data_files() {
     done
 }
 
+# known_times DIR: the table of when words are said, which few corpora have.
+known_times() {
+    if [ -f "$1/words.ctm" ]; then printf '%s\n' "$1/words.ctm"; fi
+}
+
 # content_files DIR...: the same for what only looks at sound and text, wherever they lie. A set of stage 3 has a file
 # ".content"; of another one the tables must do.
 content_files() {
@@ -102,7 +107,7 @@ format_set() {
         run=(extract_by_frontend)
         if [ "${feats_compress}" = true ]; then run+=(--compress); fi
     fi
-    readarray -t files < <(data_files "${in}")
+    readarray -t files < <(data_files "${in}"; known_times "${in}")
     # Of the sound that stage 2 has made its mark knows; another place of the sound of stage 3 itself wants it made again.
     if [ "${made_by}" = 2 ]; then files+=("${in}/.done"); fi
     is_heard "${out}" || rm -f "${out}/.done"

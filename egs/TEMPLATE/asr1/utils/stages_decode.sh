@@ -17,7 +17,7 @@ decode_sets() {
     if [ "${#search_words[@]}" -gt 0 ]; then args+=(--search "${search_words[@]}"); fi
     if [ -n "${batch_size}" ]; then args+=(--batch_size "${batch_size}"); fi
     if [ -n "${num_threads}" ]; then args+=(--num_threads "${num_threads}"); fi
-    readarray -t files < <(content_files "${dirs[@]}")
+    readarray -t files < <(content_files "${dirs[@]}"; known_times "${data_feats}/${valid_set}")
     if [ "${use_lm}" = true ]; then
         need "${lm_file}" 9
         args+=(--lm "${lm_file}" --beam "${beam_size}")
