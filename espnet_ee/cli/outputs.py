@@ -92,13 +92,12 @@ class Outputs:
 def identity_of(recogniser: EarlyExitASR, options: argparse.Namespace) -> dict[str, Any]:
     """What recognises and how, as far as transcripts depend on it: not the number of processes, threads, or pieces at once."""
     mapping = recogniser.config.to_mapping()
-    lm = getattr(recogniser.config.search, "lm", None)
     return {
         "version": __version__,
         "model": _digest_of_model(recogniser.session),
         "name": recogniser.policy_name,
         "config": {key: value for key, value in mapping.items() if key not in ("batch_size", "num_threads")},
-        "lm": None if lm is None else files_digest([lm]),
+        "files": {key: files_digest([path]) for key, path in recogniser.config.search.files.items()},
         "max_segment_seconds": options.max_segment_seconds,
         "cut": options.cut,
         "format": options.format,

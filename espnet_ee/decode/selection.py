@@ -229,7 +229,7 @@ class _Decodings:
             folder = self.options.out / tag / name
             identity = {
                 **config.to_mapping(),
-                **({} if config.search.lm is None else {"lm_digest": files_digest([config.search.lm])}),
+                **{f"{key}_digest": files_digest([path]) for key, path in config.search.files.items()},
                 "every_exit": every_exit,
                 "nbest": nbest,
                 "device": self.options.device,

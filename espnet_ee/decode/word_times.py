@@ -53,7 +53,7 @@ def lateness(known: TimedWords, found: TimedWords) -> Iterator[tuple[float, floa
     """Of each word that both have (the longest common part of their texts), how much later it starts and ends."""
     for name, words in found.items():
         texts = [[word for word, _, _ in one] for one in (known.get(name, []), words)]
-        for block in SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks():
+        for block in SequenceMatcher(None, texts[0], texts[1], autojunk=False).get_matching_blocks():
             for number in range(block.size):
                 true, said = known[name][block.a + number], words[block.b + number]
                 yield said[1] - true[1], said[2] - true[2]

@@ -32,7 +32,7 @@ class AttentionConfig:
 
     kind: ClassVar[str] = ATTENTION
     needs_log_probs: ClassVar[bool] = True  # of CTC's share
-    lm: ClassVar[None] = None
+    files: ClassVar[Mapping[str, str]] = {}
     beam: int = 10
     ctc_weight: float = 0.3
     maxlenratio: float = 0.0

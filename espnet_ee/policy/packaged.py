@@ -17,6 +17,7 @@ from espnet_ee.policy.searching import SearchConfig, is_kenlm_binary
 DESCRIPTION = "package.yaml"  # the file that makes a folder a package
 FORMAT = 1
 PREFIX = "decode_"
+_CALLED, _ENDINGS = {"lm": "language model", "lexicon": "lexicon"}, {"lm": ".arpa", "lexicon": ".txt"}
 
 
 @dataclass(frozen=True)
@@ -59,48 +60,49 @@ def read_configs(folder: Path, default: Any, where: Path, exit_layers: Sequence[
     """
     configs = {}
     for file in sorted(folder.glob(f"{PREFIX}*.yaml")):
-        decoding = _with_own_lm(DecodingConfig.from_mapping(read_untrusted_yaml(file), str(file)), file)
+        decoding = _with_own_files(DecodingConfig.from_mapping(read_untrusted_yaml(file), str(file)), file)
         configs[file.stem.removeprefix(PREFIX)] = fitting(decoding, file, exit_layers)
     if default is not None and (not isinstance(default, str) or default not in configs):
         raise UserError(f"{where}: default {default!r} is none of its decoding configurations")
     return PackagedConfigs(configs, default)
 
 
-def _with_own_lm(config: DecodingConfig, file: Path) -> DecodingConfig:
-    """The configuration with its language model's path, which must be that of a file beside its own: a stranger names no others."""
-    name = config.search.lm
-    if name is None:
-        return config
-    if name != os.path.basename(name) or name.startswith(".") or not is_file(file.parent / name):
-        raise UserError(f"{file}: search: lm {name!r} is not a file beside it, refused")
-    if is_kenlm_binary(file.parent / name):  # KenLM maps it as it is into memory, whatever is in it
-        raise UserError(f"{file}: search: lm {name!r} is KenLM's binary, refused; packages carry ARPA files")
+def _with_own_files(config: DecodingConfig, file: Path) -> DecodingConfig:
+    """The configuration with its search's files, which must lie beside its own: a stranger names no others."""
+    for key, name in config.search.files.items():
+        if name != os.path.basename(name) or name.startswith(".") or not is_file(file.parent / name):
+            raise UserError(f"{file}: search: {key} {name!r} is not a file beside it, refused")
+        if is_kenlm_binary(file.parent / name):  # KenLM maps it as it is into memory, whatever is in it
+            raise UserError(f"{file}: search: {key} {name!r} is KenLM's binary, refused; packages carry ARPA files")
     return replace(config, search=config.search.beside(file.parent))
 
 
 def write_configs(folder: Path, configs: Mapping[str, DecodingConfig]) -> dict[str, DecodingConfig]:
-    """Writes ``decode_NAME.yaml`` for each, and beside them the language models that they name, each once.
+    """Writes ``decode_NAME.yaml`` for each, and beside them the language models and lexicons that they name, each once.
 
     Returns:
         The configurations as they are written.
 
     Raises:
-        UserError: there is no such language model.
+        UserError: there is no such file.
     """
     names: dict[Path, str] = {}
     written = {}
     for name, config in configs.items():
-        search, lm = config.search, config.search.lm
-        if isinstance(search, SearchConfig) and lm is not None:
-            if not is_file(lm):
-                raise UserError(f"{PREFIX}{name}.yaml: search: no such language model as {lm}; mend its path")
-            if is_kenlm_binary(lm):
-                raise UserError(f"{PREFIX}{name}.yaml: search: {lm} is KenLM's binary; name the ARPA file that it was made of")
-            path = Path(lm).resolve()
+        for key, given in config.search.files.items():
+            if not is_file(given):
+                raise UserError(f"{PREFIX}{name}.yaml: search: no such {_CALLED[key]} as {given}; mend its path")
+            if is_kenlm_binary(given):
+                raise UserError(
+                    f"{PREFIX}{name}.yaml: search: {given} is KenLM's binary; name the ARPA file that it was made of"
+                )
+            path, ending = Path(given).resolve(), _ENDINGS[key]
             if path not in names:
-                names[path] = f"lm{len(names) + 1}.arpa" if names else "lm.arpa"
+                count = sum(other.endswith(ending) for other in names.values()) + 1
+                names[path] = f"{key}{count if count > 1 else ''}{ending}"
                 shutil.copyfile(path, folder / names[path])
-            config = replace(config, search=replace(search, lm=names[path]))
+        if isinstance(config.search, SearchConfig):
+            config = replace(config, search=config.search.with_files(lambda path: names[Path(path).resolve()]))
         written[name] = config
         write_yaml(folder / f"{PREFIX}{name}.yaml", config.to_mapping())
     return written

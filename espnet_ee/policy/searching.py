@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class SearchConfig:
         width: hypotheses that fall so far (natural logarithm) below the best one are dropped.
         blank_skip: frames whose blank has this probability or more are taken for the blank and cost nothing; None: none are.
         hotwords: words, or several with blanks between them, and what is added to a hypothesis' score wherever it says them.
+        lexicon: of a beam: a file of the words that it may say, one a line, perhaps with their tokens behind them; None: any.
 
     Raises:
         UserError: a value is of the wrong kind, or belongs to another kind of search.
@@ -51,6 +52,7 @@ class SearchConfig:
     width: float = 50.0
     blank_skip: float | None = None
     hotwords: tuple[tuple[str, float], ...] = ()
+    lexicon: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in (GREEDY, BEAM):
@@ -59,8 +61,9 @@ class SearchConfig:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"search: {key} is {value!r}; give a whole number from 1 on")
-        if self.lm is not None and not isinstance(self.lm, str):
-            raise UserError(f"search: lm is {self.lm!r}; give the path of an ARPA file")
+        for key, kind in (("lm", "an ARPA file"), ("lexicon", "a file of words")):
+            if getattr(self, key) is not None and not isinstance(getattr(self, key), str):
+                raise UserError(f"search: {key} is {getattr(self, key)!r}; give the path of {kind}")
         for key in _NUMBERS:
             if not is_number(getattr(self, key)):
                 raise UserError(f"search: {key} is {getattr(self, key)!r}; give a number")
@@ -102,14 +105,24 @@ class SearchConfig:
             return {"kind": GREEDY}
         mapping, default = asdict(self), asdict(SearchConfig(BEAM))
         mapping["hotwords"] = dict(self.hotwords)
-        rare = [key for key in ("tokens", "width", "blank_skip") if mapping[key] == default[key]]
+        rare = [key for key in ("tokens", "width", "blank_skip", "lexicon") if mapping[key] == default[key]]
         rare += [] if self.hotwords else ["hotwords"]
         rare += [] if self.lm is not None else ["lm", "lm_weight"]
         return {key: value for key, value in mapping.items() if key not in rare}
 
     def beside(self, folder: Path) -> SearchConfig:
-        """With the language model's path, if it is not absolute, looked up from a folder."""
-        return self if self.lm is None else replace(self, lm=str(folder / self.lm))
+        """With its files' paths, if they are not absolute, looked up from a folder."""
+        return self.with_files(lambda path: str(folder / path))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that it reads, by key."""
+        return {key: getattr(self, key) for key in ("lm", "lexicon") if getattr(self, key) is not None}
+
+    def with_files(self, moved: Callable[[str], str]) -> SearchConfig:
+        """With another path for each of its files."""
+        paths: dict[str, Any] = {key: moved(path) for key, path in self.files.items()}
+        return replace(self, **paths)
 
     def with_hotwords(self, hotwords: Any, boost: float = HOTWORD_BOOST) -> SearchConfig:
         """With these hotwords in place of its own; a greedy search, which has no use for them, becomes a beam.
@@ -134,6 +147,8 @@ class SearchConfig:
             parts.append(f"{self.insertion:+g} a token")
         if self.blank_skip is not None:
             parts.append(f"blank frames from {self.blank_skip:g} on skipped")
+        if self.lexicon is not None:
+            parts.append(f"words of {Path(self.lexicon).name} alone")
         return ", ".join([*parts, *([f"{len(self.hotwords)} hotwords"] if self.hotwords else [])])
 
 

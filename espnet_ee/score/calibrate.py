@@ -324,15 +324,15 @@ def write_calibrated(
         folder: of the configurations.
         calibrated: what they run.
         dev_name: of the development set.
-        common: what all of them have: how the texts were looked for (None: greedily; a language model is named as it is found from
+        common: what all of them have: how the texts were looked for (None: greedily; its files are named as they are found from
             the folder), and where words get their times from.
 
     Returns:
         The configurations' paths.
     """
     common = common or DecodingConfig()
-    if isinstance(common.search, SearchConfig) and common.search.lm is not None:
-        common = replace(common, search=replace(common.search, lm=os.path.relpath(common.search.lm, folder)))
+    if isinstance(common.search, SearchConfig):
+        common = replace(common, search=common.search.with_files(lambda path: os.path.relpath(path, folder)))
     paths = [folder / f"decode_{one.name}.yaml" for one in calibrated]
     earlier = [path for path in folder.glob("decode_*.yaml") if path not in paths and _is_calibrated(path)]
     for path, one in zip(paths, calibrated, strict=True):

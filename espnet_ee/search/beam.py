@@ -15,6 +15,7 @@ from espnet_ee.search.align import aligned, chain
 from espnet_ee.search.greedy import Hypothesis, greedy
 from espnet_ee.search.hotwords import HotwordScorer
 from espnet_ee.search.kenlm import open_ngrams
+from espnet_ee.search.lexicon import LexiconScorer
 from espnet_ee.search.prefix import PrefixSearch, Scored
 from espnet_ee.search.scorer import Scorer, ScorerSum
 
@@ -25,11 +26,13 @@ def open_scorer(config: SearchConfig, tokens: Sequence[str], blank: int) -> Scor
     """What a beam adds for the tokens of a text; None: nothing.
 
     Raises:
-        UserError: the language model cannot be read or is of other tokens, or no tokens spell a hotword.
+        UserError: the lexicon or the language model cannot be read or is of other tokens, or no tokens spell a hotword.
     """
     hotwords: list[Scorer] = [HotwordScorer(dict(config.hotwords), tokens, blank)] if config.hotwords else []
+    lexicon: list[Scorer] = [] if config.lexicon is None else [LexiconScorer(config.lexicon, tokens, blank)]
     lm = [] if config.lm is None else [open_ngrams(config.lm, tokens, blank, config.lm_weight)]
-    return ScorerSum([*lm, *hotwords]) if lm and hotwords else next(iter([*lm, *hotwords]), None)
+    scorers = [*lexicon, *lm, *hotwords]
+    return ScorerSum(scorers) if len(scorers) > 1 else next(iter(scorers), None)
 
 
 class GreedySearch:

@@ -79,6 +79,7 @@ class PrefixSearch:
             beam, best = self._advance(beam, tried)
             score += math.log(best)
         found = [(prefix.tokens(), math.log(prefix.total) + score + self._end(prefix)) for prefix in beam]
+        found = [(text, total) for text, total in found if total > -math.inf]  # of a lexicon: in the middle of a word
         return sorted(found, key=lambda item: (-item[1], item[0]))
 
     def _end(self, prefix: _Prefix) -> float:

@@ -2,7 +2,7 @@
 
 A package is flat: ``config.yaml`` (with the token list), ``model.safetensors``, a ``decode_NAME.yaml`` for each decoding
 configuration, ``package.yaml`` (format, default), ``README.md`` (the model card), and where there are any the BPE model, the
-normalisation's statistics, the language models of the configurations (``lm.arpa``) and ``exits.csv``; and of an exported model the folder ``onnx/``.
+normalisation's statistics, the language models and lexicons of the configurations (``lm.arpa``, ``lexicon.txt``) and ``exits.csv``; and of an exported model the folder ``onnx/``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from espnet_ee.store.train_config import copy_needed_files, read_train_config, s
 # Of a training's configuration: where its data were and where it wrote. Nobody else needs to know.
 _PRIVATE = ("config", "output_dir", "init_param", "train_data_path_and_name_and_type", "valid_data_path_and_name_and_type",
             "train_shape_file", "valid_shape_file", "non_linguistic_symbols")  # fmt: skip
-DOWNLOADED = ("config.yaml", MODEL_FILE, DESCRIPTION, f"{PREFIX}*.yaml", "*.npz", "*.model", "*.arpa")
+DOWNLOADED = ("config.yaml", MODEL_FILE, DESCRIPTION, f"{PREFIX}*.yaml", "*.npz", "*.model", "*.arpa", "lexicon*.txt")
 
 
 @dataclass(frozen=True)
