@@ -72,6 +72,8 @@ def _export_onnx(options: argparse.Namespace) -> None:
     exits_csv = options.model / "exits.csv"
     export = OnnxExport(configs, default, options.exit_layer, options.int8, exits_csv if exits_csv.is_file() else None)
     folder = export_onnx(package.model, package.sample_rate, options.out, export, lambda line: print(line, flush=True))
+    if package.model.encoder.takes == "samples":
+        print("the graphs take samples, which sherpa-onnx does not give; espnet-ee transcribe does")
     if default is None:
         print("no calibrated policy and no --policy: no file that stops by itself")
     print(f"{folder}: exported; on a device: espnet-ee transcribe AUDIO --model {options.out}")

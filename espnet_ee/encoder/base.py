@@ -160,6 +160,15 @@ class SegmentEncoder(AbsEncoder):
         """
         raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
 
+    def traced_samples(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+        """What :meth:`embed_frames` makes of the hidden states (B, T, D), for ONNX, where the encoder takes samples.
+
+        Args:
+            xs: samples (B, L), zero where they are padded; L not below ``min_frames``.
+            ilens: real samples (B,).
+        """
+        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
+
     def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> Carry:
         """What the blocks need beside the hidden states, from shapes and lengths alone, at any exit, for ONNX: always masked.
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
+from espnet_ee.encoder import hf_traced
 from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames, trains_with_others
 from espnet_ee.errors import UsageError, missing_packages_named
 
@@ -160,11 +161,9 @@ class EarlyExitHfEncoder(SegmentEncoder):
                 hidden = hidden.masked_fill(~real[..., None], 0.0)
             hidden = hidden + self.pos_conv_embed(hidden)
             hidden = self.embed_dropout(hidden if self.pre_norm else self.embed_norm(hidden))
-            attention: Any = self.encoders[0].attention
-            bias = attention.compute_bias(*[hidden.size(1)] * 2) if hasattr(attention, "compute_bias") else None
-        # Of an utterance without frames the first counts as one: attention to nothing is not a number.
-        real = real_frames(olens.clamp(min=1), hidden)
-        return EncoderState(hidden, olens, HfCarry(real if padded else None, bias))
+            # Of an utterance without frames the first counts as one: attention to nothing is not a number.
+            carry = self.traced_carry(hidden, olens.clamp(min=1))
+        return EncoderState(hidden, olens, carry if padded else replace(carry, real=None))
 
     def _convolved(self, xs: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """What the convolutions make of samples (B, L): (B, T, C). No utterance sees the length of another."""
@@ -180,6 +179,22 @@ class EarlyExitHfEncoder(SegmentEncoder):
         if self.normalizes and len(samples):
             samples = (samples - samples.mean()) / torch.sqrt(samples.var(unbiased=False) + 1e-7)
         return nn.functional.pad(samples, (0, max(0, self.min_frames - len(samples))))
+
+    def traced_samples(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+        """See :class:`SegmentEncoder`."""
+        lengths = ilens.clamp(min=self.min_frames)  # as a session pads what is shorter
+        xs = hf_traced.standardised(xs, lengths) if self.normalizes else xs
+        projected = self.feature_projection(hf_traced.convolved(self.feature_extractor, self.subsampling, xs, lengths))
+        hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
+        hidden = hidden.masked_fill(~real_frames(self.frames_of(lengths), hidden)[..., None], 0.0)
+        hidden = hidden + self.pos_conv_embed(hidden)
+        return hidden if self.pre_norm else self.embed_norm(hidden)
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> HfCarry:
+        """See :class:`SegmentEncoder`."""
+        attention: Any = self.encoders[0].attention
+        bias = attention.compute_bias(*[hidden.size(1)] * 2) if hasattr(attention, "compute_bias") else None
+        return HfCarry(real_frames(olens, hidden), bias)
 
     def _masked(self, hidden: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """SpecAugment of the hidden states (B, T, D), in training; a masked frame is one learned vector."""

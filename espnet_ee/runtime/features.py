@@ -1,4 +1,4 @@
-"""The features of an exported model in NumPy: Kaldi's filter banks, and the log mel of ESPnet's DefaultFrontend."""
+"""The features of an exported model in NumPy: Kaldi's filter banks, the log mel of ESPnet's DefaultFrontend, or samples as they are."""
 
 from __future__ import annotations
 
@@ -50,6 +50,22 @@ class StoredFeatures:
 
     def __call__(self, utterance: np.ndarray) -> np.ndarray:
         return utterance.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """For a model that takes samples as they are; a frame is one of them.
+
+    Args:
+        fs: sampling rate in Hz.
+    """
+
+    fs: int
+    size = 1
+    takes_audio = True
+
+    def __call__(self, utterance: np.ndarray) -> np.ndarray:
+        return utterance.astype(np.float32)[:, None]
 
 
 @dataclass(frozen=True)
@@ -223,6 +239,8 @@ def build_features(conf: Any, rate: int) -> Features:
             return StoredFeatures(**_checked(options, {"size": MAX_MELS}))
         if options.setdefault("fs", rate) != rate:
             raise ValueError(f"fs is {options['fs']}, not the model's {rate}")
+        if kind == "samples":
+            return Samples(**_checked(options, {"fs": MAX_RATE}))
         if kind == "kaldi_fbank":
             return KaldiFbank(**_checked(options, {"fs": MAX_RATE, "size": MAX_MELS}))
         if kind == "default":

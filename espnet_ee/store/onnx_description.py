@@ -16,7 +16,7 @@ from espnet_ee.exported import DESCRIPTION
 from espnet_ee.files import read_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.heads import mac_table
-from espnet_ee.model.inputs import input_width
+from espnet_ee.model.inputs import input_step, input_width
 from espnet_ee.score.points import read_exits
 from espnet_ee.store.export_stock import exit_state
 
@@ -37,7 +37,7 @@ def describe_model(model: ESPnetASRModel, sample_rate: int, exits_csv: Path | No
         UserError: its frontend is none that an engine without torch has.
     """
     encoder = model.encoder
-    hop = getattr(model.frontend, "hop_length", None)
+    hop = input_step(model)
     if getattr(model, "token_type", None) == "word":
         raise UserError("token_type: word: engines without torch join tokens without blanks; train with char or bpe")
     if getattr(model, "speech_volume", None) is not None:
@@ -74,6 +74,8 @@ def _plain(value: Any) -> Any:
 def features_of(model: ESPnetASRModel, sample_rate: int) -> dict[str, Any]:
     """How features are computed: ``kind`` and its settings."""
     frontend = model.frontend
+    if model.encoder.takes == "samples":
+        return {"kind": "samples", "fs": sample_rate}
     if frontend is None:
         return {"kind": "extracted", "n_mels": input_width(model)}
     if isinstance(frontend, KaldiFbank):

@@ -86,6 +86,11 @@ class Segment(torch.nn.Module):
         return 1
 
     @property
+    def step(self) -> int:
+        """What the lengths of examples are multiples of, over the least: several frames must come of them."""
+        return 1
+
+    @property
     def width(self) -> int:
         """Dimension of the input's frames."""
         return self.encoder.packed_size(self.below)
@@ -130,16 +135,26 @@ class FirstSegment(Segment):
         return self.encoder.min_frames
 
     @property
+    def step(self) -> int:
+        """See :class:`Segment`."""
+        return self.encoder.stride if self.encoder.takes == "samples" else 1
+
+    @property
     def width(self) -> int:
         """See :class:`Segment`."""
         return self.size
 
     def forward(self, x: torch.Tensor, x_lens: torch.Tensor) -> Tensors:
-        """Computes features (B, L, F) of which ``x_lens`` (B,) frames are real; L is ``least`` or more. See :class:`Segment`."""
+        """Computes features (B, L, F), or samples (B, L, 1), of which ``x_lens`` (B,) are real; L is ``least`` or more.
+
+        See :class:`Segment`.
+        """
         lens = self.encoder.frames_of(x_lens.clamp(min=self.least))
         features = self.normalisation(x, x_lens)
         if self.linear is not None:
             features = self.linear(features).masked_fill(~real_frames(x_lens, x)[..., None], 0.0)
+        if self.encoder.takes == "samples":
+            return super().forward(self.encoder.traced_samples(features[:, :, 0], x_lens), lens)
         return super().forward(self.encoder.traced_embed(features), lens)
 
 

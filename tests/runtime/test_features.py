@@ -91,6 +91,9 @@ def test_what_is_shorter_than_half_a_window_is_padded_as_torchs_session_pads_it(
         ({"kind": "default", "log_base": 1.0}, "log_base is 1.0"),
         ({"kind": "default", "normalized": True}, "normalized"),
         ({"kind": "extracted"}, "size"),
+        ({"kind": "samples", "fs": 8000}, "fs is 8000"),
+        ({"kind": "samples", "fs": True}, "fs is True"),
+        ({"kind": "samples", "n_mels": 80}, "size"),
     ],
 )
 def test_what_has_no_form_here_is_named(conf: Any, message: str) -> None:

@@ -227,6 +227,7 @@ def segments(**changes: Any) -> list[dict[str, Any]]:
         ({"min_frames": 10**9}, "min_frames is 1000000000"),
         ({"normalize": "utterance"}, "normalize 'utterance'"),
         ({"features": {"kind": "s3prl"}}, "kind 's3prl'"),
+        ({"features": {"kind": "samples"}}, "x is 16 wide where the model has 1;"),
         ({"frame_seconds": float("nan")}, "frame_seconds is nan"),
         ({"default": "quick"}, "default 'quick'"),
     ],

@@ -12,8 +12,9 @@ import onnx
 import onnxruntime
 import torch
 
+from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.store.onnx_graphs import trace_segment
-from espnet_ee.store.onnx_modules import segments_of
+from espnet_ee.store.onnx_modules import Segment, segments_of
 from tests import tiny
 
 FAST: dict[str, Any] = {
@@ -67,24 +68,47 @@ def features(made: torch.nn.Module, batch: Sequence[np.ndarray]) -> dict[str, np
     raw = []
     for samples in batch:
         with torch.no_grad():
-            raw.append(made._extract_feats(torch.tensor(samples)[None], torch.tensor([len(samples)]))[0][0].numpy())
+            frames = made._extract_feats(torch.tensor(samples)[None], torch.tensor([len(samples)]))[0][0].numpy()
+        raw.append(frames.reshape(len(frames), -1))  # of a model that takes samples these are the frames
     xs = np.full((len(raw), max(made.encoder.min_frames, *map(len, raw)), raw[0].shape[1]), -7.0, np.float32)
     for row, frames in zip(xs, raw, strict=True):
         row[: len(frames)] = frames
     return {"x": xs, "x_lens": np.array([len(frames) for frames in raw])}
 
 
-def run(graph: onnx.ModelProto | Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs by name."""
+Graph = onnx.ModelProto | Path | Segment
+
+
+def run(graph: Graph, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs by name; of a segment that is not traced, too."""
+    if isinstance(graph, Segment):
+        with torch.no_grad():
+            outputs = graph(*(torch.from_numpy(feed[name]) for name in graph.inputs))
+        return {name: value.numpy() for name, value in zip(graph.outputs, outputs, strict=True)}
     source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feed), strict=True))
 
 
-def run_segments(graphs: Sequence[onnx.ModelProto | Path], feed: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def run_segments(graphs: Sequence[Graph], feed: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """Every segment on the one below."""
     outputs = [run(graphs[0], feed)]
     for graph in graphs[1:]:
         outputs.append(run(graph, {"hidden": outputs[-1]["hidden_out"], "lens": outputs[-1]["lens_out"]}))
     return outputs
+
+
+def assert_equal_to_torch(model: torch.nn.Module, graphs: Sequence[Graph], lengths: tuple[int, ...]) -> None:
+    """Every exit, row and frame; what stands behind an utterance's frames is nobody's concern."""
+    batch, session = speech(lengths), TorchSession(model)
+    state, rows = session.start(batch), list(range(len(batch)))
+    for output in run_segments(graphs, features(model, batch)):
+        state = session.advance(state)
+        for row, frames in enumerate(session.read(state, rows, frozenset({"log_probs"}))):
+            count = len(frames.labels)
+            assert output["lens_out"][row] == count
+            assert output["label"].dtype == np.int64 and output["lens_out"].dtype == np.int64
+            np.testing.assert_array_equal(output["label"][row, :count], frames.labels)
+            for name in ("log_confidence", "entropy", "log_probs"):
+                np.testing.assert_allclose(output[name][row, :count], getattr(frames, name), atol=1e-4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import onnx
 import pytest
 import torch
 
-from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.encoder.base import SegmentEncoder
 from espnet_ee.errors import UserError
 from espnet_ee.store.checkpoint import load_model
@@ -22,28 +20,12 @@ from tests import tiny
 from tests.store import onnx_models
 
 BATCHES = ((16000,), (16000, 9000, 24000), (300, 40000), (24000, 100, 5000, 5001))
-WANT = frozenset({"log_probs"})
-
-
-def assert_equal_to_torch(model: torch.nn.Module, graphs: Sequence[onnx.ModelProto], lengths: tuple[int, ...]) -> None:
-    """Every exit, row and frame; what stands behind an utterance's frames is nobody's concern."""
-    batch, session = onnx_models.speech(lengths), TorchSession(model)
-    state, rows = session.start(batch), list(range(len(batch)))
-    for output in onnx_models.run_segments(graphs, onnx_models.features(model, batch)):
-        state = session.advance(state)
-        for row, frames in enumerate(session.read(state, rows, WANT)):
-            count = len(frames.labels)
-            assert output["lens_out"][row] == count
-            assert output["label"].dtype == np.int64 and output["lens_out"].dtype == np.int64
-            np.testing.assert_array_equal(output["label"][row, :count], frames.labels)
-            for name in ("log_confidence", "entropy", "log_probs"):
-                np.testing.assert_allclose(output[name][row, :count], getattr(frames, name), atol=1e-4)
 
 
 def test_graphs_equal_torch() -> None:
     model, graphs = onnx_models.traced()
     for lengths in BATCHES:
-        assert_equal_to_torch(model, graphs, lengths)
+        onnx_models.assert_equal_to_torch(model, graphs, lengths)
     outputs = onnx_models.run_segments(graphs, onnx_models.features(model, onnx_models.speech((40000,))))
     assert any(len(set(output["label"][0])) > 1 for output in outputs)  # or little was compared
     assert not any(tensor.external_data for graph in graphs for tensor in graph.graph.initializer)
@@ -70,7 +52,7 @@ def test_other_sizes_and_heads_are_equal_too() -> None:
     heads = {"ctc_weight": 1.0, "exit_heads": "convolution"}
     model = onnx_models.model(**onnx_models.settings(encoder_conf=conf, normalize=None, model_conf=heads))
     for lengths in BATCHES[1:3]:
-        assert_equal_to_torch(model, [trace_segment(segments_of(model)[1])], lengths)
+        onnx_models.assert_equal_to_torch(model, [trace_segment(segments_of(model)[1])], lengths)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +69,7 @@ def test_other_forms_are_equal_too(encoder: str, conf: dict[str, Any]) -> None:
     model = onnx_models.model(**{**onnx_models.settings(encoder_conf=conf, normalize=None), "encoder": encoder})
     graphs = [trace_segment(segment) for segment in segments_of(model).values()]
     for lengths in BATCHES[1:3]:
-        assert_equal_to_torch(model, graphs, lengths)
+        onnx_models.assert_equal_to_torch(model, graphs, lengths)
 
 
 @pytest.mark.parametrize("means", [True, False])
@@ -113,7 +95,7 @@ def test_espnets_encoders_are_equal_too(backbone: str) -> None:
     model = onnx_models.model(frontend="kaldi_fbank", frontend_conf={}, **encoder)
     graphs = [trace_segment(segments_of(model)[1])]
     for lengths in BATCHES[1:3]:
-        assert_equal_to_torch(model, graphs, lengths)
+        onnx_models.assert_equal_to_torch(model, graphs, lengths)
 
 
 @pytest.mark.parametrize("positions", ["rel_pos", "abs_pos", "scaled_abs_pos"])
@@ -138,7 +120,7 @@ def test_a_linear_layer_before_the_encoder_is_in_the_graph() -> None:
     model = onnx_models.model(**onnx_models.settings(encoder_conf={"num_blocks": 1, "exit_layers": [1]}, **linear))
     graphs = [trace_segment(segments_of(model)[1])]
     for lengths in BATCHES[1:3]:
-        assert_equal_to_torch(model, graphs, lengths)
+        onnx_models.assert_equal_to_torch(model, graphs, lengths)
     assert describe_model(model, 16000)["features"]["n_mels"] == 80
 
 
@@ -169,6 +151,8 @@ def test_what_has_no_form_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -
         segments_of(lstm)
     with pytest.raises(UserError, match="EarlyExitFastConformerEncoder has no ONNX form"):
         SegmentEncoder.traced_embed(lstm.encoder, torch.zeros(1, 20, 80))
+    with pytest.raises(UserError, match="EarlyExitFastConformerEncoder has no ONNX form"):
+        SegmentEncoder.traced_samples(lstm.encoder, torch.zeros(1, 800), torch.tensor([800]))
 
     def refuse(*_: object, **__: object) -> None:
         raise torch.onnx.OnnxExporterError("long story") from NotImplementedError("no pack\nmuch more")
