@@ -253,7 +253,12 @@ def test_a_training_goes_on_with_more_epochs_and_other_batches(train, tmp_path: 
 
 
 def test_a_model_that_the_training_will_not_make_is_said_before_it(bash, train, template: Path, tmp_path: Path) -> None:
-    for name, status in (("valid.acc.ave.pth", 2), ("train.loss.best.pth", 2), ("valid.loss.ave_5best.pth", 0), ("mine.pth", 0)):
+    for name, status in (
+        ("valid.acc.ave.pth", 2),
+        ("train.loss.best.pth", 2),
+        ("valid.loss.ave_5best.pth", 0),
+        ("mine.pth", 0),
+    ):
         result = bash("", "{}", "{}", name, text=TRAIN.format(template=template))
         assert result.returncode == status, name
         assert (f"the training makes no {name}; it chooses by valid.loss" in result.stderr) == (status == 2)
