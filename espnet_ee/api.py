@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -124,6 +124,10 @@ class EarlyExitASR:
         Raises:
             UserError: there is no such model, it is damaged, the policy does not fit it, or a package is not installed.
         """
+        if not isinstance(source, str | Path):
+            raise UserError(f"a model is a folder's name, or one of the hub, not {source!r}")
+        if engine not in (None, *get_args(Engine)):
+            raise UsageError(f"engine {engine!r} is unknown; choose {' or '.join(get_args(Engine))}")
         if engine != "onnx":
             _check_holds_model(Path(source))
         onnx = (engine or _engine_for(source, int8, device)) == "onnx"
@@ -302,6 +306,10 @@ def _resolve(policy: Policy, configs: Mapping[str, DecodingConfig]) -> tuple[str
         return None, policy
     if isinstance(policy, ExitPolicy):
         return None, DecodingConfig(policy)
+    if not isinstance(policy, str | Path):
+        raise UserError(
+            f"policy {policy!r}: give a policy such as EntropyPolicy(0.01), the name of one of the model's, or a file"
+        )
     name = str(policy).removeprefix("decode_")  # as its file is called
     if name in configs:
         return name, configs[name]

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 TRACEBACK = "ESPNET_EE_TRACEBACK"  # the environment variable: 1 shows where a one-line error comes from
 
@@ -105,6 +106,10 @@ def run(main: Callable[[], None]) -> None:
             main()
     except UserError as error:
         _stop(error, str(error), error.exit_status)
+    except KeyboardInterrupt:
+        # Python ends as ever, killed by the signal, so that a shell's loop ends, too; but where it was concerns nobody.
+        sys.excepthook = _say_interrupted
+        raise
     except BrokenPipeError:
         # The reader of our output went away (`... | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -116,8 +121,18 @@ def run(main: Callable[[], None]) -> None:
         _stop(error, f"{place}{error.strerror}; check space, permissions and the path", UserError.exit_status)
 
 
+def _say_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if kind is not KeyboardInterrupt or _is_asked_for():
+        return sys.__excepthook__(kind, error, trace)
+    print(f"{Path(sys.argv[0]).stem}: interrupted", file=sys.stderr)
+
+
+def _is_asked_for() -> bool:
+    return os.environ.get(TRACEBACK, "0") not in ("", "0")
+
+
 def _stop(error: Exception, message: str, status: int) -> None:
-    if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+    if _is_asked_for():
         _show_cause(error)
     print(f"{Path(sys.argv[0]).stem}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)

@@ -21,6 +21,7 @@ from espnet_ee.errors import UsageError, UserError
 
 # libyaml reads a long list of tokens in a tenth of the time, where PyYAML was built with it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_POINTERS = (b"version https://git-lfs.github.com/", b"/annex/objects/")
 MAX_YAML_DEPTH = 20
 MAX_YAML_BYTES = 4 << 20  # of what a stranger made
 
@@ -152,6 +153,15 @@ def is_file(path: str | Path) -> bool:
         if error.errno != errno.ENAMETOOLONG:
             raise
         return False
+
+
+def refuse_pointer(path: str | Path) -> None:
+    """Raises UserError for what stands in a file's place until Git LFS or git-annex fetches it."""
+    with open(path, "rb") as stream:
+        if stream.read(64).startswith(_POINTERS):
+            raise UserError(
+                f"{path}: a pointer of Git LFS or git-annex stands in its place; fetch the file (git lfs pull, git annex get)"
+            )
 
 
 def read_lines(path: str | Path) -> list[str]:

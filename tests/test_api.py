@@ -142,6 +142,20 @@ def test_a_recording_that_cannot_be_cut_is_one_line(asr: EarlyExitASR, path: obj
         asr.transcribe_recording(path, longest)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda files: EarlyExitASR.from_files(*files, policy=0.1), "policy 0.1: give"),
+        (lambda files: EarlyExitASR.from_files(*files, policy={"policy": "fixed"}), "policy .*: give"),
+        (lambda files: EarlyExitASR.from_pretrained(Path(files[0]).parent, engine="tensorflow"), "engine 'tensorflow'"),
+        (lambda files: EarlyExitASR.from_pretrained(None), "not None"),
+    ],
+)
+def test_what_the_command_line_refuses_is_refused_from_python_too(files, make, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(files)
+
+
 def test_threads_beyond_the_processors_are_not_started(asr: EarlyExitASR) -> None:
     before = torch.get_num_threads()
     try:

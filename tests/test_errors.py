@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,13 @@ def test_the_standard_streams_are_there_and_take_every_text(shell: str, said: st
     command = ["sh", "-c", shell, "sh", sys.executable, "-c", program]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout.decode("utf-8", "surrogateescape")) == (0, said)
+
+
+def test_an_interrupt_ends_the_process_by_the_signal_in_one_line() -> None:
+    program = "import os, signal\nfrom espnet_ee.errors import run\nrun(lambda: os.kill(os.getpid(), signal.SIGINT))"
+    start = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's job would not listen
+    done = subprocess.run([sys.executable, "-c", start + program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGINT and done.stderr == "-c: interrupted\n"
 
 
 def test_success_returns() -> None:

@@ -13,9 +13,12 @@ import pytest
 import yaml
 
 from espnet_ee import files
+from espnet_ee.data.audio import read_any
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_dir, atomic_write, read_lines
 from espnet_ee.kaldi import read_scp, write_scp
+from espnet_ee.runtime.onnx_file import read_signature
+from espnet_ee.store.tensors import read_tensors
 
 
 def test_atomic_write_replaces_whole(tmp_path: Path) -> None:
@@ -222,6 +225,17 @@ def test_a_key_that_is_there_twice_is_refused_by_either_loader(monkeypatch, load
     assert files.parse_yaml("{1: a, '1': b, x: {a: 1}, y: {a: 1}}") == {1: "a", "1": "b", "x": {"a": 1}, "y": {"a": 1}}
     files.parse_yaml("a: &a {b: *a}")
     files.parse_yaml("".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9 if n else ''}]\n" for n in range(15)))
+
+
+@pytest.mark.parametrize(
+    "content", ["version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "/annex/objects/SHA256E-x\n"]
+)
+@pytest.mark.parametrize("name", ["a.wav", "model.safetensors", "model.pth", "segment_02.onnx"])
+def test_a_file_that_is_not_fetched_is_called_so(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    readers = {".wav": lambda path: read_any(path, 16000), ".onnx": read_signature}
+    with pytest.raises(UserError, match=f"{name}: a pointer of Git LFS or git-annex"):
+        readers.get((tmp_path / name).suffix, read_tensors)(tmp_path / name)
 
 
 def test_lines_of_what_is_no_file_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import soundfile
 from espnet_ee.data.clip import Clip, Span
 from espnet_ee.data.polyphase import change_length
 from espnet_ee.errors import UserError
-from espnet_ee.files import is_file
+from espnet_ee.files import is_file, refuse_pointer
 
 FULL_SCALE = 32768.0
 """16-bit integers times 1/FULL_SCALE are the floats that soundfile (and so ESPnet) reads."""
@@ -289,6 +289,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:
+        refuse_pointer(path)
         why = error.error_string
         raise UserError(f"{path}: not readable as audio ({why}); convert it to FLAC or WAV") from None
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ee.errors import UserError
+from espnet_ee.files import refuse_pointer
 
 MAX_BYTES = 1 << 31  # protobuf's own limit
 MAX_DEPTH = 20
@@ -57,6 +58,7 @@ def read_signature(path: Path) -> Signature:
     try:
         if not 0 < path.stat().st_size < MAX_BYTES:
             raise UserError(f"{path}: of {path.stat().st_size} bytes, which no graph of ours has, refused")
+        refuse_pointer(path)
         with path.open("rb") as stream:
             # Of a large file only the pages between the numbers are read. It is closed when nothing looks at it any more.
             return _Model(path).read(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))

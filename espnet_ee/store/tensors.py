@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from espnet_ee.errors import UserError, is_mendable
-from espnet_ee.files import atomic_write
+from espnet_ee.files import atomic_write, refuse_pointer
 
 SAFETENSORS = ".safetensors"
 MAX_HEADER_BYTES = 4 << 20  # some ten thousand tensors
@@ -26,6 +26,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; give a model file that is there")
+    refuse_pointer(path)
     if path.suffix == SAFETENSORS:
         read_header(path)
         return load_file(path)
@@ -48,6 +49,7 @@ def read_header(path: Path) -> dict[str, torch.Tensor]:
         UserError: missing, damaged, or of types that no model of ours has.
     """
     try:
+        refuse_pointer(path)
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
         if size > MAX_HEADER_BYTES:

@@ -139,6 +139,13 @@ NO_STAGE = ("--stage", "99")  # what is not refused must not start
         (["--dumpdir", "/tmp/a,b"], "no comma"),
         (["--expdir", "/tmp/a\nb"], "no line ends"),
         (["--num_nodes", "2"], "--num_nodes 2 needs a train_cmd"),
+        *(([f"--{name}", ""], f"'--{name}' is needed") for name in ("datadir", "dumpdir", "expdir")),
+        (["--test_sets", " "], "'--test_sets' is needed"),
+        (["--test_sets", "test,dev"], "no comma or slash in 'test,dev'; several are separated by blanks"),
+        (["--valid_set", "../dev"], "no comma or slash in '../dev'"),
+        (["--asr_tag", "../other"], "no slash in a name"),
+        (["--seed", "abc"], "'--seed' needs a whole number"),
+        (["--stop_stage", "98"], "'--stage 99' comes after '--stop_stage 98'"),
         (["--python", "/nowhere/python3"], "/nowhere/python3 does not run"),
         (["--max_skipped", "abc"], "'--max_skipped' needs a percentage, not 'abc'"),
         (["--max_skipped", "100.5"], "'--max_skipped' needs a percentage"),
@@ -203,9 +210,7 @@ def test_a_configuration_that_is_none_is_one_line(bash, root, tmp_path: Path, co
     config.write_text(content, encoding="utf-8")
     result = bash("run.sh", "--asr_config", str(config), *NO_STAGE, cwd=root / "egs" / "mini" / "asr1")
     assert result.returncode == 1
-    assert (
-        result.stderr.startswith(f"asr_ee: error: {config}: ") and message in result.stderr and result.stderr.count("\n") == 1
-    )
+    assert result.stderr.startswith(f"asr_ee: error: {config}:") and message in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_statistics_that_nobody_names(bash, root, tmp_path: Path):

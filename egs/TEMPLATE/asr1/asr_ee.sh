@@ -67,7 +67,8 @@ note=""                    # [13] a remark for RESULTS.md
 if [ -f local/data.sh ]; then option_files=(local/data.sh); fi
 parse_options "$@"
 
-require_integer stage stop_stage ngpu num_nodes nj fs nbpe beam_size ${lm_order:+lm_order} ${batch_size:+batch_size} ${num_threads:+num_threads} ${train_threads:+train_threads}
+require_integer stage stop_stage ngpu num_nodes nj fs nbpe beam_size ${lm_order:+lm_order} ${batch_size:+batch_size} ${num_threads:+num_threads} ${train_threads:+train_threads} ${seed:+seed}
+[ "${stage}" -le "${stop_stage}" ] || usage_error "'--stage ${stage}' comes after '--stop_stage ${stop_stage}': there is nothing to do"
 require_percentage max_skipped
 require_choice feats_type raw extracted
 require_choice feats_compress true false
@@ -77,9 +78,14 @@ require_choice token_type char bpe
 require_choice bpemode unigram bpe
 require_choice feats_normalize global_mvn config
 require_choice show_exp true false
-for name in train_set valid_set test_sets; do
-    [ -n "${!name}" ] || usage_error "option '--${name}' is needed"
+# An empty folder would be that of the whole machine.
+for name in train_set valid_set test_sets datadir dumpdir expdir; do
+    [[ ${!name} == *[![:space:]]* ]] || usage_error "option '--${name}' is needed"
 done
+for name in train_set valid_set test_sets; do
+    [[ ${!name} != *[,/]* ]] || usage_error "option '--${name}': no comma or slash in '${!name}'; several are separated by blanks"
+done
+[[ ${asr_tag} != */* ]] || usage_error "option '--asr_tag': no slash in a name; '--asr_exp' is the folder"
 
 # Names are made by adding to these: with a closing slash, FOLDER.tmp would lie in the folder.
 for name in datadir dumpdir expdir asr_exp asr_stats_dir lm_dir results_dir; do
