@@ -4,8 +4,8 @@
     python tools/compare_engines.py --model exp/asr_X --model_file exp/asr_X/valid.cer_exit12.ave.pth --export DIR --data dump/raw/test \
         [--policy FILE.yaml]
 
-DIR is what `espnet-ee export --int8 --out DIR` wrote; the data directory has wav.scp and text. With a policy also where each utterance
-stops. Prints Markdown.
+DIR is what `espnet-ee export --int8 --out DIR` wrote; the data directory has wav.scp and text. With a policy, which should be the one that
+was exported, also where each utterance stops, and the same of the file that stops by itself, alone and in batches. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
 
 from espnet_ee.api import EarlyExitASR
 from espnet_ee.data.audio import read_any
@@ -21,9 +25,13 @@ from espnet_ee.decode.recognition import Recognition
 from espnet_ee.errors import UserError, run
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.frames import spoken_tokens
 from espnet_ee.score.wer import add_counts, count_edits
+from espnet_ee.text import tokens_to_text
 
 ENGINES = ("torch", "fp32", "int8")
+SELF_STOPPING = {"fp32": "self_stopping.onnx", "int8": "self_stopping.int8.onnx"}
+BATCHES = (1, 8)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,6 +54,21 @@ def equal(texts: Sequence[str], others: Sequence[str]) -> str:
     return f"{sum(a == b for a, b in zip(texts, others, strict=True))} of {len(texts)}"
 
 
+def stopped_by_itself(session: Any, file: Path, speech: Sequence[np.ndarray], size: int) -> list[tuple[str, int]]:
+    """Text and exit of every utterance, in batches of this size, by the file that stops by itself."""
+    graph, results = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]), []
+    for start in range(0, len(speech), size):
+        taken = [session.features(samples) for samples in speech[start : start + size]]
+        features, lengths = ([values[name].numpy()[0] for values in taken] for name in ("x", "x_lens"))
+        longest = max(map(len, features))
+        padded = np.stack([np.pad(frames, ((0, longest - len(frames)), (0, 0))) for frames in features])
+        outputs = graph.run(["log_probs", "lens", "exit_layer"], {"x": padded, "x_lens": np.array(lengths)})
+        for table, count, layer in zip(*outputs, strict=True):
+            tokens, _ = spoken_tokens(table[:count].argmax(axis=-1), table[:count].max(axis=-1), session.blank)
+            results.append((tokens_to_text([session.tokens[token] for token in tokens], session.token_type), int(layer)))
+    return results
+
+
 def main() -> None:
     """Prints a line for each exit, and for the policy."""
     arguments = parse_arguments()
@@ -61,8 +84,10 @@ def main() -> None:
     references, exits = list(texts.values()), engines["torch"].exit_layers
     said = {name: {layer: list[str]() for layer in exits} for name in ENGINES}
     stopped = {name: list[Recognition]() for name in ENGINES}
+    speech = list[np.ndarray]()
     for utterance in texts:
         samples, _ = read_any(paths[utterance], engines["torch"].sample_rate)
+        speech.append(samples)
         for name, asr in engines.items():
             [result] = recognise(asr.session, DecodingConfig(), [samples], keep_every_exit=True)
             for row in result.rows:
@@ -80,7 +105,16 @@ def main() -> None:
         print(f"|{title}|{rates}|{equal(own['torch'], own['fp32'])}|{equal(own['torch'], own['int8'])}|")
     if policy is not None:
         layers = {name: [str(r.exit_layer) for r in stopped[name]] for name in ENGINES}
-        print(f"\nSame exit: fp32 {equal(layers['torch'], layers['fp32'])}, int8 {equal(layers['torch'], layers['int8'])}.")
+        print(f"\nSame exit: fp32 {equal(layers['torch'], layers['fp32'])}, int8 {equal(layers['torch'], layers['int8'])}.\n")
+        known = [r.text for r in stopped["torch"]]
+        for name, file in SELF_STOPPING.items():
+            for size in BATCHES:
+                found = stopped_by_itself(engines[name].session, arguments.export / "onnx" / file, speech, size)
+                texts_found, exits_found = [text for text, _ in found], [str(layer) for _, layer in found]
+                print(
+                    f"{file} in batches of {size}: same texts {equal(known, texts_found)}, same exits "
+                    f"{equal(layers['torch'], exits_found)}, WER {word_error_rate(references, texts_found):.2f} %."
+                )
 
 
 if __name__ == "__main__":
