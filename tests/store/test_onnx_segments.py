@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.store.checkpoint import load_model
 from espnet_ee.store.onnx_description import describe_model
 from espnet_ee.store.onnx_folder import OnnxExport, export_onnx
-from espnet_ee.store.onnx_graphs import check_graph, trace, trace_segment
+from espnet_ee.store.onnx_graphs import TOLERANCE, check_graph, difference, trace, trace_segment
 from espnet_ee.store.onnx_modules import Normalisation, segments_of
 from tests import tiny
 from tests.store import onnx_models
@@ -45,6 +46,13 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
     weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights)[::-1].copy(), weights.name))
     with pytest.raises(UserError, match="no ONNX form.*differs"):
         check_graph(segment, other)
+
+
+def test_rounding_of_large_numbers_is_no_difference() -> None:
+    expected = torch.tensor([1.0, 5000.0])
+    assert difference(expected + torch.tensor([0.0, 0.02]), expected) < TOLERANCE
+    assert difference(expected[:1] + 0.02, expected[:1]) > TOLERANCE
+    assert not difference(torch.tensor([math.nan]), expected[:1]) < TOLERANCE
 
 
 def test_other_sizes_and_heads_are_equal_too() -> None:
