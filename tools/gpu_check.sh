@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What needs a GPU, on a card that is lent for some minutes: throughput and memory of training, and the ablations of AN4 and train-clean-5.
+# What needs a GPU, in parts that fit where one is there for some minutes: throughput and memory of training, and the ablations of AN4 and train-clean-5.
 # Every part is one command that ends in time; what was trained stays in the recipes' folders and goes on when called again.
 set -euo pipefail
 

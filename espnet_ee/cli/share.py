@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.recogniser import quiet
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
 from espnet_ee.policy.attending import ATTENTION
@@ -60,10 +61,11 @@ def _export(options: argparse.Namespace) -> None:
 
 def _export_onnx(options: argparse.Namespace) -> None:
     _need_onnx("onnxscript", *(["onnxruntime"] if options.int8 else []))
-    from espnet_ee.store.onnx_folder import OnnxExport, export_onnx
-    from espnet_ee.store.package import open_model
+    with quiet():
+        from espnet_ee.store.onnx_folder import OnnxExport, export_onnx
+        from espnet_ee.store.package import open_model
 
-    package = open_model(options.model, model_file=options.model_file)
+        package = open_model(options.model, model_file=options.model_file)
     configs, default = _with_policy(options.policy, *_of_heads(package.configs, package.default))
     if default is not None and configs[default].search.kind == ATTENTION:
         raise UsageError(f"--policy {options.policy}: searches with attention decoders, which are not exported; name another")
@@ -104,8 +106,9 @@ def _set_threshold(options: argparse.Namespace) -> None:
     _need_onnx()
     from espnet_ee.store.onnx_threshold import change_threshold
 
-    for file in change_threshold(options.model, options.threshold):
-        print(f"{file}: threshold {options.threshold:g}")
+    files, policy, before = change_threshold(options.model, options.threshold)
+    for file in files:
+        print(f"{file}: threshold {options.threshold:g} of {policy} (before: {before:g})")
 
 
 def _with_policy(

@@ -293,6 +293,7 @@ def _budget(options: argparse.Namespace) -> Budget | None:
         )
     if not (Path(options.model) / EXITS).is_file():
         raise UserError(
-            f"{options.model}: has no {EXITS}, which says what the model's exits and policies cost; leave --budget out"
+            f"{options.model}: has no {EXITS}, which says what the model's exits and policies cost; copy that of the scored "
+            "experiment there, or leave --budget out"
         )
     return schedule([(0.0, options.budget * 1e6)])

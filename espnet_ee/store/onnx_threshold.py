@@ -14,7 +14,7 @@ from espnet_ee.store.onnx_files import set_threshold
 from espnet_ee.store.onnx_stop import threshold_of
 
 
-def change_threshold(folder: str | Path, threshold: float) -> list[Path]:
+def change_threshold(folder: str | Path, threshold: float) -> tuple[list[Path], str, float]:
     """Changes the threshold of the self-stopping files of an export, each atomically; ``model.yaml`` tells it then, too.
 
     Args:
@@ -22,7 +22,7 @@ def change_threshold(folder: str | Path, threshold: float) -> list[Path]:
         threshold: of the policy; of ``fixed`` the exit layer.
 
     Returns:
-        The changed files.
+        The changed files, the name of the policy that they hold, and the threshold that it had: each policy has a scale of its own.
 
     Raises:
         UserError: the folder holds no such file, or the threshold does not fit the policy.
@@ -42,6 +42,7 @@ def change_threshold(folder: str | Path, threshold: float) -> list[Path]:
         raise UserError(f"{path}: self_stopping or exit_layers is not what an export writes; export the model again")
     config = DecodingConfig.from_mapping(entry["policy"], str(path))
     fixed = config.policy is None or isinstance(config.policy, FixedExitPolicy)
+    before = config.policy_for(layers)
     changed = config.changed(settings={"exit_layer" if fixed else "threshold": f"{threshold:g}" if fixed else threshold})
     set_to = threshold_of(changed.policy_for(layers))
     files = [path.parent / name for name in names]
@@ -49,7 +50,7 @@ def change_threshold(folder: str | Path, threshold: float) -> list[Path]:
         set_threshold(file, set_to)
     entry["policy"] = changed.to_mapping()
     write_yaml(path, description)
-    return files
+    return files, before.name, threshold_of(before)
 
 
 def _are_layers(value: Any) -> bool:

@@ -125,7 +125,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(stage_10, tmp_path: Path):
 def test_statistics_follow_what_the_configuration_says_of_preprocessing(stage_10, tmp_path: Path):
     config = tmp_path / "train.yaml"
     for content, said in (
-        ("max_epoch: 1\n", "stage 10: statistics\n"),
+        ("max_epoch: 1\n", "stage 10: statistics; log: "),
         ("max_epoch: 2\nnoise_scp: noise.scp\n", "done, skipped"),  # both of no effect on the statistics
         ("max_epoch: 2\nspeech_volume_normalize: 0.01\n", "done again"),
         ("max_epoch: 1\nspeech_volume_normalize: 0.01\n", "done, skipped"),

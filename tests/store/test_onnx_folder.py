@@ -53,7 +53,9 @@ def test_the_command_exports_an_experiment(experiment: Path, capsys: pytest.Capt
     assert [segment["layer"] for segment in description["segments"]] == [1, 2]
 
 
-def test_self_stopping_files_and_single_exits_are_written_and_thresholds_changed(experiment: Path) -> None:
+def test_self_stopping_files_and_single_exits_are_written_and_thresholds_changed(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = experiment.parent / "out"
     (experiment.parent / "mine.yaml").write_text("policy: fixed\npolicy_conf: {exit_layer: 1}\n")
     main(["export", "--model", str(experiment), "--out", str(out), "--int8", "--exit_layer", "1", "2"])
@@ -82,6 +84,7 @@ def test_self_stopping_files_and_single_exits_are_written_and_thresholds_changed
         )
         for name in files[:2]:
             assert onnx_models.run(out / "onnx" / name, feed)["exit_layer"].tolist() == [layer]
+    assert "self_stopping.int8.onnx: threshold 5 of entropy (before: 0)" in capsys.readouterr().out
     with pytest.raises(UsageError, match="policy entropy: threshold -0.1: give a number from 0 on"):
         main(["set-threshold", "--model", str(out), "--threshold", "-0.1"])
     main(["export", "--model", str(experiment), "--out", str(out), "--policy", str(experiment.parent / "mine.yaml")])

@@ -74,9 +74,9 @@ run_once() {
         return 0
     fi
     if [ -f "${mark}" ]; then
-        log "${title}: options or inputs changed, done again"
+        log "${title}: options or inputs changed, done again; log: ${logfile}"
     else
-        log "${title}"
+        log "${title}; log: ${logfile}"
     fi
     rm -f "${mark}"
     run_logged "${title}" "${logfile}" "$@" || return
