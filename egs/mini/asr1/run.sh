@@ -10,6 +10,7 @@ exec ./asr_ee.sh \
     --nj 2 \
     --token_type char \
     --feats_normalize config \
+    --batch_size 8 \
     --asr_config conf/train_ee_fast_conformer.yaml \
     --train_threads "${OMP_NUM_THREADS:-2}" \
     --command "./run.sh ${*@Q}" \
