@@ -75,7 +75,7 @@ def _decode(options: argparse.Namespace) -> None:
     configs = _configs(options)
     if options.calibrate_on is None and any(getattr(options, name) is not None for name in CALIBRATION):
         raise UsageError(f"--{' --'.join(CALIBRATION)}: are for --calibrate_on; name the development set")
-    calibration = None if options.calibrate_on is None else _calibration(options)
+    calibration = None if options.calibrate_on is None else make_calibration(options)
     if options.lm is None and any(getattr(options, name) is not None for name in TUNING):
         raise UsageError(f"--{' --'.join(TUNING)}: are for --lm; name the language model")
     from espnet_ee.decode.selection import DecodeOptions, decode_sets
@@ -118,7 +118,7 @@ def _configs(options: argparse.Namespace) -> dict[str, DecodingConfig]:
     return configs
 
 
-def _calibration(options: argparse.Namespace) -> Calibration:
+def make_calibration(options: argparse.Namespace) -> Calibration:
     from espnet_ee.decode.selection import Calibration
 
     policies, targets, features = calibration_of(options)

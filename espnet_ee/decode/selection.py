@@ -44,6 +44,9 @@ class Calibration:
         targets: as :func:`espnet_ee.score.calibrate.parse_target` reads them.
         features: what the learned policy reads.
         online: names of the policies whose calibrated configurations run online on every set.
+
+    Raises:
+        UsageError: a target is none, or a policy would run online that is not calibrated.
     """
 
     on: str
@@ -51,6 +54,13 @@ class Calibration:
     targets: Sequence[str] = ("wer_loss=1", "wer_loss=1@90", "wer_loss=5", "wer_loss=10", "mean_layer=6")
     features: Sequence[str] = DEFAULT_FEATURES
     online: Sequence[str] = ("learned",)
+
+    def __post_init__(self) -> None:
+        for word in self.targets:
+            parse_target(word)
+        missing = set(self.online) - set(self.policies)
+        if missing:
+            raise UsageError(f"--online {' '.join(sorted(missing))}: is not among the policies that are calibrated")
 
 
 @dataclass(frozen=True)
@@ -185,11 +195,6 @@ class _Decodings:
             raise UserError(f"{self.sets[calibration.on] / 'text'}: no such file; calibration needs the set's references")
         if is_file(self.sets[calibration.on] / WORD_TIMES):
             read_word_times(self.sets[calibration.on] / WORD_TIMES)
-        for word in calibration.targets:
-            parse_target(word)
-        missing = set(calibration.online) - set(calibration.policies)
-        if missing:
-            raise UsageError(f"--online {' '.join(sorted(missing))}: is not among the policies that are calibrated")
 
     def search(self) -> Search:
         """How the texts of every exit and of what is calibrated are looked for; tunes the language model, if there is one."""

@@ -272,6 +272,13 @@ def test_an_output_folder_is_checked_before_anything_is_decoded(options, load) -
     assert os.listdir(other) == ["wav.scp"]
 
 
+def test_a_calibration_that_cannot_be_is_none() -> None:
+    with pytest.raises(UsageError, match="wer=1"):
+        Calibration("dev", targets=("wer=1",))
+    with pytest.raises(UsageError, match="learned"):
+        Calibration("dev", ("entropy",), online=("learned",))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -279,8 +286,6 @@ def test_an_output_folder_is_checked_before_anything_is_decoded(options, load) -
         ({"nbest": 1}, UsageError, "nbest"),
         ({"nbest": 4, "calibration": None}, UsageError, "nbest"),
         ({"calibration": Calibration("train")}, UsageError, r"train.*dev, test"),
-        ({"calibration": Calibration("dev", targets=("wer=1",))}, UsageError, "wer=1"),
-        ({"calibration": Calibration("dev", ("entropy",), online=("learned",))}, UsageError, "learned"),
         ({"configs": {"decode_every_exit": DecodingConfig()}}, UsageError, "decode_every_exit"),
         ({"configs": {"a": DecodingConfig(FixedExitPolicy(3))}, "calibration": None}, UserError, "no exit after layer 3"),
         ({"model_files": (Path("nowhere.pth"),)}, UserError, "nowhere.pth"),

@@ -267,3 +267,18 @@ def test_an4_says_how_to_name_its_corpus(bash, root, tmp_path: Path):
     assert "where is AN4?" in bash(script, *options, AN4="").stderr
     result = bash(script, *options, "--an4_root", str(tmp_path / "nowhere"), AN4="")
     assert result.returncode == 1 and str(tmp_path / "nowhere") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--calibrate_targets", "wer_loss=1 macs=20"], "target 'macs=20' is none"),
+        (["--calibrate_policies", "entropi"], "--policies entropi: is none of"),
+        (["--online_policies", "posterior"], "--online posterior: is not among the policies that are calibrated"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused_before_the_training(bash, root, tmp_path: Path, words, message):
+    made = [f"--{name}={tmp_path / name}" for name in ("datadir", "dumpdir", "expdir")]
+    result = bash("run.sh", *made, *words, cwd=root / "egs" / "mini" / "asr1")
+    assert result.returncode == 2 and result.stderr.startswith(f"asr_ee: error: {message}") and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

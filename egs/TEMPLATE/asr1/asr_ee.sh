@@ -250,6 +250,9 @@ need_model() {
 . utils/stages_decode.sh
 . utils/stages_share.sh
 
+# What stage 12 would refuse is refused now, not hours later.
+if in_stage 12; then "${python}" utils/calibration.py "${calibration_words[@]}"; fi
+
 # In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running pipeline.
 {
     if in_stage 1 5; then lock_folder "${datadir}" datadir; fi

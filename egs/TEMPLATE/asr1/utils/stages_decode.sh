@@ -2,10 +2,12 @@
 # Stages 12 and 13 of asr_ee.sh (sourced by it: all names are its): decoding, which chooses where to stop, and scores.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
+read -ra calibration_words <<<"--policies ${calibrate_policies} --targets ${calibrate_targets} --online ${online_policies}"
+
 # Stage 12. Every set with the evidence of all exits; the exit policies calibrated on the development set; the calibrated
 # ones online on every set: one process.
 decode_sets() {
-    local mark=${asr_exp}/.stage12.done name dirs=() files=() args=() words=() lm_words="" wanted
+    local mark=${asr_exp}/.stage12.done name dirs=() files=() args=() lm_words="" wanted
     need_model
     for name in "${eval_sets[@]}"; do
         need "${data_feats}/${name}/text" 3
@@ -26,10 +28,9 @@ decode_sets() {
     fi
     wanted=$(identity "$(stage_options 12)"$'\n'"sets=${eval_sets[*]}${lm_words}" "${asr_exp}/config.yaml" "${model_file}" \
         ${inference_list[@]+"${inference_list[@]}"} "${files[@]}")
-    read -ra words <<<"--policies ${calibrate_policies} --targets ${calibrate_targets} --online ${online_policies}"
     run_once "stage 12: decoding" "${mark}" "${wanted}" "${asr_exp}/log/decode.log" \
         "${decode_run[@]}" --model "${asr_exp}" --model_file "${model_file}" --data "${dirs[@]}" --out "${asr_exp}" \
-        --device "${inference_device}" --calibrate_on "${valid_set}" "${words[@]}" ${args[@]+"${args[@]}"}
+        --device "${inference_device}" --calibrate_on "${valid_set}" "${calibration_words[@]}" ${args[@]+"${args[@]}"}
     show_log "${asr_exp}/log/decode.log" | grep '^warning: ' || true
     log "stage 12: ${asr_exp}/policies: decoding configurations calibrated on ${valid_set}"
 }
