@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.table import EvidenceRow
@@ -35,8 +35,8 @@ class Recognition:
     score: float
     exit_layer: int
     macs: int
-    rows: tuple[EvidenceRow, ...]
-    seconds: tuple[float, ...]
+    rows: tuple[EvidenceRow, ...] = field(repr=False)  # thousands of characters
+    seconds: tuple[float, ...] = field(repr=False)
     words: tuple[Word, ...] = ()
 
     @property
