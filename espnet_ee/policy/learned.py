@@ -17,6 +17,10 @@ from espnet_ee.policy.features import FEATURES
 MOST = 50.0  # far beyond any error rate, and an exponential that floats can hold
 
 
+NEVER = -1.0
+"""A threshold at which nobody stops early, also where a return is 0: calibration's, when too little was seen to promise more."""
+
+
 @dataclass(frozen=True)
 class LearnedPolicy(ThresholdPolicy):
     """Stops at the first exit where what any later exit may save no longer pays for the layers on the way to it.
@@ -49,6 +53,10 @@ class LearnedPolicy(ThresholdPolicy):
             raise UserError("policy learned: intercepts and returns name different exit layers; fit the policy again")
         if not all(share >= 0 for share in self.returns.values()):
             raise UserError("policy learned: a return is below 0; fit the policy again")
+
+    def check_threshold(self) -> None:
+        if self.threshold != NEVER:
+            super().check_threshold()
 
     @cached_property
     def reads(self) -> frozenset[str]:  # type: ignore[override]

@@ -17,6 +17,7 @@ from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
+from espnet_ee.policy.learned import NEVER
 from espnet_ee.policy.registry import POLICIES
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.bootstrap import draws
@@ -279,7 +280,7 @@ def _with_last_exit(dev: Grid, family: Family) -> Family:
     deepest = family.policies[-1]
     if not isinstance(deepest, ThresholdPolicy) or (family.outcomes[-1].layers == family.final.layers).all():
         return family
-    never = replace(deepest, threshold=-1.0)
+    never = replace(deepest, threshold=NEVER)
     last = policy_outcome(dev, np.full(len(dev.utterances), len(dev.layers) - 1), never)
     return replace(family, policies=[*family.policies, never], outcomes=[*family.outcomes, last])
 

@@ -239,7 +239,7 @@ def test_a_learned_policy_of_other_exits_is_refused() -> None:
         (DecoderPosteriorPolicy(0.0), (-0.1, 1.5), (0.0, 1.0), "a number from 0 to 1"),
         (ClusterEntropyPolicy(0.0), (-0.1,), (0.0, 5.0, math.inf), "a number from 0 on"),
         (PatiencePolicy(0.0), (0.0, -1.0, 2.5), (1.0, 3.0, math.inf), "a whole number from 1 on"),
-        (LEARNED, (-0.1,), (0.0, 0.5, math.inf), "a number from 0 on"),
+        (LEARNED, (-0.1,), (-1.0, 0.0, 0.5, math.inf), "a number from 0 on"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

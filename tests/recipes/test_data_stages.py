@@ -113,7 +113,7 @@ def test_deleted_audio_of_other_speeds_and_deleted_logs(run_stages, tmp_path: Pa
     shutil.rmtree(tmp_path / "dump" / "log")
     assert run_stages(*speeds).count("done, skipped") == 4
     shutil.rmtree(tmp_path / "dump")
-    assert "stage 2: speed perturbation by 0.9 1.0\n" in run_stages(*speeds)
+    assert "stage 2: speed perturbation by 0.9 1.0; log: " in run_stages(*speeds)
     assert len(read_scp(tmp_path / "dump" / "raw" / "train_sp" / "text")) == 6
 
 
@@ -136,7 +136,7 @@ def test_the_training_gets_no_empty_transcript_of_the_development_set(run_stages
     write_scp(folder / "text", wordless)
     write_scp(folder / "utt2spk", dict.fromkeys(wordless, "dev"))
     for times in (1, 0):
-        assert run_stages().count("stage 4: dev without empty transcripts, for the training\n") == times
+        assert run_stages().count("stage 4: dev without empty transcripts, for the training; log: ") == times
     assert read_scp(raw / "dev" / "text", allow_empty=True) == wordless
     assert bash(text=script).stdout.strip() == str(raw / "with_text" / "dev")
     assert read_scp(raw / "with_text" / "dev" / "text") == {"dev-0": "GO"}

@@ -311,7 +311,7 @@ def test_the_fitted_policy_survives_its_yaml(dev: Grid, tmp_path: Path) -> None:
     assert path.name == f"decode_{calibrated.name}.yaml" == "decode_learned_mean_layer4.yaml"
     config = DecodingConfig.read(path)
     assert config == calibrated.config
-    assert {**vars(config.policy_for(LAYERS)), "threshold": 0.0} == vars(policy)
+    assert replace(config.policy_for(LAYERS), threshold=0.0) == policy
 
 
 def test_mixtures_lie_on_the_line_between(dev: Grid) -> None:
