@@ -119,6 +119,7 @@ read -ra test_list <<<"${test_sets}"
 read -ra inference_list <<<"${inference_configs}"
 read -ra search_words <<<"${search}"
 read -ra separate_list <<<"${separate_exps}"
+read -ra calibration_words <<<"--policies ${calibrate_policies} --targets ${calibrate_targets} --online ${online_policies}"
 read -ra extra_args <<<"${asr_args}"
 read -ra local_args <<<"${local_data_opts}"
 local_args+=(${forwarded_options[@]+"${forwarded_options[@]}"})

@@ -2,8 +2,6 @@
 # Stages 12 and 13 of asr_ee.sh (sourced by it: all names are its): decoding, which chooses where to stop, and scores.
 # shellcheck disable=SC2154  # the options and names are asr_ee.sh's
 
-read -ra calibration_words <<<"--policies ${calibrate_policies} --targets ${calibrate_targets} --online ${online_policies}"
-
 # Stage 12. Every set with the evidence of all exits; the exit policies calibrated on the development set; the calibrated
 # ones online on every set: one process.
 decode_sets() {
