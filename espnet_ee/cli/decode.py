@@ -67,7 +67,7 @@ def add_decode(parser: Parser) -> None:
         "--lm_weights", "with --lm: weights of the language model to try; 0 is without it", type=float, nargs="+", metavar="X"
     )
     parser.option("--insertions", "with --lm: what to try to add for a token", type=float, nargs="+", metavar="X")
-    parser.option("--online", "policies whose calibrated configurations then decode every set (default: learned, if it is calibrated)", nargs="*", metavar="NAME")  # fmt: skip
+    add_online(parser)
     parser.set_defaults(run=_decode)
 
 
@@ -118,7 +118,17 @@ def _configs(options: argparse.Namespace) -> dict[str, DecodingConfig]:
     return configs
 
 
+def add_online(parser: Parser) -> None:
+    """The option of what then runs of what is calibrated."""
+    parser.option("--online", "policies whose calibrated configurations then decode every set (default: learned, if it is calibrated)", nargs="*", metavar="NAME")  # fmt: skip
+
+
 def make_calibration(options: argparse.Namespace) -> Calibration:
+    """What ``calibrate_on`` and the options of :func:`add_online` and :func:`espnet_ee.cli.score.add_calibration` say.
+
+    Raises:
+        UsageError: there is no such policy, feature or target, or a policy would run that is not calibrated.
+    """
     from espnet_ee.decode.selection import Calibration
 
     policies, targets, features = calibration_of(options)

@@ -219,7 +219,7 @@ class ExitReader:
             macs=macs_of_stop(rows, len(rows) - 1, self.reads_all, self.attends_always) + passage.word_macs,
             rows=rows,
             seconds=tuple(passage.seconds),
-            words=self._words(layer, frames, hypothesis, passage),
+            words=self._words(layer, frames, hypothesis, tokens, passage),
         )
 
     def _spans(self, layer: int, frames: Frames, hypothesis: Hypothesis, passage: Passage) -> tuple[TokenSpan, ...]:
@@ -235,12 +235,14 @@ class ExitReader:
             return own
         return tuple(replace(span, log_probability=said.log_probability) for span, said in zip(placed[1], own, strict=True))
 
-    def _words(self, layer: int, frames: Frames, hypothesis: Hypothesis, passage: Passage) -> tuple[Word, ...]:
+    def _words(
+        self, layer: int, frames: Frames, hypothesis: Hypothesis, tokens: Sequence[str], passage: Passage
+    ) -> tuple[Word, ...]:
         rate, frame_seconds = self.session.sample_rate, self.session.frame_seconds
-        if rate is None or frame_seconds is None or len(hypothesis.spans) < len(hypothesis.tokens):
+        if rate is None or frame_seconds is None or len(hypothesis.spans) < len(tokens):
             return ()
         seconds, spans = passage.samples / rate, self._spans(layer, frames, hypothesis, passage)
-        words = words_of(self._strings(hypothesis), spans, frame_seconds, seconds, self.session.token_type)
+        words = words_of(tokens, spans, frame_seconds, seconds, self.session.token_type)
         words = shifted(words, self.shift, seconds)
         return tuple(replace(word, confidence=self.confidences(layer, word.confidence)) for word in words)
 

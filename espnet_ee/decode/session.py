@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -24,6 +25,11 @@ class UtteranceError(UserError):
 
 class OutOfMemoryError(UserError):
     """A batch, or one utterance, does not fit into memory."""
+
+
+def usable_threads(count: int) -> int:
+    """So many threads, or as many as there are processors: more would slow a process down by hundreds, or end it."""
+    return min(count, os.cpu_count() or count)
 
 
 class SessionState(Protocol):

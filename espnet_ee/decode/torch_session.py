@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ import torch
 
 from espnet_ee.compute import StepMacs
 from espnet_ee.decode.attention_search import AttentionSearch, count_step
-from espnet_ee.decode.session import OutOfMemoryError, UtteranceError
+from espnet_ee.decode.session import OutOfMemoryError, UtteranceError, usable_threads
 from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.encoder.chunk import chunk_of
@@ -100,8 +99,8 @@ class TorchSession:
         self.frame_seconds = self._frame_seconds(sample_rate)
 
     def use_threads(self, count: int) -> None:
-        """Sets torch's threads, for the whole process; more than there are processors would slow it down by hundreds, or end it."""
-        torch.set_num_threads(min(count, os.cpu_count() or count))
+        """Sets torch's threads, for the whole process; see :func:`espnet_ee.decode.session.usable_threads`."""
+        torch.set_num_threads(usable_threads(count))
 
     def use_chunk(self, milliseconds: int | None, sample_rate: int) -> None:
         """Lets a frame see its chunk, and some frames before it, as in a stream; None: the whole utterance.

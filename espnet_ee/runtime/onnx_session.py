@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from espnet_ee.decode.session import OutOfMemoryError, UtteranceError
+from espnet_ee.decode.session import OutOfMemoryError, UtteranceError, usable_threads
 from espnet_ee.decode.utterance import check_utterance
 from espnet_ee.errors import UserError
 from espnet_ee.exported import KINDS as PRECISIONS
@@ -79,7 +78,7 @@ class OnnxSession:
 
     def use_threads(self, count: int) -> None:
         """Computes with so many CPU threads from now on, or as many as there are processors; graphs are loaded again when it changes."""
-        count = min(count, os.cpu_count() or count)
+        count = usable_threads(count)
         if count != self._threads:
             self._threads, self._loaded = count, {}
 

@@ -26,10 +26,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; give a model file that is there")
-    refuse_pointer(path)
     if path.suffix == SAFETENSORS:
         read_header(path)
         return load_file(path)
+    refuse_pointer(path)
     return _read_checkpoint(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from espnet_ee.cli.decode import make_calibration
+from espnet_ee.cli.decode import add_online, make_calibration
 from espnet_ee.cli.parser import Parser
 from espnet_ee.cli.score import add_calibration
 from espnet_ee.errors import run
@@ -13,7 +13,7 @@ from espnet_ee.errors import run
 def main() -> None:
     parser = Parser()
     add_calibration(parser)
-    parser.add_argument("--online", nargs="*")
+    add_online(parser)
     parser.set_defaults(calibrate_on="dev")
     make_calibration(parser.parse_args())
 
