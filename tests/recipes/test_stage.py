@@ -119,3 +119,45 @@ shown_command
 def test_the_shown_command_can_be_pasted(bash, template, words: list[str], shown: str):
     result = bash(*words, text=SHOWN.format(template=template))
     assert result.stdout == f"{shown}\n", result.stderr
+
+
+ENDS = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/parse_options.sh
+. {template}/utils/stage.sh
+{{
+    trap explain_end EXIT
+    lock_folder data datadir
+    run_once "stage 9: work" mark "a" log/work.log "$@"
+    echo reached
+}}
+"""
+FULL = "No space left on device"
+OBSTACLES = {
+    "mark": ("mark.tmp", FULL, 'stopped by status 1 of: printf \'%s\\n\' "$2" > "$1.tmp" (mark_done)'),
+    "lock": (".data.lock", FULL, "stopped by status 1 of: printf"),
+    "folder": ("log", "File exists", 'stopped by status 1 of: mkdir -p "$(dirname "${logfile}")" (run_logged)'),
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_the_shell_cannot_write_is_one_line_that_says_so(bash, template, tmp_path: Path, obstacle: str):
+    name, reason, said = OBSTACLES[obstacle]
+    if name == "log":
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).symlink_to("/dev/full")
+    result = bash("true", text=ENDS.format(template=template))
+    assert result.returncode == 1 and "reached" not in result.stdout
+    *_, why, last = result.stderr.splitlines()
+    assert reason in why
+    assert last.startswith(f"script.sh: error: {said}") and last.endswith("; what it said stands above")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_failure_that_was_explained_is_explained_once(bash, template, tmp_path: Path):
+    result = bash("false", text=ENDS.format(template=template))
+    assert result.stderr.count("error:") == 1 and "; the full log is log/work.log" in result.stderr
+    result = bash("true", text=ENDS.format(template=template).replace("run_once", 'usage_error "no"\nrun_once'))
+    assert (result.returncode, result.stderr) == (2, "script.sh: error: no (--help lists the options)\n")
+    assert bash("true", text=ENDS.format(template=template)).stderr == ""

@@ -226,10 +226,7 @@ in_stage() { [ "${stage}" -le "${2:-$1}" ] && [ "${stop_stage}" -ge "$1" ]; }
 
 # need FILE STAGE: the input of a stage must be there.
 need() {
-    if [ ! -e "$1" ]; then
-        echo "asr_ee.sh: error: $1 is missing; run stage $2 first" >&2
-        exit 1
-    fi
+    [ -e "$1" ] || fail "$1 is missing; run stage $2 first"
 }
 
 # need_model: the model of stages 12 to 14; where stage 11 has made others, it is the option that is wrong.
@@ -256,6 +253,7 @@ if in_stage 12; then "${python}" utils/calibration.py "${calibration_words[@]}";
 
 # In braces: bash reads all of it before it runs any of it, so editing this file does no harm to a running pipeline.
 {
+    trap explain_end EXIT
     if in_stage 1 5; then lock_folder "${datadir}" datadir; fi
     if in_stage 2 5; then lock_folder "${dumpdir}" dumpdir; fi
     if in_stage 1; then prepare_data; fi

@@ -35,6 +35,8 @@ declared_options() {
 
 # Says what is wrong with the command line and ends the script.
 usage_error() {
+    # shellcheck disable=SC2034  # of utils/stage.sh
+    end_explained=true
     echo "$(basename "$0"): error: $1 (--help lists the options)" >&2
     exit 2
 }

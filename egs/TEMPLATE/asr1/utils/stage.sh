@@ -6,6 +6,23 @@ log() {
     echo "$(date '+%Y-%m-%dT%H:%M:%S') (${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
 }
 
+# fail MESSAGE: the one line that says why, and the end.
+fail() {
+    end_explained=true
+    echo "$(basename "$0"): error: $1" >&2
+    exit 1
+}
+
+# explain_end, for the trap EXIT: what else ends a script is a command of its own that failed (on a full disk, or where nothing
+# may be written), and what that says names neither the script nor itself as the reason.
+end_explained=false
+explain_end() {
+    local status=$? command=${BASH_COMMAND%%$'\n'*}
+    if [ "${status}" -ne 0 ] && [ "${status}" -ne 130 ] && ! "${end_explained}"; then
+        echo "$(basename "$0"): error: stopped by status ${status} of: ${command} (${FUNCNAME[1]-}); what it said stands above" >&2
+    fi
+}
+
 # identity WORDS FILE...: prints what a piece of work depends on: its options (lines) and the content of its input files,
 # wherever they lie. A missing file counts too: it may appear later.
 identity() {
@@ -37,6 +54,7 @@ mark_done() {
 
 # show_failure LOG MESSAGE: the end of the log, then where it is.
 show_failure() {
+    end_explained=true
     {
         if [ -s "$1" ]; then
             echo "---- the last lines of $1:"
@@ -93,8 +111,7 @@ lock_folder() {
     exec {handle}<>"${file}"
     # What was killed a moment ago may still be about to go.
     if ! flock --timeout "${ESPNET_EE_LOCK_SECONDS:-3}" "${handle}"; then
-        echo "$(basename "$0"): error: $1 is in use by $(head -n 1 "${file}"); wait for its end, or give another '--$2'" >&2
-        exit 1
+        fail "$1 is in use by $(head -n 1 "${file}"); wait for its end, or give another '--$2'"
     fi
     printf '%s\n' "process $$ on $(hostname) since $(date '+%Y-%m-%dT%H:%M:%S') (or what it has started)" >"${file}"
     lock_handles+=("${handle}")

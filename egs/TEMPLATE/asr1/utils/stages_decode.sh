@@ -37,8 +37,7 @@ decode_sets() {
 need_decoding() {
     need "${asr_exp}/.stage12.done" 12
     if [ -f "${model_file}" ] && ! grep -qF -- "$(cksum <"${model_file}") " "${asr_exp}/.stage12.done"; then
-        echo "asr_ee.sh: error: ${asr_exp} was decoded with another model than ${model_file}; run stage 12 first" >&2
-        exit 1
+        fail "${asr_exp} was decoded with another model than ${model_file}; run stage 12 first"
     fi
 }
 

@@ -56,9 +56,7 @@ need_features() {
     if [ "${feats_type}" != extracted ]; then return 0; fi
     for content in "${data_feats}/org/${train_set}/.content" "${data_feats}/${valid_set}/.content"; do
         if [ -f "${content}" ] && ! grep -qF -- "${frontend} compressed=" "${content}"; then
-            echo "asr_ee.sh: error: ${content%/.content}: these features are of another frontend (frontend.yaml) than that of" \
-                "${asr_config:-the options}; run stage 3 first" >&2
-            exit 1
+            fail "${content%/.content}: these features are of another frontend (frontend.yaml) than that of ${asr_config:-the options}; run stage 3 first"
         fi
     done
 }
