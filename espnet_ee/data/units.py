@@ -50,7 +50,7 @@ def unit_warnings(data_dir: Path, token_dir: Path, token_type: str, config: Mapp
     """
     data = read_data_dir(data_dir)
     encode = encoder_of(token_dir, token_type)
-    frames, layers = feature_frames(data, config), SUBSAMPLING.get(subsampling(config))
+    frames, layers = feature_frames(data, config), convolutions(config)
     texts, occurrences, short = 0, 0, 0
     for utt_id, text in data.tables["text"].items():
         units = encode(text)
@@ -101,6 +101,13 @@ def subsampling(config: Mapping[str, Any]) -> str:
     if encoder in ("early_exit_fast_conformer", "early_exit_splitformer"):
         return str(conf.get("subsampling", 4))
     return str(conf.get("input_layer", "conv2d")) if encoder.endswith("former") else "unknown"
+
+
+def convolutions(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...] | None:
+    """Kernel and stride of each convolution before the first block, of a padded one less its padding; None: not known."""
+    layers = SUBSAMPLING.get(subsampling(config))
+    padded = layers is not None and bool((config.get("encoder_conf") or {}).get("chunk_range"))
+    return tuple((stride, stride) for _, stride in layers or ()) if padded else layers
 
 
 def feature_frames(data: DataDir, config: Mapping[str, Any]) -> Mapping[str, int] | None:

@@ -100,8 +100,9 @@ class TorchStretch:
     def advance(self, samples: np.ndarray, frames: int) -> Frames:
         """Computes the next frames up to the shallow exit."""
         session, first = self.session, self.frames
-        features = session.window(samples, first * session.encoder.stride, session.feature_frames(frames))
-        hidden = session.encoder.traced_embed(features)
+        start = max(0, first * session.fast.stride - session.fast.look_back)
+        features = session.window(samples, start, session.feature_frames(frames))
+        hidden = session.fast.stream_embed(features) if first else session.fast.traced_embed(features)
         for number, cache in enumerate(self._caches, 1):
             hidden = session.fast.stream_block(number, hidden, first, cache)
             if number in self._hidden:

@@ -206,10 +206,7 @@ class SegmentEncoder(AbsEncoder):
     @property
     def min_frames(self) -> int:
         """Length of the shortest input that leaves one frame after subsampling."""
-        least = 1
-        for kernel, stride in reversed(self.subsampling):
-            least = (least - 1) * stride + kernel
-        return least
+        return reach(self.subsampling)
 
     @property
     def stride(self) -> int:
@@ -303,6 +300,14 @@ class SegmentEncoder(AbsEncoder):
         outputs = list(self.iter_exits(xs_pad, ilens))
         below = [(output.layer, output.hs) for output in outputs[:-1]]
         return (outputs[-1].hs, below), outputs[-1].olens, None
+
+
+def reach(convolutions: Sequence[tuple[int, int]]) -> int:
+    """Length that one frame is made of by convolutions of such kernels and strides."""
+    length = 1
+    for kernel, stride in reversed(convolutions):
+        length = (length - 1) * stride + kernel
+    return length
 
 
 def real_frames(olens: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:

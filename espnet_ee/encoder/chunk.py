@@ -1,9 +1,10 @@
 """Chunks: what lets one encoder read whole utterances and, a few frames later than they are said, streams.
 
-A frame of chunk j (C frames each) sees its own chunk and so many frames before it; a convolution over time sees no later
-frame at all. So a stream is computed chunk by chunk, from what a :class:`BlockCache` holds, with the output of a whole
-utterance under :func:`chunk_mask`. Source: U2 (arXiv 2012.05481), whose model is trained with chunks drawn by chance and,
-half of the time, without.
+A frame of chunk j (C frames each) sees its own chunk and so many frames before it, in the attention and in the convolution,
+which finds zeros behind the chunk. So a stream is computed chunk by chunk, from what a :class:`BlockCache` holds, with the
+output of a whole utterance under :func:`chunk_mask`; without chunks the model is an offline one. Sources: U2 (arXiv
+2012.05481), whose model is trained with chunks drawn by chance and, half of the time, without; the convolution that sees the
+rest of its chunk, arXiv 2304.09325.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ class BlockCache:
 
     Args:
         left: frames whose keys and values are kept.
-        kernel: of the convolution, which sees so many frames less one before each.
+        kernel: of the convolution, which sees half of it before each frame.
     """
 
     def __init__(self, left: int, kernel: int) -> None:
-        self._left, self._before = left, kernel - 1
+        self._left, self._before = left, kernel // 2
         self._attended: torch.Tensor | None = None  # keys and values (2, 1, H, <= left, W)
-        self._convolved: torch.Tensor | None = None  # (1, D, kernel - 1)
+        self._convolved: torch.Tensor | None = None  # (1, D, kernel // 2)
 
     def attend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (1, H, T, W) of a chunk, behind those of the frames before it."""
@@ -56,7 +57,7 @@ class BlockCache:
         return both[0], both[1]
 
     def convolve(self, xs: torch.Tensor) -> torch.Tensor:
-        """What a convolution without padding makes frames of: (1, D, T), behind the frames before it, zeros at first."""
+        """(1, D, T) behind the frames before it that the convolution sees, zeros at first."""
         before = xs.new_zeros(1, xs.size(1), self._before) if self._convolved is None else self._convolved
         whole = torch.cat([before, xs], dim=2)
         self._convolved = whole[:, :, whole.size(2) - self._before :].clone()
@@ -81,11 +82,11 @@ def drawn_chunk(limits: tuple[int, int], step: int) -> int | None:
     return least + step * int(torch.randint((most - least) // step + 1, ()))
 
 
-def check_chunks(chunk_frames: Sequence[int], left_frames: int, step: int) -> tuple[int, int] | None:
+def check_chunks(chunk_range: Sequence[int], left_frames: int, step: int) -> tuple[int, int] | None:
     """Returns the shortest and the longest chunk, None for none.
 
     Args:
-        chunk_frames: both, or nothing.
+        chunk_range: both, or nothing.
         left_frames: frames before its chunk that a frame sees.
         step: 2 where blocks see every second frame: then a chunk has an even number.
 
@@ -94,17 +95,17 @@ def check_chunks(chunk_frames: Sequence[int], left_frames: int, step: int) -> tu
     """
     if isinstance(left_frames, bool) or not isinstance(left_frames, int) or left_frames < 0:
         raise UsageError(f"encoder_conf: left_frames is {left_frames!r}; give a number of frames, 0 or more")
-    if isinstance(chunk_frames, (list, tuple)) and not chunk_frames:
+    if isinstance(chunk_range, (list, tuple)) and not chunk_range:
         return None
-    numbers = isinstance(chunk_frames, (list, tuple)) and all(type(frames) is int for frames in chunk_frames)
-    if not numbers or len(chunk_frames) != 2 or not 1 <= chunk_frames[0] <= chunk_frames[1]:
+    numbers = isinstance(chunk_range, (list, tuple)) and all(type(frames) is int for frames in chunk_range)
+    if not numbers or len(chunk_range) != 2 or not 1 <= chunk_range[0] <= chunk_range[1]:
         raise UsageError(
-            f"encoder_conf: chunk_frames is {chunk_frames!r}; give the frames of the shortest and of the longest chunk that a "
+            f"encoder_conf: chunk_range is {chunk_range!r}; give the frames of the shortest and of the longest chunk that a "
             "training draws, such as [4, 24], or [] for a model that is not to stream"
         )
-    if any(frames % step for frames in chunk_frames):
-        raise UsageError(f"encoder_conf: chunk_frames {list(chunk_frames)} with half_rate: give even numbers")
-    return chunk_frames[0], chunk_frames[1]
+    if any(frames % step for frames in chunk_range):
+        raise UsageError(f"encoder_conf: chunk_range {list(chunk_range)} with half_rate: give even numbers")
+    return chunk_range[0], chunk_range[1]
 
 
 def chunk_of(limits: tuple[int, int] | None, step: int, frame_seconds: float | None, milliseconds: int) -> int:
@@ -121,7 +122,7 @@ def chunk_of(limits: tuple[int, int] | None, step: int, frame_seconds: float | N
     """
     if limits is None:
         raise UserError(
-            "the model was not trained for chunks, so it cannot stream; train one with encoder_conf: chunk_frames, as "
+            "the model was not trained for chunks, so it cannot stream; train one with encoder_conf: chunk_range, as "
             "conf/train_ee_fast_conformer_streaming.yaml has it"
         )
     if frame_seconds is None:

@@ -165,29 +165,44 @@ class ConvolutionModule(nn.Module):
         size: D.
         kernel: odd.
         norm: a key of ``CONVOLUTION_NORMS``.
-        causal: whether a frame sees the ``kernel`` - 1 frames before it, not half of them before and half after.
     """
 
-    def __init__(self, size: int, kernel: int, norm: str, causal: bool = False) -> None:
+    def __init__(self, size: int, kernel: int, norm: str) -> None:
         super().__init__()
-        self.before = kernel - 1 if causal else 0
+        self.before = kernel // 2
         self.expand = nn.Linear(size, 2 * size)
-        self.depthwise = nn.Conv1d(size, size, kernel, padding=0 if causal else kernel // 2, groups=size)
+        self.depthwise = nn.Conv1d(size, size, kernel, padding=self.before, groups=size)
         self.norm = CONVOLUTION_NORMS[norm](size)
         self.out = nn.Linear(size, size)
 
-    def forward(self, xs: torch.Tensor, real: torch.Tensor | None, cache: BlockCache | None = None) -> torch.Tensor:
-        """Convolves (B, T, D) over time; ``real`` is True on real frames (B, T, 1), None: all are; ``cache`` is a stream's."""
+    def forward(
+        self, xs: torch.Tensor, real: torch.Tensor | None, chunk: int | None = None, cache: BlockCache | None = None
+    ) -> torch.Tensor:
+        """Convolves (B, T, D) over time.
+
+        Args:
+            xs: (B, T, D).
+            real: True on real frames (B, T, 1); None: all are.
+            chunk: frames of a chunk beyond which a frame sees nothing; None: it sees both sides.
+            cache: of a stream, whose next chunk this is.
+        """
         xs = nn.functional.glu(self.expand(xs))
         if real is not None:
             xs = xs.masked_fill(~real, 0.0)
         xs = xs.transpose(1, 2)
         if cache is not None:
-            xs = cache.convolve(xs)
-        elif self.before:
-            xs = nn.functional.pad(xs, (self.before, 0))
-        xs = self.depthwise(xs).transpose(1, 2)
-        return self.out(nn.functional.silu(self.norm(xs, real)))
+            xs = self.depthwise(cache.convolve(xs))[:, :, self.before :]
+        else:
+            xs = self.depthwise(xs) if chunk is None else self.by_chunks(xs, chunk)
+        return self.out(nn.functional.silu(self.norm(xs.transpose(1, 2), real)))
+
+    def by_chunks(self, xs: torch.Tensor, chunk: int) -> torch.Tensor:
+        """Convolves (B, D, T) over time: a frame sees the frames before it, and after it the rest of its chunk."""
+        batch, _, frames = xs.shape
+        count = -(-frames // chunk)
+        windows = nn.functional.pad(xs, (self.before, count * chunk - frames)).unfold(2, self.before + chunk, chunk)
+        chunks = self.depthwise(windows.transpose(1, 2).flatten(0, 1))[:, :, self.before :]  # (B * count, D, chunk)
+        return chunks.unflatten(0, (batch, count)).transpose(1, 2).flatten(2)[:, :, :frames]
 
 
 class FeedForward(nn.Sequential):
@@ -214,7 +229,6 @@ class FastConformerBlock(nn.Module):
         norm: a key of ``CONVOLUTION_NORMS``.
         dropout: of every module's output and within the feed-forward modules.
         attention_dropout: of the attention weights.
-        causal: see :class:`ConvolutionModule`.
     """
 
     def __init__(
@@ -226,13 +240,12 @@ class FastConformerBlock(nn.Module):
         norm: str,
         dropout: float,
         attention_dropout: float,
-        causal: bool = False,
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(5))
         self.feed_forward_in = FeedForward(size, units, dropout)
         self.attention = RotaryAttention(size, heads, attention_dropout)
-        self.convolution = ConvolutionModule(size, kernel, norm, causal)
+        self.convolution = ConvolutionModule(size, kernel, norm)
         self.feed_forward_out = FeedForward(size, units, dropout)
         self.dropout = nn.Dropout(dropout)
 
@@ -244,6 +257,7 @@ class FastConformerBlock(nn.Module):
         real: torch.Tensor | None,
         seen: torch.Tensor | None,
         share: float = 1.0,
+        chunk: int | None = None,
         cache: BlockCache | None = None,
     ) -> torch.Tensor:
         """Computes (B, T, D) from (B, T, D).
@@ -255,12 +269,13 @@ class FastConformerBlock(nn.Module):
             real: True on real frames (B, T, 1); None: all are.
             seen: which keys a query sees (B, 1, T or 1, T); None: all.
             share: what the modules' outputs are multiplied by (stochastic depth).
-            cache: of a stream, whose next frames these are; of a causal block.
+            chunk: frames of a chunk beyond which the convolution sees nothing; None: there are none.
+            cache: of a stream, whose next chunk this is.
         """
         half = share / 2
         xs = xs + half * self.dropout(self.feed_forward_in(self.norms[0](xs)))
         xs = xs + share * self.dropout(self.attention(self.norms[1](xs), cosines, sines, seen, cache))
-        xs = xs + share * self.dropout(self.convolution(self.norms[2](xs), real, cache))
+        xs = xs + share * self.dropout(self.convolution(self.norms[2](xs), real, chunk, cache))
         xs = xs + half * self.dropout(self.feed_forward_out(self.norms[3](xs)))
         return self.norms[4](xs)
 

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames, trains_with_others
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, reach, real_frames, trains_with_others
 from espnet_ee.encoder.chunk import BlockCache, check_chunks, chunk_mask, drawn_chunk
 from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
 from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate, full_rate
@@ -26,6 +26,7 @@ class FastCarry:
         real: True on real frames (B, T, 1), or None where every frame is real: then no block needs to mask.
         half: hidden states at half rate (B, ceil(T/2), D), where the encoder stands between their first and last block.
         chunks: which frames a frame sees (T, T), see :func:`espnet_ee.encoder.chunk.chunk_mask`; None: all.
+        chunk: frames of a chunk, where there are chunks.
     """
 
     cosines: torch.Tensor
@@ -33,6 +34,7 @@ class FastCarry:
     real: torch.Tensor | None
     half: torch.Tensor | None = None
     chunks: torch.Tensor | None = None
+    chunk: int | None = None
 
     def select(self, rows: torch.Tensor, frames: int) -> FastCarry:
         """See :class:`espnet_ee.encoder.base.Carry`."""
@@ -40,14 +42,15 @@ class FastCarry:
         half = None if self.half is None else self.half[rows, : (frames + 1) // 2]
         real = None if real is None or bool(real.all()) else real
         chunks = None if self.chunks is None else self.chunks[:frames, :frames]
-        return FastCarry(self.cosines[:frames], self.sines[:frames], real, half, chunks)
+        return FastCarry(self.cosines[:frames], self.sines[:frames], real, half, chunks, self.chunk)
 
     @property
     def at_half_rate(self) -> FastCarry:
         """What the blocks at half rate need: of every second frame, the first included."""
         real = None if self.real is None else self.real[:, ::2]
         chunks = None if self.chunks is None else self.chunks[::2, ::2]
-        return FastCarry(self.cosines[::2], self.sines[::2], real, chunks=chunks)
+        chunk = None if self.chunk is None else self.chunk // 2
+        return FastCarry(self.cosines[::2], self.sines[::2], real, chunks=chunks, chunk=chunk)
 
     @cached_property
     def seen(self) -> torch.Tensor | None:
@@ -85,8 +88,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         half_rate: the first and the last block that see every second frame only, such as [5, 10]; none: []. The state
             before them is added to what comes out (a temporal U-Net). An exit among them reads that sum, too, at the full
             rate, by a linear layer of its own.
-        chunk_frames: for a model that can stream, the frames of the shortest and of the longest chunk that half of the
-            training steps draw; then the convolutions are causal. None: []. (:mod:`espnet_ee.encoder.chunk`)
+        chunk_range: for a model that can stream, the frames of the shortest and of the longest chunk that half of the
+            training steps draw; then the subsampling sees no feature after its frame's own. None: [].
+            (:mod:`espnet_ee.encoder.chunk`)
         left_frames: frames before its chunk that a frame of a chunk sees.
 
     Raises:
@@ -117,7 +121,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         attention_dropout_rate: float = 0.1,
         stochastic_depth_rate: float = 0.0,
         half_rate: list[int] = [],  # noqa: B006 - likewise
-        chunk_frames: list[int] = [],  # noqa: B006 - likewise
+        chunk_range: list[int] = [],  # noqa: B006 - likewise
         left_frames: int = 64,
     ) -> None:
         super().__init__()
@@ -131,8 +135,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         self.embed_dropout = nn.Dropout(positional_dropout_rate)
         self.half_rate = check_half_rate(half_rate, num_blocks)
         self.chunk_step = 2 if self.half_rate else 1
-        self.chunk_limits = check_chunks(chunk_frames, left_frames, self.chunk_step)
+        self.chunk_limits = check_chunks(chunk_range, left_frames, self.chunk_step)
         self.left_frames, self.kernel = left_frames, cnn_module_kernel
+        self.look_back = reach(SUBSAMPLING[subsampling]) - self.min_frames  # features before its own that a frame sees
         self.new_block = partial(
             FastConformerBlock,
             output_size,
@@ -142,7 +147,6 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
             convolution_norm,
             dropout_rate,
             attention_dropout_rate,
-            causal=self.chunk_limits is not None,
         )
         self.encoders = nn.ModuleList(self.new_block() for _ in range(num_blocks))
         if self.half_rate:
@@ -158,7 +162,8 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
     @property
     def subsampling(self) -> tuple[tuple[int, int], ...]:
         """See :class:`SegmentEncoder`."""
-        return SUBSAMPLING[self.factor]
+        stages = SUBSAMPLING[self.factor]
+        return stages if self.chunk_limits is None else tuple((stride, stride) for _, stride in stages)
 
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
         """Subsamples; see :class:`SegmentEncoder`."""
@@ -168,7 +173,13 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         return EncoderState(hidden, olens, self.chunked_carry(hidden, olens, chunk))
 
     def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
-        """See :class:`SegmentEncoder`."""
+        """See :class:`SegmentEncoder`; for what is before the first frame of features, that frame stands."""
+        if self.look_back:
+            xs = torch.cat([xs[:, :1].expand(-1, self.look_back, -1), xs], dim=1)
+        return self.stream_embed(xs)
+
+    def stream_embed(self, xs: torch.Tensor) -> torch.Tensor:
+        """What goes into the first block (1, n, D), of features (1, ``look_back`` + n * ``stride``, F) of a stream."""
         return self.embed_dropout(self.embed(xs) * math.sqrt(self.size))
 
     def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> FastCarry:
@@ -179,7 +190,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         """What the blocks need beside the hidden states (B, T, D); see :class:`SegmentEncoder` for ``chunk``."""
         carry = self.traced_carry(hidden, olens)
         mask = None if chunk is None else chunk_mask(hidden.size(1), chunk, self.left_frames, hidden.device)
-        return replace(carry, real=carry.real if int(olens.min()) < hidden.size(1) else None, chunks=mask)
+        return replace(carry, real=carry.real if int(olens.min()) < hidden.size(1) else None, chunks=mask, chunk=chunk)
 
     def new_cache(self) -> BlockCache:
         """What a block needs of a stream's past, at its start."""
@@ -238,7 +249,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         share = self.depth_share(number)
         if not share and not trains_with_others():
             return hidden
-        output = self.encoders[number - 1](hidden, carry.cosines, carry.sines, carry.real, carry.seen, share)
+        output = self.encoders[number - 1](hidden, carry.cosines, carry.sines, carry.real, carry.seen, share, carry.chunk)
         return output if share else hidden + 0.0 * output
 
     def depth_share(self, number: int) -> float:

@@ -33,7 +33,7 @@ class HalfRateBranch(nn.Module):
         return self.block(self.input(xs, carry.real), half.cosines, half.sines, half.real, half.seen)
 
 
-@extend_signature(EarlyExitFastConformerEncoder, without=("half_rate", "chunk_frames", "left_frames"))
+@extend_signature(EarlyExitFastConformerEncoder, without=("half_rate", "chunk_range", "left_frames"))
 class EarlyExitSplitformerEncoder(EarlyExitFastConformerEncoder):
     """The fast conformer; beside the segments of the first and of the last exit, a block sees every second frame (arXiv 2506.18035).
 

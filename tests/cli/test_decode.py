@@ -213,7 +213,7 @@ def test_chunks_are_another_decoding(experiment: Path, tmp_path: Path) -> None:
         "encoder": "early_exit_fast_conformer",
         "frontend": "kaldi_fbank",
         "frontend_conf": {},
-        "encoder_conf": {**conf, "exit_layers": [1, 2, 4], "chunk_frames": [2, 6], "left_frames": 4},
+        "encoder_conf": {**conf, "exit_layers": [1, 2, 4], "chunk_range": [2, 6], "left_frames": 4},
     }
     (tmp_path / "exp").mkdir()
     tiny.save(tmp_path / "exp", tiny.model(seed=2, **settings), **settings)

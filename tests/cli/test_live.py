@@ -22,7 +22,7 @@ from espnet_ee.errors import UsageError, UserError, run
 from tests import tiny
 
 Captured = pytest.CaptureFixture[str]
-CONF = {**tiny.CONFORMER, "exit_layers": [1, 2, 4], "chunk_frames": [2, 6], "left_frames": 6}
+CONF = {**tiny.CONFORMER, "exit_layers": [1, 2, 4], "chunk_range": [2, 6], "left_frames": 6}
 SETTINGS: dict[str, Any] = {
     "encoder": "early_exit_fast_conformer",
     "encoder_conf": {key: value for key, value in CONF.items() if key != "macaron_style"},

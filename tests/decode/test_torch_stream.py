@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @cache
 def model(kind: str = "plain", **changes: Any) -> Any:
     chosen = KINDS[kind]
-    conf = {**SIZES, "exit_layers": [1, 2, 4], "chunk_frames": [2, 6], "left_frames": 6, **chosen.get("encoder_conf", {})}
+    conf = {**SIZES, "exit_layers": [1, 2, 4], "chunk_range": [2, 6], "left_frames": 6, **chosen.get("encoder_conf", {})}
     settings_ = {"frontend": "kaldi_fbank", "normalize": None, **chosen, **changes}
     made = tiny.model(**{**settings_, "encoder": "early_exit_fast_conformer", "encoder_conf": conf})
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_global_mvn_streams(tmp_path: Any) -> None:
     random = np.random.default_rng(0)
     count, mean = 1000, random.normal(-8, 1, 80)
     np.savez(tmp_path / "stats.npz", count=count, sum=count * mean, sum_square=count * (mean**2 + 4))
-    conf = {**SIZES, "exit_layers": [1, 2, 4], "chunk_frames": [2, 6], "left_frames": 6}
+    conf = {**SIZES, "exit_layers": [1, 2, 4], "chunk_range": [2, 6], "left_frames": 6}
     made = tiny.model(
         encoder="early_exit_fast_conformer",
         encoder_conf=conf,
@@ -185,14 +185,14 @@ def test_global_mvn_streams(tmp_path: Any) -> None:
         ({}, (330, None), "multiple of 40 ms"),
         ({}, (320, 3), "partial texts of exit 3: this model gives those of 1, 2, 4"),
         (
-            {"encoder_conf": {**SIZES, "exit_layers": [1, 2, 4], "chunk_frames": [2, 6], "half_rate": [2, 3]}},
+            {"encoder_conf": {**SIZES, "exit_layers": [1, 2, 4], "chunk_range": [2, 6], "half_rate": [2, 3]}},
             (320, 2),
             "those of 1$",
         ),
     ],
 )
 def test_what_cannot_stream_says_so(changes: dict[str, Any], words: tuple[int, int | None], message: str) -> None:
-    conf = {**SIZES, "exit_layers": [1, 2, 4], "chunk_frames": [2, 6]}
+    conf = {**SIZES, "exit_layers": [1, 2, 4], "chunk_range": [2, 6]}
     settings_ = {"frontend": "kaldi_fbank", "normalize": None, "encoder_conf": conf, **changes}
     made = tiny.model(**{**settings_, "encoder": "early_exit_fast_conformer"})
     with pytest.raises(UserError, match=message) as raised:

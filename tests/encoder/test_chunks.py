@@ -28,7 +28,7 @@ every_kind = pytest.mark.parametrize("changes", KINDS, ids=str)
 
 def encoder(seed: int = 0, **changes: Any) -> EarlyExitFastConformerEncoder:
     torch.manual_seed(seed)
-    conf = {"exit_layers": [1, 2, 4], "chunk_frames": [2, 6], "left_frames": 6, **SIZES, **changes}
+    conf = {"exit_layers": [1, 2, 4], "chunk_range": [2, 6], "left_frames": 6, **SIZES, **changes}
     made = EarlyExitFastConformerEncoder(80, **conf)
     tiny.stir_batch_norm(made)
     return made.eval()
@@ -129,7 +129,7 @@ def test_chunks_are_drawn_in_training_alone() -> None:
         chunks = made.start(features(made, 30), torch.tensor([features(made, 30).size(1)])).carry.chunks
         seen.add(None if chunks is None else int(chunks[0].sum()))
     assert seen == {None, 2, 3, 4, 5, 6}
-    plain = encoder(chunk_frames=[], positional_dropout_rate=0).train()
+    plain = encoder(chunk_range=[], positional_dropout_rate=0).train()
     state = torch.get_rng_state()
     assert plain.start(features(plain, 30), torch.tensor([123])).carry.chunks is None
     assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn: trainings as before, to the last bit
@@ -146,12 +146,12 @@ def test_the_mask_is_what_it_says() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chunk_frames": [2]}, r"chunk_frames is \[2\]; give the frames of the shortest and of the longest"),
-        ({"chunk_frames": [6, 2]}, r"chunk_frames is \[6, 2\]"),
-        ({"chunk_frames": [0, 2]}, r"chunk_frames is \[0, 2\]"),
-        ({"chunk_frames": [True, 2]}, r"chunk_frames is \[True, 2\]"),
-        ({"chunk_frames": "dynamic"}, "chunk_frames is 'dynamic'"),
-        ({"chunk_frames": [2, 5], "half_rate": [2, 3]}, r"chunk_frames \[2, 5\] with half_rate: give even numbers"),
+        ({"chunk_range": [2]}, r"chunk_range is \[2\]; give the frames of the shortest and of the longest"),
+        ({"chunk_range": [6, 2]}, r"chunk_range is \[6, 2\]"),
+        ({"chunk_range": [0, 2]}, r"chunk_range is \[0, 2\]"),
+        ({"chunk_range": [True, 2]}, r"chunk_range is \[True, 2\]"),
+        ({"chunk_range": "dynamic"}, "chunk_range is 'dynamic'"),
+        ({"chunk_range": [2, 5], "half_rate": [2, 3]}, r"chunk_range \[2, 5\] with half_rate: give even numbers"),
         ({"left_frames": -1}, "left_frames is -1"),
         ({"left_frames": 1.5}, "left_frames is 1.5"),
     ],

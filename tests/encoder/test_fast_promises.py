@@ -31,7 +31,7 @@ HALF_RATES: list[tuple[str, dict[str, Any]]] = [
     (FAST, {"half_rate": [1, 3], "convolution_norm": "layer"}),
     (FAST, {"half_rate": [3, 3], "subsampling": 6}),
     (FAST, {"half_rate": [1, 4], "cnn_module_kernel": 31}),
-    (FAST, {"half_rate": [3, 4], "chunk_frames": [2, 6], "left_frames": 5}),
+    (FAST, {"half_rate": [3, 4], "chunk_range": [2, 6], "left_frames": 5}),
     (SPLIT, {}),
     (SPLIT, {"exit_layers": [4], "subsampling": 8}),
 ]
@@ -176,14 +176,14 @@ def test_a_splitformer_takes_what_the_fast_conformer_takes_but_for_half_rate() -
     from espnet2.utils.get_default_kwargs import get_default_kwargs
 
     ours, fast = get_default_kwargs(EarlyExitSplitformerEncoder), get_default_kwargs(EarlyExitFastConformerEncoder)
-    assert ours == {key: value for key, value in fast.items() if key not in ("half_rate", "chunk_frames", "left_frames")}
+    assert ours == {key: value for key, value in fast.items() if key not in ("half_rate", "chunk_range", "left_frames")}
     with pytest.raises(UsageError, match="encoder_conf: unknown key 'half_rate'"):
         encoder(SPLIT, half_rate=[2, 3])
 
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [(FAST, {}), (FAST, {"half_rate": [2, 3]}), (FAST, {"chunk_frames": [2, 6], "left_frames": 4}), (SPLIT, {})],
+    [(FAST, {}), (FAST, {"half_rate": [2, 3]}), (FAST, {"chunk_range": [2, 6], "left_frames": 4}), (SPLIT, {})],
     ids=str,
 )
 def test_a_model_learns_and_comes_back_from_its_checkpoint(name: str, changes: dict[str, Any]) -> None:

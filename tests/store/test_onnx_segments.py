@@ -70,7 +70,7 @@ def test_other_sizes_and_heads_are_equal_too() -> None:
         ("early_exit_fast_conformer", {"subsampling": 4, "half_rate": [1, 2]}),
         ("early_exit_splitformer", {"num_blocks": 1, "exit_layers": [1]}),
         # Causal convolutions; whole utterances all the same.
-        ("early_exit_fast_conformer", {"num_blocks": 1, "exit_layers": [1], "chunk_frames": [2, 4]}),
+        ("early_exit_fast_conformer", {"num_blocks": 1, "exit_layers": [1], "chunk_range": [2, 4]}),
     ],
 )
 def test_other_forms_are_equal_too(encoder: str, conf: dict[str, Any]) -> None:
