@@ -319,7 +319,10 @@ def _resolve(policy: Policy, configs: Mapping[str, DecodingConfig]) -> tuple[str
     if str(policy) not in POLICIES:
         raise UsageError(f"policy {str(policy)!r}: no such file, and the model came with {known}")
     try:
-        return None, DecodingConfig.from_mapping({"policy": str(policy)}, "policy")
+        config = DecodingConfig.from_mapping({"policy": str(policy)}, "policy")
+        of_model = next(iter(configs.values()), config)  # what was measured of its words is no policy's
+        words = {key: getattr(of_model, key) for key in ("confidences", "word_exit", "word_shift")}
+        return None, replace(config, **words)
     except UserError:
         needed = ", ".join(required_settings(str(policy)))
         raise UsageError(

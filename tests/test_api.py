@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from espnet_ee.api import EarlyExitASR
 from espnet_ee.data.audio import resample
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UserError
+from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
@@ -198,6 +200,16 @@ def test_a_policy_is_given_in_every_form(asr: EarlyExitASR, files: tuple[str, st
     with pytest.raises(UserError, match="no exit after layer 3"):
         named.use(FixedExitPolicy(3))
     assert named.transcribe(INT16, 16000).exit_layer == 1  # what is refused changes nothing
+
+
+def test_the_last_exit_by_name_tells_words_as_the_models_policies_do(asr: EarlyExitASR) -> None:
+    words: dict[str, Any] = {
+        "confidences": ConfidenceMap({4: ((0.0, 0.5), (1.0, 0.75))}),
+        "word_exit": 1,
+        "word_shift": (-0.1, -0.2),
+    }
+    named = EarlyExitASR(asr.session, 16000, "fixed", {"fast": DecodingConfig(FixedExitPolicy(1), **words)})
+    assert named.config == DecodingConfig(FixedExitPolicy(4), **words) and named.policy_name == "fixed"
 
 
 def test_a_broken_model_says_so(model: torch.nn.Module) -> None:

@@ -38,7 +38,7 @@ def add_live(parser: Parser) -> None:
 
 
 def check_live(options: argparse.Namespace) -> None:
-    """Refuses options that do not go together, and a microphone that is not there, before a model is loaded.
+    """Refuses options that do not go together before a model is loaded.
 
     Raises:
         UserError: says what to change.
@@ -63,8 +63,6 @@ def check_live(options: argparse.Namespace) -> None:
         from espnet_ee.data.audio import count_samples
 
         count_samples(options.audio[0])
-    else:
-        _sounddevice()
 
 
 def transcribe_live(options: argparse.Namespace, recogniser: EarlyExitASR) -> None:

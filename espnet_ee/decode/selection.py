@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.data.inputs import content_digest, read_inputs
-from espnet_ee.data.word_times import WORD_TIMES, read_word_times
+from espnet_ee.data.word_times import WORD_TIMES, TimedWords, read_word_times
 from espnet_ee.decode.journal import Journal, open_journal
 from espnet_ee.decode.results import SUMMARY, Decoding, check_output_dir, decode, write_decoding
 from espnet_ee.decode.session import ExitSession
@@ -143,6 +143,7 @@ class _Decodings:
     def __init__(self, options: DecodeOptions, load: Callable[[], LoadedModel]) -> None:
         self.options, self._load = options, load
         self.sets = {path.resolve().name: path for path in options.data}
+        self.known_times: TimedWords | None = None  # of the words of the set that is calibrated on
 
     @cached_property
     def model(self) -> LoadedModel:
@@ -193,8 +194,8 @@ class _Decodings:
             raise UsageError(f"--calibrate_on {calibration.on}: none of the sets; they are {', '.join(self.sets)}")
         if not (self.sets[calibration.on] / "text").is_file():
             raise UserError(f"{self.sets[calibration.on] / 'text'}: no such file; calibration needs the set's references")
-        if is_file(self.sets[calibration.on] / WORD_TIMES):
-            read_word_times(self.sets[calibration.on] / WORD_TIMES)
+        table = self.sets[calibration.on] / WORD_TIMES
+        self.known_times = read_word_times(table) if is_file(table) else None
 
     def search(self) -> Search:
         """How the texts of every exit and of what is calibrated are looked for; tunes the language model, if there is one."""
@@ -289,7 +290,7 @@ class _Decodings:
     def word_times(self, name: str) -> DecodingConfig:
         """Where words get their times from, as a decoding configuration, where a set knows when they are said; measured once."""
         data, path = self.sets[name], self.options.out / TIMES
-        if not is_file(data / WORD_TIMES):
+        if self.known_times is None:
             return DecodingConfig()
         identity = {
             "word_times_digest": files_digest([data / WORD_TIMES, data / "text"]),
@@ -301,7 +302,7 @@ class _Decodings:
             print(f"{path}: when words are said, on {name}", file=sys.stderr, flush=True)
             inputs, texts = read_inputs(data, self.model.sample_rate), read_scp(data / "text", allow_empty=True)
             try:
-                measured = measure(self.model.session, inputs, texts, read_word_times(data / WORD_TIMES))
+                measured = measure(self.model.session, inputs, texts, self.known_times)
             except UserError as error:
                 print(f"warning: {data / WORD_TIMES}: words' times stay as they are: {error}", file=sys.stderr, flush=True)
                 return DecodingConfig()

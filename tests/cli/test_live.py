@@ -57,7 +57,7 @@ def test_a_file_gives_partial_and_final_lines(experiment: Path, recording: Path,
     assert {kind for kind, _ in lines} == {"partial", "final"}
     partials = [text for kind, text in lines if kind == "partial"]
     assert all(one != other for one, other in pairwise(partials))
-    transcribe(recording, "--model", experiment, "--no_wait", "--format", "json", "--chunk_ms", 160, "--partial_exit", 2)
+    transcribe(recording, "--model", experiment, "--no_wait", "--format", "json", "--chunk_ms", 160, "--partial_exit", 2, "--silence_ms", 5000)  # fmt: skip
     objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert not {one["text"] for one in objects if one["kind"] == "partial"} & set(partials)
     (final,) = [one for one in objects if one["kind"] == "final"]
@@ -154,7 +154,7 @@ def test_a_microphone(experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_a_microphone_that_is_not_there(experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", package(missing=True))
     with pytest.raises(UserError, match="no microphone is there"):
-        transcribe("--model", "nowhere")  # said before a model is loaded
+        transcribe("--model", experiment)
     monkeypatch.setitem(sys.modules, "sounddevice", package(refused=True))
     with pytest.raises(UserError, match="cannot be read at 16000 Hz"):
         transcribe("--model", experiment)
@@ -165,12 +165,16 @@ def test_a_microphone_that_is_not_there(experiment: Path, monkeypatch: pytest.Mo
     assert capsys.readouterr().err.endswith("sounddevice is not installed; in the project's folder: pip install -e '.[live]'\n")
 
 
-def test_a_package_without_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_package_without_its_library(experiment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
     with pytest.raises(UserError, match="PortAudio library not found.*libportaudio2"):
-        transcribe("--model", "nowhere")
+        transcribe("--model", experiment)
+    settings = {**SETTINGS, "encoder_conf": {**SETTINGS["encoder_conf"], "chunk_range": []}}
+    tiny.save(tmp_path, tiny.model(**settings), **settings)
+    with pytest.raises(UserError, match="was not trained for chunks"):  # nobody is to install what is of no use
+        transcribe("--model", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from espnet_ee.data.datadir import read_data_dir
 from espnet_ee.data.tokens import make_tokens
-from espnet_ee.data.units import SUBSAMPLING, feature_frames, frames_needed, subsampled, subsampling, unit_warnings
+from espnet_ee.data.units import (
+    SUBSAMPLING,
+    convolutions,
+    feature_frames,
+    frames_needed,
+    subsampled,
+    subsampling,
+    unit_warnings,
+)
 from espnet_ee.errors import UserError
 from espnet_ee.model import ctc
 from tests import tiny
@@ -29,19 +37,24 @@ def spoken(data_dir: Path) -> Path:
     return data_dir
 
 
-@pytest.mark.parametrize("layer", [layer for layer in SUBSAMPLING if layer != "early_exit_hf"])
-def test_frames_are_those_of_the_encoders(layer: str) -> None:
+LAYERS = [(layer, False) for layer in SUBSAMPLING if layer != "early_exit_hf"]
+
+
+@pytest.mark.parametrize(("layer", "chunks"), [*LAYERS, ("4", True), ("6", True), ("8", True)])
+def test_frames_are_those_of_the_encoders(layer: str, chunks: bool) -> None:
     if layer.isdigit():
-        config: dict[str, Any] = {"encoder": "early_exit_fast_conformer", "encoder_conf": {"subsampling": int(layer)}}
+        conf: dict[str, Any] = {"subsampling": int(layer), "chunk_range": [2, 6] if chunks else []}
+        config: dict[str, Any] = {"encoder": "early_exit_fast_conformer", "encoder_conf": conf}
         from espnet_ee.encoder.fast_conformer import EarlyExitFastConformerEncoder
 
-        made = EarlyExitFastConformerEncoder(80, [1], output_size=8, attention_heads=2, num_blocks=1, subsampling=int(layer))
+        made = EarlyExitFastConformerEncoder(80, [1], output_size=8, attention_heads=2, num_blocks=1, **conf)
     else:
         config = {"encoder": "early_exit_e_branchformer", "encoder_conf": {"input_layer": layer}}
         made = tiny.encoder([1], backbone="e_branchformer", num_blocks=1, input_layer=layer)
     lengths = torch.arange(1, 60)
     expected = made.frames_of(lengths).tolist()
-    assert [subsampled(length, SUBSAMPLING[subsampling(config)]) for length in lengths.tolist()] == expected
+    layers = convolutions(config)
+    assert layers is not None and [subsampled(length, layers) for length in lengths.tolist()] == expected
 
 
 def test_samples_are_what_a_pretrained_encoder_counts(spoken: Path) -> None:

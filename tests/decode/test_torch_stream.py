@@ -125,6 +125,15 @@ def test_hidden_states_are_equal(kind: str) -> None:
     whole.use_chunk(None, RATE)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chunk_is_computed_when_no_more_than_half_a_window_of_features_is_missing(kind: str) -> None:
+    session = TorchStreamSession(model(kind), RATE, 320)
+    for frames in (session.chunk, 5 * session.chunk):
+        samples = session.final_samples(frames)
+        assert samples / RATE - frames * session.frame_seconds == pytest.approx(0.0075)
+        assert session.frames_of(samples) == frames
+
+
 def test_a_stretch_after_another_is_an_utterance_of_its_own() -> None:
     made, samples, config = model(), speech(12 * RATE), DecodingConfig()
     session = TorchStreamSession(made, RATE, 320)

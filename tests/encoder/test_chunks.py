@@ -106,7 +106,17 @@ def test_what_a_block_remembers_is_bounded() -> None:
     for step in range(40):
         made.stream_block(1, torch.randn(1, 4, 16), 4 * step, cache)
         sizes.append(cache.size)
-    assert set(sizes[3:]) == {2 * 16 * 9 + 16 * 6} and sizes[0] < sizes[3]
+    assert set(sizes[3:]) == {2 * 16 * 9 + 16 * 3} and sizes[0] < sizes[3]
+
+
+@pytest.mark.parametrize("changes", [{}, {"subsampling": 6}, {"subsampling": 8, "half_rate": [2, 3]}], ids=str)
+def test_without_chunks_it_is_the_offline_model_one_look_earlier(changes: dict[str, Any]) -> None:
+    made, offline, xs = encoder(**changes), encoder(**changes, chunk_range=[]), features(encoder(**changes), 30)
+    offline.load_state_dict(made.state_dict())
+    assert offline.look_back == 0 and made.look_back == offline.min_frames - made.stride
+    before = xs[:, :1].expand(-1, made.look_back, -1)
+    for one, other in zip(outputs(made, xs), outputs(offline, torch.cat([before, xs], dim=1)), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_without_chunks_it_is_another_pass_but_the_same_model() -> None:

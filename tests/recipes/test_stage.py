@@ -161,3 +161,26 @@ def test_a_failure_that_was_explained_is_explained_once(bash, template, tmp_path
     result = bash("true", text=ENDS.format(template=template).replace("run_once", 'usage_error "no"\nrun_once'))
     assert (result.returncode, result.stderr) == (2, "script.sh: error: no (--help lists the options)\n")
     assert bash("true", text=ENDS.format(template=template)).stderr == ""
+
+
+DECODING = """#!/usr/bin/env bash
+set -euo pipefail
+for file in stage stages_data stages_decode; do . {template}/utils/${{file}}.sh; done
+asr_exp=exp data_feats=dump valid_set=dev model_file=model use_lm=false batch_size="" num_threads="" inference_device=cpu
+eval_sets=() inference_list=() calibration_words=() decode_run=() search_words=("$@")
+need_model() {{ :; }}
+stage_options() {{ :; }}
+run_once() {{ printf '%s\\n' "$3"; }}
+log() {{ :; }}
+decode_sets
+"""
+
+
+def test_stage_12_is_done_again_when_a_file_of_the_search_changed(bash, template, tmp_path: Path):
+    marks = []
+    for lexicon in ("ONE", "TWO", "TWO"):
+        (tmp_path / "words.txt").write_text(lexicon, encoding="utf-8")
+        result = bash("kind=beam", "lexicon=words.txt", text=DECODING.format(template=template))
+        assert result.returncode == 0, result.stderr
+        marks.append(result.stdout)
+    assert marks[0] != marks[1] == marks[2]

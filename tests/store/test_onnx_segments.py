@@ -69,7 +69,7 @@ def test_other_sizes_and_heads_are_equal_too() -> None:
         # The exit lies among the blocks at half rate: what comes out there is of both rates.
         ("early_exit_fast_conformer", {"subsampling": 4, "half_rate": [1, 2]}),
         ("early_exit_splitformer", {"num_blocks": 1, "exit_layers": [1]}),
-        # Causal convolutions; whole utterances all the same.
+        # Able to stream: another padding before the subsampling.
         ("early_exit_fast_conformer", {"num_blocks": 1, "exit_layers": [1], "chunk_range": [2, 4]}),
     ],
 )

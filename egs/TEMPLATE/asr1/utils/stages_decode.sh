@@ -5,7 +5,7 @@
 # Stage 12. Every set with the evidence of all exits; the exit policies calibrated on the development set; the calibrated
 # ones online on every set: one process.
 decode_sets() {
-    local mark=${asr_exp}/.stage12.done name dirs=() files=() args=() lm_words="" wanted
+    local mark=${asr_exp}/.stage12.done name dirs=() files=() args=() lm_words="" wanted word
     need_model
     for name in "${eval_sets[@]}"; do
         need "${data_feats}/${name}/text" 3
@@ -18,6 +18,8 @@ decode_sets() {
     if [ -n "${batch_size}" ]; then args+=(--batch_size "${batch_size}"); fi
     if [ -n "${num_threads}" ]; then args+=(--num_threads "${num_threads}"); fi
     readarray -t files < <(content_files "${dirs[@]}"; known_times "${data_feats}/${valid_set}")
+    # A language model or a lexicon of the search.
+    for word in ${search_words[@]+"${search_words[@]}"}; do if [ -f "${word#*=}" ]; then files+=("${word#*=}"); fi; done
     if [ "${use_lm}" = true ]; then
         need "${lm_file}" 9
         args+=(--lm "${lm_file}" --beam "${beam_size}")
