@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
 _NOT_SPOKEN = ("<blank>", "<sos/eos>")
 _UNKNOWN_PIECE = " \u2047 "  # as sentencepiece says it
+_JOINERS = "\u200c\u200d"  # Persian and the scripts of India spell with them
+_MARKS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"  # of the same kind (Cf), but seen
+_READ_AS_BLANK = "\u200b\u200e\u200f\ufeff"  # by sentencepiece, and so in scores
 READABLE = ("char", "bpe", "word", "phn")
 """The types of tokens that become text here; those of other packages' tokenisers do not."""
 
@@ -50,6 +54,30 @@ def spelling(token: str, token_type: str = "char") -> str:
     if token_type == "bpe" and token == "<unk>":
         return _UNKNOWN_PIECE
     return token.replace("<space>", " ").replace("▁", " ")
+
+
+def invisible_signs(text: str) -> str:
+    """The signs of a text that nobody sees and no writing needs: no-width spaces, soft hyphens, directions, control signs.
+
+    >>> invisible_signs("a\u200bb\u00ad")
+    '\u200b\xad'
+    """
+    if text.isascii() and text.isprintable():
+        return ""
+    kinds = ((sign, unicodedata.category(sign)) for sign in text if not sign.isspace())
+    return "".join(sign for sign, kind in kinds if kind in ("Cc", "Cf") and sign not in _JOINERS + _MARKS)
+
+
+def without_invisible(text: str) -> str:
+    """The text without its :func:`invisible_signs`; what sentencepiece takes for a blank becomes one.
+
+    >>> without_invisible("a\u200bb co\u00adop")
+    'a b coop'
+    """
+    signs = invisible_signs(text)
+    for sign in signs:
+        text = text.replace(sign, " " if sign in _READ_AS_BLANK else "")
+    return " ".join(text.split()) if signs else text
 
 
 def token_type_of(tokens: Sequence[str]) -> str:

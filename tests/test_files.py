@@ -222,6 +222,7 @@ def test_a_key_that_is_there_twice_is_refused_by_either_loader(monkeypatch, load
         with pytest.raises(yaml.YAMLError, match="is there twice"):
             files.parse_yaml(text)
     # Two keys, the same key in two tables, an anchor within itself, aliases of aliases.
+    assert files.parse_yaml("\ufeffa: é\r\nb: 2\r\n") == {"a": "é", "b": 2}  # as Windows saves it
     assert files.parse_yaml("{1: a, '1': b, x: {a: 1}, y: {a: 1}}") == {1: "a", "1": "b", "x": {"a": 1}, "y": {"a": 1}}
     files.parse_yaml("a: &a {b: *a}")
     files.parse_yaml("".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9 if n else ''}]\n" for n in range(15)))

@@ -71,7 +71,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     refuse_other_folder(options.out, (PROMISES,))  # of a package, say, it would change the default
     dev = read_grid(options.evidence, options.text, keep=True)
     if options.targets is None:  # they are for models of twelve blocks
-        targets = [target for target in targets if not target.is_beyond(dev)]
+        targets = [target for target in targets if not target.beyond(dev)]
     calibrated = calibrate_policies(dev, names, targets, features)
     if not calibrated:
         print(f"{options.evidence}: the model has one exit only; there is nothing to choose")

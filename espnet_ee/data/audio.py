@@ -140,7 +140,7 @@ def read_blocks(path: str | Path, size: int) -> Iterator[np.ndarray]:
     Raises:
         UserError: the file is missing, unreadable, empty, cut short, or holds NaN or infinity; perhaps not before its end.
     """
-    with _open(path) as sound:
+    with _open(path, _OneWay) as sound:
         promised, count = _promised_frames(path, sound), 0
         while len(block := _samples(path, sound, size, "float32")):
             count += len(block)
@@ -271,7 +271,15 @@ def _check_count(path: str | Path, count: int, promised: int) -> None:
         raise UserError(f"{path}: cut short: {count} of {promised} samples are there; get the file again")
 
 
-def _open(path: str | Path) -> soundfile.SoundFile:
+class _OneWay(soundfile.SoundFile):
+    """Read from its start to its end, without soundfile's search for the place where it is already: after that, MP3 and Opus
+    give other samples, for what they need of the frames before is gone."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(path: str | Path, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> soundfile.SoundFile:
     path = Path(path)
     if not is_file(path):
         if re.search(r"\.ark:\d+$", str(path)):
@@ -287,7 +295,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if not path.stat().st_size:
         raise UserError(f"{path}: is empty (0 bytes); get the file again, or leave it out")
     try:
-        return soundfile.SoundFile(path)
+        return kind(path)
     except soundfile.LibsndfileError as error:
         refuse_pointer(path)
         why = error.error_string

@@ -17,6 +17,7 @@ from espnet_ee.data.word_times import WORD_TIMES, read_word_times
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
 from espnet_ee.kaldi import is_count, read_scp, split_place
+from espnet_ee.text import invisible_signs
 
 TABLES = ("wav.scp", "segments", "feats.scp", "text", "utt2spk", "utt2num_samples", "utt2num_frames")
 NOTES = ("feats_type", "feats_dim", "frontend.yaml", WORD_TIMES)
@@ -192,9 +193,20 @@ def _check_lines(path: Path, table: Table) -> None:
         odd = _ODD_BLANK.search(value) if path.name == "text" else None
         if odd:
             raise UserError(f"{path}:{number}: {odd[0]!a} between words is no blank to every tool; put blanks instead")
+        if path.name == "text" and (signs := invisible_signs(value)):
+            raise _invisible(signs, f"{path}:{number}", table)
         if path.name == "utt2spk" and len(value.split()) != 1:
             raise UserError(f"{path}:{number}: a speaker is one word, not {value!r}; mend the line")
         previous = key
+
+
+def _invisible(signs: str, where: str, texts: Table) -> UserError:
+    count = sum(len(invisible_signs(text)) for text in texts.values())
+    octets = "".join(f"\\x{octet:02x}" for octet in signs[0].encode())
+    return UserError(
+        f"{where}: {signs[0]!a} is invisible, but a model would learn it as a letter ({count} such signs in the file); remove it "
+        f"(LC_ALL=C sed -i 's/{octets}//g')"
+    )
 
 
 def refuse_command(value: str, where: str) -> None:

@@ -12,6 +12,7 @@ from espnet_ee.data.utterance import Utterance
 from espnet_ee.data.word_times import WORD_TIMES, word_times_text
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
+from espnet_ee.text import invisible_signs, without_invisible
 
 
 def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0) -> Prepared:
@@ -24,7 +25,7 @@ def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0
         max_skipped: percentage of the set that may be left out because it is broken; 0 for sets that are scored.
 
     Returns:
-        How many utterances it has, and which were skipped.
+        How many utterances it has, and which were skipped; invisible signs of its texts were removed, and are counted.
 
     Raises:
         UserError: the corpus is missing or too broken, or two utterances have one name.
@@ -39,7 +40,8 @@ def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0
         times = corpus.word_times()
         if known := {utterance.utt_id: times[utterance.utt_id] for utterance in utterances if utterance.utt_id in times}:
             draft.notes[WORD_TIMES] = word_times_text(known)
-    return Prepared(len(utterances), skips, corpus.distributed(set_name))
+    invisible = sum(len(invisible_signs(utterance.text)) for utterance in utterances)
+    return Prepared(len(utterances), skips, corpus.distributed(set_name), invisible)
 
 
 def _tables(utterances: list[Utterance]) -> dict[str, Table]:
@@ -55,7 +57,7 @@ def _tables(utterances: list[Utterance]) -> dict[str, Table]:
         if utt_id in tables["text"] or before != audio:
             raise UserError(f"{audio}: the utterance {utt_id!r} was there before as {before}; keep one")
         tables["wav.scp"][recording] = audio
-        tables["text"][utt_id], tables["utt2spk"][utt_id] = utterance.text, utterance.speaker
+        tables["text"][utt_id], tables["utt2spk"][utt_id] = without_invisible(utterance.text), utterance.speaker
     return tables
 
 

@@ -57,16 +57,19 @@ def settle(skips: Sequence[Skip], total: int, max_percent: float, what: str, fol
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a set: how many utterances its data directory has, which ones are not in it, and how many there are
-    in the published corpus, if that is known."""
+    """What became of a set: how many utterances its data directory has, which ones are not in it, how many there are in the
+    published corpus, if that is known, and how many invisible signs were removed from its texts."""
 
     utterances: int
     skips: tuple[Skip, ...] = ()
     distributed: int | None = None
+    invisible: int = 0
 
     def describe(self, folder: Path) -> str:
         """``DIR: 123 utterances``; if some went, how many, and where it says why; and whether some never were there."""
         note = f", {len(self.skips)} skipped (reasons: {folder / SKIP_LIST})" if self.skips else ""
         if self.distributed not in (None, self.utterances + len(self.skips)):
             note += f"; warning: the published set has {self.distributed}, so results compare with nothing published"
+        if self.invisible:
+            note += f"; warning: {self.invisible} invisible signs removed from its texts"
         return f"{folder}: {self.utterances} utterances{note}"

@@ -273,8 +273,8 @@ class _Decodings:
         for word in calibration.targets:
             target = parse_target(word)
             # An hour of decoding is not to end in an error: a recipe names targets before there is a model.
-            if target.is_beyond(dev):
-                print(f"warning: target {word} is left out: the last exit is {dev.layers[-1]}", file=sys.stderr, flush=True)
+            if why := target.beyond(dev):
+                print(f"warning: target {word} is left out: {why}", file=sys.stderr, flush=True)
             else:
                 targets.append(target)
         before, common = set(folder.glob("decode_*.yaml")), replace(self.word_times(calibration.on), search=search)

@@ -78,7 +78,7 @@ def read_curve(
     macs: dict[str, list[float]] = {}
     exits: dict[str, FixedExitPolicy] = {}
     try:
-        with open(exits_csv, encoding="utf-8", newline="") as stream:
+        with open(exits_csv, encoding="utf-8-sig", newline="") as stream:
             for row in csv.DictReader(stream):
                 if row["kind"] == "fixed":
                     exits[row["name"]] = FixedExitPolicy(_whole(float(row["depth"])))

@@ -145,7 +145,7 @@ def read_table(path: str | Path) -> EvidenceTable:
     remedy = "decode with --every_exit again"
     try:
         # Not splitlines(): a hypothesis may hold one of the other characters it splits at.
-        *lines, rest = Path(path).read_text(encoding="utf-8").split("\n")
+        *lines, rest = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; decode with --every_exit first") from None
     except UnicodeDecodeError:

@@ -55,9 +55,12 @@ class Target:
         sure = "" if self.confidence is None else f"at{self.confidence:.12g}"
         return f"{self.kind}{self.value:.12g}{sure}".replace("+", "")
 
-    def is_beyond(self, dev: Grid) -> bool:
-        """Whether it is a mean layer above the set's last exit: nothing is to be calibrated for what all choices meet."""
-        return self.kind == "mean_layer" and self.value > dev.layers[-1]
+    def beyond(self, dev: Grid) -> str:
+        """Why nothing is to be calibrated for a mean layer that all choices meet, or none: it lies beyond the set's exits; else empty."""
+        first, last = dev.layers[0], dev.layers[-1]
+        if self.kind != "mean_layer" or first <= self.value <= last:
+            return ""
+        return f"the last exit is {last}" if self.value > last else f"the first exit is {first}"
 
     def __str__(self) -> str:
         said = {
@@ -66,6 +69,10 @@ class Target:
             "mean_layer": f"at most mean exit layer {self.value:g}",
         }[self.kind]
         return said if self.confidence is None else f"{said}, with {self.confidence:g} % confidence"
+
+
+_LEAST = {"wer_loss": 0.0, "macs_per_second": 1.0, "mean_layer": 1.0}
+"""Kinds of targets, and what none is below: stopping early is to lose something, and every exit costs."""
 
 
 def parse_target(text: str) -> Target:
@@ -77,7 +84,7 @@ def parse_target(text: str) -> Target:
     kind, _, number = text.partition("=")
     value, at, confidence = number.partition("@")
     try:
-        if kind in ("wer_loss", "macs_per_second", "mean_layer") and np.isfinite(float(value)):
+        if kind in _LEAST and _LEAST[kind] <= float(value) < math.inf:
             if not at:
                 return Target(kind, float(value))
             if kind == "wer_loss" and 50 <= float(confidence) <= 99.9:
@@ -85,7 +92,7 @@ def parse_target(text: str) -> Target:
     except ValueError:
         pass
     sure = "wer_loss=1@90 (with 90 % confidence, of 50 to 99.9)"
-    raise UsageError(f"target {text!r} is none; give wer_loss=1, {sure}, macs_per_second=2e7 or mean_layer=6")
+    raise UsageError(f"target {text!r} cannot be; give wer_loss=1, {sure}, macs_per_second=2e7 or mean_layer=6")
 
 
 @dataclass(frozen=True)
@@ -165,14 +172,14 @@ def calibrate_policies(
         features: what the learned policy reads.
 
     Raises:
-        UsageError: a name is none of the policies, or a target is a mean layer above the last exit.
+        UsageError: a name is none of the policies, or a target is a mean layer beyond the exits.
         UserError: the set lacks what a policy reads, or is too small to fit the learned one on.
     """
     if len(dev.layers) == 1:
         return []
     for target in targets:
-        if target.is_beyond(dev):
-            raise UsageError(f"target {target.kind}={target.value:g}: the last exit is {dev.layers[-1]}; give a smaller layer")
+        if why := target.beyond(dev):
+            raise UsageError(f"target {target.kind}={target.value:g}: {why}; give another layer")
     plain = make_families(dev, policies, features)
     apart = judged_apart(plain, dev, features) if any(target.confidence for target in targets) else plain
     found = [calibrate(family, target) for target in targets for family in (apart if target.confidence else plain)]

@@ -182,7 +182,7 @@ def _stops(page: Page) -> list[str]:
 def _hurt(result: SetResult) -> Iterator[str]:
     if result.hurt:
         yield from ("", f"## Hurt most by stopping early: {result.hurt_by}/{result.name}", "")
-        yield from markdown(_HURT_COLUMNS, [[str(cell).replace("|", "/") for cell in utterance] for utterance in result.hurt])
+        yield from markdown(_HURT_COLUMNS, [[str(cell) for cell in utterance] for utterance in result.hurt])
 
 
 def _word_confidences(sets: Sequence[SetResult]) -> list[str]:
@@ -225,9 +225,13 @@ def _espnet_cells(counts: ErrorCounts) -> list[str]:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines, the first column to the left and the others to the right."""
+    """A table's lines, the first column to the left and the others to the right; what a cell holds ends neither it nor the line."""
     table = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return ["|" + "|".join(row) + "|" for row in table]
+    return ["|" + "|".join(map(_cell, row)) + "|" for row in table]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def print_summary(page: Page, stream: TextIO) -> None:

@@ -78,7 +78,14 @@ def figure_of_sets(sets: Sequence[str], draw: Callable[[Any, str], Mapping[str, 
         from matplotlib.figure import Figure
     shown = list(sets)[:MAX_PANELS]
     font = 11 + 4 * len(shown)  # a wider picture is shown smaller
-    with matplotlib.rc_context({"font.size": font, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(
+        {  # names are no formulas: a $ is a $
+            "font.size": font,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "text.parse_math": False,
+        }
+    ):
         # Not pyplot: it keeps every figure alive and may look for a display.
         figure = Figure(figsize=(1.0 + 8.5 * len(shown), 8.0), layout="constrained")
         FigureCanvasAgg(figure)

@@ -137,7 +137,7 @@ def read_exits(path: str | Path) -> list[Point]:
         UserError: the file is missing or not an ``exits.csv`` of this version.
     """
     try:
-        with Path(path).open(encoding="utf-8", newline="") as stream:
+        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; score the experiment first") from None

@@ -18,6 +18,7 @@ from espnet_ee.model.inputs import input_step, takes_audio
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import GREEDY
 from espnet_ee.score.bootstrap import interval_text
+from espnet_ee.score.page import markdown
 from espnet_ee.score.points import Point, describe_policy, read_exits
 from espnet_ee.store.export_stock import exit_state, stock_lacks
 from espnet_ee.store.train_config import sampling_rate
@@ -173,7 +174,7 @@ def _exits(
         megabytes = [f"{sizes[layer][kind]:.1f}" for kind in kinds]
         rows.append([f"{layer}", f"{count:,}", *megabytes, f"{macs / _SECONDS / 1e6:.1f}", *rates])
     return [
-        *_table(
+        *markdown(
             ["exit", "parameters", *(f"MB {kind}" for kind in kinds), "MMACs/s", *(f"WER % {name}" for name in sets)], rows
         ),
         "",
@@ -209,12 +210,8 @@ def _policies(
         return ["None: every utterance is computed up to the last exit."]
     searches = list(dict.fromkeys(str(config.search) for config in configs.values()))
     said = [] if searches == [GREEDY] else ["", f"Search of the text: {'; '.join(searches)}."]
-    return [*_table(head, rows), *said]
+    return [*markdown(head, rows), *said]
 
 
 def _rate(point: Point) -> str:
     return f"{point.wer:.2f} {interval_text(point.wer_low, point.wer_high)}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["|" + "|".join(cells) + "|" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]

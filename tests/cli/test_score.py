@@ -114,13 +114,15 @@ def test_a_wrong_word_for_a_calibration_is_the_command_lines_mistake(
         main(["calibrate", "--evidence", str(tmp_path / "none.tsv"), "--out", str(tmp_path / "out"), option, word])
 
 
-def test_a_mean_layer_above_the_last_exit_is_no_target(
+def test_a_mean_layer_beyond_the_exits_is_no_target(
     dev: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["calibrate", *dev, "--out", str(tmp_path / "out"), "--policies", "entropy"]
     with pytest.raises(UsageError, match="target mean_layer=6.5: the last exit is 6"):
         main([*words, "--targets", "mean_layer=4", "mean_layer=6.5"])
+    with pytest.raises(UsageError, match="target mean_layer=1.9: the first exit is 2"):
+        main([*words, "--targets", "mean_layer=1.9"])
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("espnet_ee.cli.score.TARGETS", ("mean_layer=4", "mean_layer=12"))
+    monkeypatch.setattr("espnet_ee.cli.score.TARGETS", ("mean_layer=4", "mean_layer=12", "mean_layer=1"))
     main(words)  # those that nobody named are for models of twelve blocks
     assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == ["entropy_mean_layer4"]

@@ -43,6 +43,26 @@ def save(path: Path, samples: np.ndarray, write_sphere: Callable[..., None]) -> 
     return path
 
 
+CODECS = {
+    "a.mp3": ("MP3", "MPEG_LAYER_III"),
+    "a.opus": ("OGG", "OPUS"),
+    "a.ogg": ("OGG", "VORBIS"),
+    "a.flac": ("FLAC", "PCM_16"),
+}
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("size", [100, 4096])
+def test_samples_do_not_depend_on_how_much_is_read_at_once(name: str, size: int, tmp_path: Path) -> None:
+    rate, (kind, subtype) = 24000, CODECS[name]
+    noise = np.random.default_rng(0).normal(0, 0.1, (2 * rate, 1))
+    soundfile.write(tmp_path / name, noise, rate, format=kind, subtype=subtype)
+    whole, _ = soundfile.read(tmp_path / name, dtype="float32", always_2d=True)
+    blocks = list(read_blocks(tmp_path / name, size))
+    assert {len(block) for block in blocks[:-1]} == {size} and 0 < len(blocks[-1]) <= size
+    np.testing.assert_allclose(np.concatenate(blocks), whole, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
 def test_sixteen_bits_come_back_exactly(suffix: str, tmp_path: Path, tone: Tone, write_sphere: Callable[..., None]) -> None:
     samples = tone(1000)

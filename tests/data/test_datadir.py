@@ -32,6 +32,12 @@ BREAKS: dict[str, tuple[Callable[[str], str], str, str]] = {
     "out of order": (lambda t: "b-0 GO\n" + t, "text", r"text:2: 'a-1' is out of order; sort"),
     "tab between words": (lambda t: t.replace("GO ON", "GO\tON"), "text", r"text:1: '\\t' between words .*; put blanks"),
     "no-break space": (lambda t: t.replace("GO ON", "GO\u00a0ON"), "text", r"text:1: '\\xa0' between words"),
+    "zero-width space": (
+        lambda t: t.replace("GO ON", "GO\u200b ON\u200b\u00ad"),
+        "text",
+        r"text:1: '\\u200b' is invisible, .* \(3 such signs in the file\); remove it \(LC_ALL=C sed -i 's/\\xe2\\x80\\x8b//g'\)",
+    ),
+    "control sign": (lambda t: t.replace("NO", "N\x07O"), "text", r"text:2: '\\x07' is invisible"),
     "slash in id": (lambda t: t + "c/1 GO\n", "text", r"text:4: an id must not"),
     "dot at the front": (lambda t: ".a GO\n" + t, "text", r"text:1: an id must not"),
     "speaker of two words": (lambda t: t.replace("b-1 b", "b-1 b c"), "utt2spk", r"utt2spk:3: a speaker is one word"),
@@ -52,6 +58,14 @@ def test_broken_directory_is_refused(what: str, data_dir: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         validate_data_dir(data_dir)
     assert "\n" not in str(caught.value) and ";" in str(caught.value), "a remedy follows the semicolon"
+
+
+def test_signs_that_a_writing_needs_are_none_that_nobody_sees(data_dir: Path) -> None:
+    text = data_dir / "text"
+    text.write_text(
+        text.read_text().replace("GO ON", "\u0645\u06cc\u200c\u062e \u0915\u094d\u200d\u0937 \u0600"), encoding="utf-8"
+    )
+    validate_data_dir(data_dir)
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "1.5", "x"])

@@ -80,6 +80,14 @@ def test_what_has_no_text_is_skipped_in_training_and_counted_and_stays_where_it_
     assert f"the published set has {ROWS['train']}" in made.describe(data / "train")
 
 
+def test_signs_that_nobody_sees_are_removed_and_counted(root: Path, tmp_path: Path) -> None:
+    table = root / "transcribed_data" / "en" / "asr_dev.tsv"
+    table.write_text(table.read_text(encoding="utf-8").replace("thank you", "th\u00adank\u200byou\u2060"), encoding="utf-8")
+    made = prepare_set(open_corpus("voxpopuli", root), "dev", tmp_path / "dev")
+    assert list(validate_data_dir(tmp_path / "dev").tables["text"].values()) == ["thank you"]
+    assert made.describe(tmp_path / "dev").endswith("; warning: 3 invisible signs removed from its texts")
+
+
 def test_its_audio_is_read(root: Path, tmp_path: Path) -> None:
     prepare_set(open_corpus("voxpopuli", root), "dev", tmp_path / "data")
     assert format_audio(tmp_path / "data", tmp_path / "dump", RATE).utterances == 1

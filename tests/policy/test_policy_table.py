@@ -40,6 +40,14 @@ def test_a_table_survives_the_file(tmp_path: Path) -> None:
     assert read.utterances["a"].evidence[1].tokens == (3, 1, 4)
 
 
+def test_a_table_that_windows_has_saved_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.tsv"
+    write_table(path, table(a="É", b="x"))
+    before = read_table(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert repr(read_table(path)) == repr(before)
+
+
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     write_table(tmp_path / "one", table(b="x", a="y"))
     write_table(tmp_path / "two", table(a="y", b="x"))

@@ -134,6 +134,15 @@ def test_units_that_cannot_be_learned_are_a_warning_each_time(workspace: Workspa
 def test_a_missing_stage_is_named(workspace: Workspace) -> None:
     result = workspace.run("--stage", "12", "--asr_tag", "never_trained", status=1)
     assert "run stage 11 first" in result.stderr
+    dump = workspace.folder / "dump" / "raw"
+    for name, stage in (
+        ("train_sp", "train_sp/text is missing; run stage 4 first"),
+        ("org", "is not there; run stage 3 first"),
+    ):
+        (dump / name).rename(dump / "away")
+        said = workspace.run(*workspace.speeds, "--stage", "11", "--stop_stage", "11", status=1).stderr
+        (dump / "away").rename(dump / name)
+        assert said.startswith("asr_ee.sh: error: ") and said.endswith(f"{stage}\n") and said.count("\n") == 1  # no traceback
 
 
 def test_every_stage_left_its_files(whole: Workspace) -> None:

@@ -171,6 +171,12 @@ def test_an_unreachable_target_gives_the_nearest(dev: Grid) -> None:
         "wer_loss=1@0.9",
         "mean_layer=6@90",
         "wer_loss=@90",
+        "wer_loss=-1",
+        "wer_loss=inf",
+        "mean_layer=0",
+        "mean_layer=-inf",
+        "macs_per_second=0",
+        "macs_per_second=-2e7",
     ],
 )
 def test_a_broken_target_is_refused(bad: str) -> None:

@@ -86,6 +86,8 @@ def test_exits_csv_is_read_back(experiment: Path, tmp_path: Path) -> None:
     assert {point.kind for point in points} == {"fixed", "sweep", "promise", "calibrated", "online", "oracle"}
     write_exits(tmp_path / "again.csv", points)
     assert (tmp_path / "again.csv").read_bytes() == (experiment / "exits.csv").read_bytes()
+    (tmp_path / "windows.csv").write_bytes(b"\xef\xbb\xbf" + (experiment / "exits.csv").read_bytes())
+    assert repr(read_exits(tmp_path / "windows.csv")) == repr(points)
     edit(tmp_path / "again.csv", "test,fixed,exit 4,20.0", "test,fixed,exit 4,21.0")
     assert read_exits(tmp_path / "again.csv")[0].wer == 50.0  # the rates follow from the counts
     edit(tmp_path / "again.csv", ",4.0,", ",deep,")

@@ -31,7 +31,7 @@ import numpy as np
 import pytest
 import yaml
 
-from espnet_ee.score.calibrate import calibrate_policies, parse_target
+from espnet_ee.score.calibrate import Target, calibrate_policies
 from espnet_ee.score.experiment import ScoreOptions, score_experiment
 from espnet_ee.score.grid import Grid
 from espnet_ee.score.page import Page
@@ -103,8 +103,11 @@ def test_calibration(grid: Grid) -> None:
     .165 (f to 6): 4, 32;  .135 (b to 6): 3, 34;  0 (c to 6): 3, 36.
     Smoothed so that errors never rise: 6 5 4 4 4 3, then 18/7 for the last seven (2 1 2 3 4 3 3).
     """
-    targets = "wer_loss=0 wer_loss=34 wer_loss=-14 wer_loss=-20 mean_layer=4 mean_layer=3.99 mean_layer=1 macs_per_second=9e6"
-    calibrated = calibrate_policies(grid, ["entropy"], [parse_target(target) for target in targets.split()], [])
+    targets = (
+        "wer_loss=0 wer_loss=34 wer_loss=-14 wer_loss=-20 mean_layer=4 mean_layer=3.99 macs_per_second=1 macs_per_second=9e6"
+    )
+    pairs = [target.split("=") for target in targets.split()]
+    calibrated = calibrate_policies(grid, ["entropy"], [Target(kind, float(value)) for kind, value in pairs], [])
     thresholds = {one.name.removeprefix("entropy_"): one.config.policy.threshold for one in calibrated}
     assert thresholds == {
         "wer_loss0": 0.325,  # at most 3 errors: the first whose own and whose smoothed errors are
@@ -113,13 +116,13 @@ def test_calibration(grid: Grid) -> None:
         "wer_loss-20": 0.265,  # at most 2.4, which nothing smoothed meets: the fewest errors
         "mean_layer4": 0.29,  # 24/6
         "mean_layer3.99": 0.325,  # 22/6
-        "mean_layer1": 2.0,  # none: the shallowest
+        "macs_per_second1": 2.0,  # none: the shallowest
         # d, e, f and b at 2, a and c at 4: 3.5 (3 + 2 + 5 + 2) + 6 (4 + 1) = 72 MMACs in 8 s
         "macs_per_second9000000": 0.475,
     }
     assert [one.name for one in calibrated if "NOT REACHED" in str(one)] == [one.name for one in calibrated if not one.reached]
     assert str(calibrated[0]).endswith("final exit: 21.43 % WER at mean exit layer 3.67")
-    assert [one.name for one in calibrated if not one.reached] == ["entropy_wer_loss-20", "entropy_mean_layer1"]
+    assert [one.name for one in calibrated if not one.reached] == ["entropy_wer_loss-20", "entropy_macs_per_second1"]
 
 
 def test_configurations_and_promises(experiment: Path) -> None:
@@ -132,9 +135,9 @@ def test_configurations_and_promises(experiment: Path) -> None:
     assert {name: (point.words.errors, point.kind, point.set) for name, point in points.items()} == {
         "entropy_wer_loss0": (3, "promise", "dev"),
         "entropy_wer_loss34": (4, "promise", "dev"),
-        "entropy_mean_layer1": (6, "promise", "dev"),
+        "entropy_macs_per_second1": (6, "promise", "dev"),
     }
-    missed = (experiment / "policies" / "decode_entropy_mean_layer1.yaml").read_text(encoding="utf-8")
+    missed = (experiment / "policies" / "decode_entropy_macs_per_second1.yaml").read_text(encoding="utf-8")
     assert "NOT REACHED" in missed and "NOT REACHED" not in text
 
 
@@ -159,7 +162,7 @@ def test_the_tables_of_the_page(experiment: Path) -> None:
         f"{over_fixed('acdf', '4442', 10 / 13, '+3.08')}|yes|",
         # 58 of 97.5; time a .4, c .08, d .12, f .08
         f"|entropy_wer_loss34|{wer('acdf', '4422')}|9.52|3.00|9.7|59.5|0.1133*|{over_fixed('acdf', '4422', 25 / 52, '-5.58')}|-|",
-        f"|entropy_mean_layer1 (**target not reached**)|{wer('acdf', '2222')}|30.95|2.00|7.6|46.7|0.0733*|+0.00 [0.00, 0.00]|-|",
+        f"|entropy_macs_per_second1 (**target not reached**)|{wer('acdf', '2222')}|30.95|2.00|7.6|46.7|0.0733*|+0.00 [0.00, 0.00]|-|",
         # a 6, c 4, d 2 and f 4, the first of equals: 30 + 5.5 + 10.5 + 27.5 = 73.5 MMACs; .8 + .08 + .12 + .16 s; d's one character
         f"|oracle|{wer('acdf', '6424')}|2.38|4.00|12.2|75.4|0.1933*|-|-|",
     ]
@@ -175,7 +178,7 @@ def test_the_tables_of_the_page(experiment: Path) -> None:
         f"{over_fixed('abcdef', '424462', 15 / 17, '-8.82')}|-|",
         f"|entropy_wer_loss34|{wer('abcdef', '424222')}|13.46|2.67|9.0|56.5|0.1100*|"
         f"{over_fixed('abcdef', '424222', 25 / 68, '-9.03')}|-|",
-        f"|entropy_mean_layer1 (**target not reached**)|{wer('abcdef', '222222')}|30.77|2.00|7.4|46.7|0.0800*|+0.00 [0.00, 0.00]|-|",
+        f"|entropy_macs_per_second1 (**target not reached**)|{wer('abcdef', '222222')}|30.77|2.00|7.4|46.7|0.0800*|+0.00 [0.00, 0.00]|-|",
         # b and d stop at 2 and c and f at 4: 30 + 7 + 5.5 + 10.5 + 15 + 27.5 = 95.5 MMACs
         f"|oracle|{wer('abcdef', '624264')}|1.92|4.00|11.9|74.9|0.2150*|-|-|",
     ]
@@ -197,13 +200,13 @@ def test_the_rest_of_the_page(experiment: Path) -> None:
         # Promised: 3, 4, 6 of 14, against 3 at the last exit; delivered: 3, 3, 5 of 10, against 3
         f"|entropy_wer_loss0|at most 0 % relative WER above the final exit|{wer(dev, '424462')}|3.67|+0.0|{wer(test, '4442')}|3.50|+0.0|",
         f"|entropy_wer_loss34|at most 34 % relative WER above the final exit|{wer(dev, '424222')}|2.67|+33.3|{wer(test, '4422')}|3.00|+0.0|",
-        f"|entropy_mean_layer1|at most mean exit layer 1|{wer(dev, '222222')}|2.00|+100.0|{wer(test, '2222')}|2.00|+66.7|",
+        f"|entropy_macs_per_second1|at most 1e-06 MMACs per second|{wer(dev, '222222')}|2.00|+100.0|{wer(test, '2222')}|2.00|+66.7|",
         "|policy/dataset|exit 2|exit 4|exit 6|",
         "|entropy_wer_loss0/test|1|3|0|",
         "|entropy_wer_loss0/dev|2|3|1|",
         "|entropy_wer_loss34/dev|4|2|0|",
         # At exit 2, the least compute: a and c lose 2 and 1 words against exit 6; d gains one, f none
-        "## Hurt most by stopping early: entropy_mean_layer1/test",
+        "## Hurt most by stopping early: entropy_macs_per_second1/test",
         "|a|2|2|0|the bat|the cat sat|",
         "|c|2|1|0||hello|",
         "- entropy_wer_loss0: online = replay: yes (4 utterances: same exits, same text, same MACs)",

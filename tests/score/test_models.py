@@ -66,6 +66,17 @@ def test_the_table_has_the_numbers_of_the_experiments(experiments: Path) -> None
     ]
 
 
+def test_names_are_no_markup(experiments: Path) -> None:
+    names, price = ["a|b\\", "$x_{$"], "$5 | $6"
+    words = [f"{name}=exp/{folder}" for name, folder in zip(names, ("ee", "d2"), strict=True)]
+    lines = set_lines(read_models(words)[0], "test")
+    assert lines[2] == "|exit|a\\|b\\\\: WER % [95 %]|MMACs/s|$x_{$: WER % [95 %]|MMACs/s|"
+    main(
+        ["compare-models", "--models", *words, "--out", "page", "--title", price]
+    )  # a $ begins no formula, which would be broken
+    assert f"# {price}" in (experiments / "page" / "COMPARISON.md").read_text(encoding="utf-8")
+
+
 def test_policies_of_one_name_stand_side_by_side(experiments: Path) -> None:
     policies = [
         point(3.5, 1, 18e6, "online", "learned_wer_loss5", policy="learned"),

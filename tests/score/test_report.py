@@ -31,7 +31,7 @@ def test_every_point_has_its_configuration(experiment: Path) -> None:
     score(experiment)
     data = content(experiment)
     assert [one["name"] for one in data["sets"]] == ["test", "dev"]
-    for name in ("entropy_wer_loss0", "entropy_wer_loss34", "entropy_mean_layer1"):
+    for name in ("entropy_wer_loss0", "entropy_wer_loss34", "entropy_macs_per_second1"):
         read = DecodingConfig.read(experiment / f"policies/decode_{name}.yaml")
         assert DecodingConfig.from_mapping(yaml.safe_load(data["configs"][name]), name) == read
     assert yaml.safe_load(data["configs"]["exit 4"])["policy_conf"] == {"exit_layer": 4}
@@ -88,7 +88,7 @@ const told = {}, press = (item) => { item.scrollIntoView(); const box = item.get
 const mark = (name) => document.querySelector(`[data-point="${name}"]`);
 const first = () => document.querySelector("#utterances tbody tr");
 told.title = document.title; told.chosen = document.querySelector("#detail h2").textContent;
-press(mark("entropy_mean_layer1"));
+press(mark("entropy_macs_per_second1"));
 told.tip = document.getElementById("tip").textContent; told.config = document.getElementById("config").textContent;
 told.stops = document.getElementById("stops").textContent; told.policy = document.getElementById("policy").value;
 told.harm = [...document.querySelectorAll("#utterances tbody tr")].map((row) => [row.cells[0].firstChild.data, row.cells[5].textContent]);
@@ -124,10 +124,10 @@ def browse(page: Path, script: str, folder: Path) -> dict[str, Any]:
 def test_clicks_in_a_browser(experiment: Path, tmp_path: Path) -> None:
     score(experiment)
     told = browse(experiment / "report.html", CLICKS, tmp_path / "profile")
-    assert told["title"] == "ee" and told["chosen"] == "entropy_mean_layer1"
+    assert told["title"] == "ee" and told["chosen"] == "entropy_macs_per_second1"
     assert "threshold: 2" in told["tip"] and "WER: 50.00 % [" in told["tip"] and "7.6 MMACs/s" in told["tip"]
     assert yaml.safe_load(told["config"])["policy_conf"] == {"threshold": 2.0}
-    assert "exit 24 (100 %)" in told["stops"] and told["policy"] == "entropy_mean_layer1"
+    assert "exit 24 (100 %)" in told["stops"] and told["policy"] == "entropy_macs_per_second1"
     assert told["harm"] == [["a", "2"], ["c", "1"], ["f", "0"], ["d", "-1"]]  # the worst first
     assert ["MARK", "bat"] in told["marks"] and any(tag == "DEL" for tag, _ in told["marks"])
     assert told["sorted"] == ["a", "c", "d", "f"] and told["filtered"] == "1 of 1 utterances"

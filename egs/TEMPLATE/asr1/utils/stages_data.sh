@@ -121,15 +121,13 @@ make_format() {
     printf '%s\n%s\n' "${words}" "$(recordings "${in}" | cksum)" >"${out}/.content"
 }
 
-# is_heard DIR: is the first file there that its table names? (Not where the folder has been moved.)
+# is_heard DIR: is the first file there that its table names, perhaps with a place in it? (Not where the folder has been moved.)
 is_heard() {
     local table=$1/wav.scp file
     if [ -f "$1/feats.scp" ]; then table=$1/feats.scp; fi
     if [ ! -f "${table}" ]; then return 1; fi
-    file=$(head -n 1 "${table}")
-    file=${file#* }
-    if [ "${table##*/}" = feats.scp ]; then file=${file%:*}; fi
-    [ -e "${file}" ]
+    read -r _ file <"${table}" || true
+    [ -e "${file}" ] || [ -e "${file%:*}" ] || [[ ${file} == *'|' ]]
 }
 
 # recordings DIR: what sounds in a set, by name: a checksum of every file of its wav.scp, and the segments.

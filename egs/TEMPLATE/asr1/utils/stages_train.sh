@@ -50,6 +50,21 @@ set_common_args() {
     )
 }
 
+# need_sets: what ESPnet is to read must be there, for it says so by a traceback; sets valid_dir.
+need_sets() {
+    local table=wav.scp name
+    if [ "${feats_type}" = extracted ]; then table=feats.scp; fi
+    for name in text "${table}"; do
+        need "${data_feats}/${train_set}/${name}" 4
+        need "${data_feats}/${valid_set}/${name}" 3
+    done
+    valid_dir=$(training_valid_dir)
+    for name in text "${table}"; do need "${valid_dir}/${name}" 4; done
+    for name in "${data_feats}/${train_set}" "${valid_dir}"; do
+        is_heard "${name}" || fail "${name}/${table} names a file that is not there; run stage 3 first"
+    done
+}
+
 # need_features: stored features must be those of the configuration's frontend; stage 3 may have stored another's.
 need_features() {
     local content
@@ -65,11 +80,8 @@ need_features() {
 collect_statistics() {
     local files wanted valid_dir
     need "${token_list}" 5
-    need "${data_feats}/${train_set}/text" 4
-    need "${data_feats}/${valid_set}/text" 3
+    need_sets
     need_features
-    valid_dir=$(training_valid_dir)
-    need "${valid_dir}/text" 4
     readarray -t files < <(content_files "${data_feats}/${train_set}" "${valid_dir}")
     wanted=$(identity "$(stage_options 10)"$'\n'"${statistics_config}" "${token_list}" "${files[@]}")
     is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
@@ -152,11 +164,9 @@ need_criterion() {
 train_model() {
     local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted valid_dir resumed=false
     need "${asr_stats_dir}/train/speech_shape" 10
-    need "${data_feats}/${valid_set}/text" 3
+    need_sets
     need_features
     need_criterion
-    valid_dir=$(training_valid_dir)
-    need "${valid_dir}/text" 4
     readarray -t files < <(
         content_files "${data_feats}/${train_set}" "${valid_dir}"
         printf '%s\n' "${asr_stats_dir}"/train/{speech_shape,feats_stats.npz} "${asr_stats_dir}/valid/speech_shape"
