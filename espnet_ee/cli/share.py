@@ -168,21 +168,21 @@ def _pack(options: argparse.Namespace) -> None:
         raise UsageError(f"--name {options.name!r}: give one word, OWNER/MODEL on the hub")
     from espnet_ee.exported import DESCRIPTION
     from espnet_ee.exported import FOLDER as ONNX
-    from espnet_ee.store.checkpoint import experiment_files
-    from espnet_ee.store.model_card import Card
-    from espnet_ee.store.package import calibrated_configs, pack_model
 
-    files = experiment_files(options.model, options.model_file)
-    configs = calibrated_configs(options.model) if options.config is None else options.config
-    exits_csv = options.model / "exits.csv"
-    card = Card(options.name, options.licence, options.training_data, options.language, options.command)
-    exported = options.model / ONNX
-    folder = pack_model(
-        *files,
-        options.out,
-        card,
-        configs,
-        exits_csv if exits_csv.is_file() else None,
-        exported if (exported / DESCRIPTION).is_file() else None,
-    )
+    with quiet():
+        from espnet_ee.store.checkpoint import experiment_files
+        from espnet_ee.store.model_card import Card
+        from espnet_ee.store.package import calibrated_configs, pack_model
+
+        files = experiment_files(options.model, options.model_file)
+        configs = calibrated_configs(options.model) if options.config is None else options.config
+        exits_csv, exported = options.model / "exits.csv", options.model / ONNX
+        folder = pack_model(
+            *files,
+            options.out,
+            Card(options.name, options.licence, options.training_data, options.language, options.command),
+            configs,
+            exits_csv if exits_csv.is_file() else None,
+            exported if (exported / DESCRIPTION).is_file() else None,
+        )
     print(f"{folder}: packed; to share it: hf upload {options.name} {folder}")

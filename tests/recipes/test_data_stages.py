@@ -82,6 +82,24 @@ def run_stages(bash, root: Path, tmp_path: Path):
     return run
 
 
+def test_without_a_script_stage_1_looks_through_what_is_there(run_stages, bash, template, root: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "egs" / "mine" / "asr1"
+    recipe.mkdir(parents=True)
+    for name in ("asr_ee.sh", "cmd.sh", "path.sh", "utils"):
+        (recipe / name).symlink_to(template / name)
+    options = ("--train_set", "train", "--valid_set", "dev", "--test_sets", "dev", "--datadir", f"{tmp_path}/data")
+
+    def stage_1() -> tuple[int, str]:
+        result = bash("asr_ee.sh", "--stop_stage", "1", *options, cwd=recipe, PYTHONPATH=str(root))
+        return result.returncode, result.stdout + result.stderr
+
+    status, said = stage_1()
+    assert status == 0 and "train: 3 utterances" in said and "dev: 1 utterances" in said
+    (tmp_path / "data" / "dev" / "text").unlink()
+    status, said = stage_1()
+    assert status == 1 and "dev/text" in said
+
+
 def test_changed_segments_are_cut_again(run_stages, tmp_path: Path) -> None:
     run_stages()
     counts = tmp_path / "dump" / "raw" / "train" / "utt2num_samples"

@@ -30,9 +30,14 @@ content_files() {
     done
 }
 
-# Stage 1. The recipe's own local/data.sh makes datadir/SET for every set.
+# Stage 1. The recipe's own local/data.sh makes datadir/SET for every set; without one they are somebody else's, and looked through.
 prepare_data() {
     local mark=${datadir}/.stage01.done wanted name code settings line known
+    if [ ! -f local/data.sh ]; then
+        log "stage 1: there is no local/data.sh; the sets are those in ${datadir}"
+        validate_sets
+        return
+    fi
     for name in "${raw_train}" "${eval_sets[@]}"; do
         # Whoever deletes a set wants it made again.
         [ -s "${datadir}/${name}/wav.scp" ] || rm -f "${mark}"
@@ -56,9 +61,13 @@ log_skipped() {
 }
 
 make_and_check_data() {
-    local name
     local/data.sh --datadir "${datadir}" --nj "${nj}" ${data_args[@]+"${data_args[@]}"} \
         ${local_args[@]+"${local_args[@]}"} || return
+    validate_sets
+}
+
+validate_sets() {
+    local name
     for name in "${raw_train}" "${eval_sets[@]}"; do
         "${espnet_ee[@]}" data validate --data "${datadir}/${name}" || return
     done
