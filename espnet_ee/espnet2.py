@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from espnet_ee.decode.loop import recognise
-from espnet_ee.decode.recognition import Recognition
-from espnet_ee.decode.results import recognise_each
+from espnet_ee.decode.results import BEST, FILES, recognise_each
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import read_yaml
@@ -38,16 +37,6 @@ _ELSEWHERE = (
     *("model_tag", "streaming", "enh_s2t_task", "multi_asr", "hugging_face_decoder", "transducer_conf", "dtype"),
     *("quantize_asr_model", "quantize_lm", "token_type", "bpemodel"),
 )
-
-BEST = "1best_recog"
-_FILES: dict[str, Callable[[Recognition], str]] = {
-    f"{BEST}/text": lambda result: result.text,
-    f"{BEST}/token": lambda result: " ".join(result.tokens),
-    f"{BEST}/token_int": lambda result: " ".join(map(str, result.token_ids)),
-    f"{BEST}/score": lambda result: repr(result.score),
-    "utt2exit": lambda result: str(result.exit_layer),
-    "utt2macs": lambda result: str(result.macs),
-}
 
 
 def main(stock: ModuleType) -> None:
@@ -152,14 +141,14 @@ def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConf
     session, out = TorchSession(model), Path(options.output_dir)
     policy = config.policy_for(session.exit_layers)
     session.use_threads(config.num_threads)
-    written: dict[str, dict[str, str]] = {name: {} for name in _FILES}
+    written: dict[str, dict[str, str]] = {name: {} for name in FILES}
     failed: dict[str, str] = {}
     for batch in _batches(_load(stock, options, trained), config.batch_size):
         with _timed(batch) as texts:
             results, reasons = recognise_each(lambda speech: recognise(session, config, speech), batch)
             texts |= {key: result.text for key, result in results.items()}
         failed |= reasons
-        for name, value_of in _FILES.items():
+        for name, value_of in FILES.items():
             written[name] |= {key: value_of(result) for key, result in results.items()}
     layers = [int(layer) for layer in written["utt2exit"].values()]
     if not layers:

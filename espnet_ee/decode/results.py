@@ -23,6 +23,16 @@ from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
 from espnet_ee.score.failed import FAILED
 
 SUMMARY = "decode.yaml"
+BEST = "1best_recog"
+FILES: dict[str, Callable[[Recognition], str]] = {
+    f"{BEST}/text": lambda result: result.text,
+    f"{BEST}/token": lambda result: " ".join(result.tokens),
+    f"{BEST}/token_int": lambda result: " ".join(map(str, result.token_ids)),
+    f"{BEST}/score": lambda result: repr(result.score),
+    "utt2exit": lambda result: str(result.exit_layer),
+    "utt2macs": lambda result: str(result.macs),
+}
+"""Kaldi tables of a decoding, as ESPnet's asr_inference calls them, and where each utterance stopped; what each says of it."""
 _HOPELESS = 20  # so many utterances that cannot be decoded, and none that can: it is not the utterances
 
 Results = dict[str, Recognition]
@@ -166,14 +176,9 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any
     check_output_dir(path)
     results = decoding.results
     with atomic_dir(path) as folder:
-        best = folder / "1best_recog"
-        write_scp(best / "text", {key: result.text for key, result in results.items()})
-        write_scp(best / "token", {key: " ".join(result.tokens) for key, result in results.items()})
-        write_scp(best / "token_int", {key: " ".join(map(str, r.token_ids)) for key, r in results.items()})
-        write_scp(best / "score", {key: repr(result.score) for key, result in results.items()})
+        for name, value_of in FILES.items():
+            write_scp(folder / name, {key: value_of(result) for key, result in results.items()})
         write_scp(folder / "text", {**dict.fromkeys(decoding.failed, ""), **{key: r.text for key, r in results.items()}})
-        write_scp(folder / "utt2exit", {key: str(result.exit_layer) for key, result in results.items()})
-        write_scp(folder / "utt2macs", {key: str(result.macs) for key, result in results.items()})
         write_scp(folder / "utt2dur", {key: repr(value) for key, value in decoding.audio_seconds.items()})
         if every_exit:
             write_table(folder / "evidence.tsv", evidence_table(decoding))

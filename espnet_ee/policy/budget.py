@@ -157,16 +157,16 @@ class BudgetController:
     Raises:
         UserError: the curve has no point, or the horizon is not above 0.
 
-    The points are :func:`read_curve`'s. With a recogniser: ``asr.use(controller.next_policy())`` before an utterance,
+    The points are :func:`read_curve`'s. With a recogniser: ``asr.use(controller.next_point().policy)`` before an utterance,
     ``controller.spend(seconds, result.macs)`` after it.
 
     Example:
         >>> points = [CurvePoint(1e6, FixedExitPolicy(2)), CurvePoint(2e6, FixedExitPolicy(4))]
         >>> controller = BudgetController(points, schedule([(0.0, 2e6)]))
-        >>> controller.next_policy()
+        >>> controller.next_point().policy
         FixedExitPolicy(exit_layer=4)
         >>> controller.spend(audio_seconds=1.0, macs=22e6)  # 20 million too many
-        >>> controller.next_policy()
+        >>> controller.next_point().policy
         FixedExitPolicy(exit_layer=2)
     """
 
@@ -183,10 +183,6 @@ class BudgetController:
     def wanted(self) -> float:
         """MACs per second of audio that the next utterance may cost: the budget, more after savings, less after debts."""
         return self.budget(self.seconds) + (self.allowed - self.spent) / self.horizon
-
-    def next_policy(self) -> ExitPolicy:
-        """The policy for the next utterance."""
-        return self.next_point().policy
 
     def next_point(self) -> CurvePoint:
         """The point for the next utterance: the one nearest to what it may cost."""

@@ -136,11 +136,6 @@ class Calibrated:
     bound: float = math.nan
     confidences: ConfidenceMap = field(default_factory=ConfidenceMap)
 
-    @property
-    def config(self) -> DecodingConfig:
-        """The decoding configuration that runs it."""
-        return self.config_in(DecodingConfig())
-
     def config_in(self, common: DecodingConfig) -> DecodingConfig:
         """The decoding configuration that runs it, with what all have in common."""
         return replace(common, policy=self.policy, confidences=self.confidences)

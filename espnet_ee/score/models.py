@@ -12,7 +12,6 @@ from pathlib import Path
 import espnet_ee
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_write
-from espnet_ee.score.bootstrap import interval_text
 from espnet_ee.score.environment import TITLE, environment_lines, git_hash, read_environment
 from espnet_ee.score.page import markdown
 from espnet_ee.score.points import Point, read_exits
@@ -233,15 +232,11 @@ def set_lines(models: Sequence[Model], name: str) -> list[str]:
 
 
 def _cells(point: Point | None) -> tuple[str, str]:
-    return ("-", "-") if point is None else (_wer(point), _cost(point))
+    return ("-", "-") if point is None else (point.wer_text, _cost(point))
 
 
 def _policy_cells(point: Point | None) -> tuple[str, str, str]:
-    return ("-", "-", "-") if point is None else (_wer(point), f"{point.depth:.2f}", _cost(point))
-
-
-def _wer(point: Point) -> str:
-    return f"{point.wer:.2f} {interval_text(point.wer_low, point.wer_high)}"
+    return ("-", "-", "-") if point is None else (point.wer_text, f"{point.depth:.2f}", _cost(point))
 
 
 def _cost(point: Point) -> str:

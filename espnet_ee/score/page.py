@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from espnet_ee.files import atomic_write
-from espnet_ee.score.bootstrap import Difference, interval_text
+from espnet_ee.score.bootstrap import Difference
 from espnet_ee.score.environment import TITLE, environment_lines
 from espnet_ee.score.evaluate import SetResult
 from espnet_ee.score.points import Point
@@ -85,7 +85,7 @@ def _rows(result: SetResult) -> list[list[str]]:
     return [
         [
             point.name + (" (**target not reached**)" if point.reached is False else ""),
-            _wer(point),
+            point.wer_text,
             f"{point.cer:.2f}",
             f"{point.depth:.2f}",
             f"{point.macs_per_second / 1e6:.1f}",
@@ -96,10 +96,6 @@ def _rows(result: SetResult) -> list[list[str]]:
         ]
         for point in shown_points(result)
     ]
-
-
-def _wer(point: Point) -> str:
-    return f"{point.wer:.2f} {interval_text(point.wer_low, point.wer_high)}"
 
 
 def _over_fixed(point: Point) -> Difference:
@@ -170,7 +166,11 @@ def _delivered(point: Point, final: float) -> list[str]:
     """WER, depth and loss; of a promise with a confidence also the bound."""
     known = not math.isnan(point.loss)
     loss = f"{point.loss if known else 100 * (point.wer / final - 1):+.1f}" if final else "-"
-    return [_wer(point), f"{point.depth:.2f}", loss if math.isnan(point.loss_bound) else f"{loss} <= {point.loss_bound:+.1f}"]
+    return [
+        point.wer_text,
+        f"{point.depth:.2f}",
+        loss if math.isnan(point.loss_bound) else f"{loss} <= {point.loss_bound:+.1f}",
+    ]
 
 
 def _stops(page: Page) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
 from espnet_ee.policy.base import ExitPolicy
-from espnet_ee.score.bootstrap import wer_interval
+from espnet_ee.score.bootstrap import interval_text, wer_interval
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.wer import ErrorCounts
 
@@ -75,6 +75,11 @@ class Point:
     def wer(self) -> float:
         """Word error rate in per cent."""
         return self.words.rate
+
+    @property
+    def wer_text(self) -> str:
+        """That and its interval, as the pages show it."""
+        return f"{self.wer:.2f} {interval_text(self.wer_low, self.wer_high)}"
 
     @property
     def cer(self) -> float:

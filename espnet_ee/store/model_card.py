@@ -17,7 +17,6 @@ from espnet_ee.model.heads import mac_table
 from espnet_ee.model.inputs import input_step, takes_audio
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import GREEDY
-from espnet_ee.score.bootstrap import interval_text
 from espnet_ee.score.page import markdown
 from espnet_ee.score.points import Point, describe_policy, read_exits
 from espnet_ee.store.export_stock import exit_state, stock_lacks
@@ -159,7 +158,7 @@ def _exits(
     config: Mapping[str, Any], model: ESPnetASRModel, points: Sequence[Point], exported: Mapping[str, Any] | None
 ) -> list[str]:
     """A table of the exits: parameters, megabytes of the graphs up to it, compute, error rate on every scored set."""
-    fixed = {(point.set, point.name): _rate(point) for point in points if point.kind == "fixed"}
+    fixed = {(point.set, point.name): point.wer_text for point in points if point.kind == "fixed"}
     sets = list(dict.fromkeys(name for name, _ in fixed))
     table = mac_table(model)
     frames = _input_frames(config, model)
@@ -203,7 +202,7 @@ def _policies(
     for name, config in configs.items():
         cells = [f"`{name}`" + (" (default)" if name == default else ""), describe_policy(config.policy_for(exit_layers))]
         for point in (scored.get((each, name)) for each in sets):
-            cells += [_rate(point), f"{point.macs_per_second / 1e6:.1f}", f"{point.depth:.2f}"] if point else ["", "", ""]
+            cells += [point.wer_text, f"{point.macs_per_second / 1e6:.1f}", f"{point.depth:.2f}"] if point else ["", "", ""]
         rows.append(cells)
     head = ["name", "policy", *(f"{column} {name}" for name in sets for column in ("WER %", "MMACs/s", "mean exit"))]
     if not rows:
@@ -211,7 +210,3 @@ def _policies(
     searches = list(dict.fromkeys(str(config.search) for config in configs.values()))
     said = [] if searches == [GREEDY] else ["", f"Search of the text: {'; '.join(searches)}."]
     return [*markdown(head, rows), *said]
-
-
-def _rate(point: Point) -> str:
-    return f"{point.wer:.2f} {interval_text(point.wer_low, point.wer_high)}"

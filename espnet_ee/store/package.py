@@ -54,15 +54,6 @@ class Package:
     configs: Mapping[str, DecodingConfig]
     default: str | None = None
 
-    def config(self, name: str | None = None) -> DecodingConfig:
-        """The decoding configuration of that name, or the default."""
-        name = name or self.default
-        if name is None:
-            return DecodingConfig()
-        if name not in self.configs:
-            raise UserError(f"policy {name!r} is not in the package; it has {', '.join(self.configs) or 'none'}")
-        return self.configs[name]
-
 
 def pack_model(
     train_config: str | Path,

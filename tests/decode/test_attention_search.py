@@ -294,10 +294,10 @@ def test_a_package_brings_decoders_and_their_search(tmp_path: Path, model: torch
     path = tmp_path / "decode_sure.yaml"
     path.write_text("policy: decoder\npolicy_conf: {threshold: 0.4}\nsearch: {kind: attention, beam: 3}\n")
     package = load_package(pack_model(*files, tmp_path / "package", Card("tiny", "nothing", "none"), [path]))
-    assert package.config() == config(DecoderPolicy(0.4))
+    assert package.configs[package.default] == config(DecoderPolicy(0.4))
     session, loaded = TorchSession(model), TorchSession(package.model)
     for samples in speech:
-        ours, theirs = (recognise(one, package.config(), [samples])[0] for one in (session, loaded))
+        ours, theirs = (recognise(one, package.configs[package.default], [samples])[0] for one in (session, loaded))
         assert (ours.text, ours.exit_layer, ours.macs) == (theirs.text, theirs.exit_layer, theirs.macs)
 
 

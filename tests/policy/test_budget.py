@@ -59,7 +59,7 @@ def run(controller: BudgetController, utterances: list[Utterance]) -> tuple[int,
     """Errors, MACs, and the MACs over what was allowed at the end of each utterance."""
     errors, ratios = 0, []
     for seconds, rows, wrong in utterances:
-        policy = controller.next_policy()
+        policy = controller.next_point().policy
         index = choose_exit(policy, [row.evidence for row in rows])
         errors += int(wrong[index])
         controller.spend(seconds, macs_of_stop(rows, index, policy.needs_every_exit))
@@ -153,7 +153,7 @@ def test_a_scored_model_gives_the_curve(tmp_path: Path) -> None:
     points = read_curve(path, configs)
     ends = {CurvePoint(1100, FixedExitPolicy(2), "exit 2"), CurvePoint(3100, FixedExitPolicy(6), "exit 6")}
     assert set(points) == {CurvePoint(1500, fast, "fast"), CurvePoint(2300, good, "good"), *ends}
-    assert BudgetController(points, schedule([(0.0, 2250.0)])).next_policy() == good
+    assert BudgetController(points, schedule([(0.0, 2250.0)])).next_point().policy == good
     assert [point.policy for point in read_curve(path, {})] == [FixedExitPolicy(2), FixedExitPolicy(4), FixedExitPolicy(6)]
     # What was not scored, or has no policy, is no point; a fixed exit that costs what a policy costs adds nothing.
     assert read_curve(path, {**configs, "new": DecodingConfig(EntropyPolicy(0.3)), "exit 2": DecodingConfig()}) == points

@@ -131,7 +131,7 @@ def test_a_calibrated_policy_meets_its_target_or_says_so(dev: Grid, name: str, t
     if found.reached and kind == "mean_layer":
         assert found.expected.depth == max(o.depth for o in family.outcomes if reached(o))
     if name not in ("fixed", "learned"):
-        assert outcome(dev, exits_of(dev, found.config.policy), True).errors.tolist() == found.expected.errors.tolist()
+        assert outcome(dev, exits_of(dev, found.policy), True).errors.tolist() == found.expected.errors.tolist()
 
 
 def test_one_lucky_threshold_is_not_believed() -> None:
@@ -316,7 +316,7 @@ def test_the_fitted_policy_survives_its_yaml(dev: Grid, tmp_path: Path) -> None:
     [path] = write_calibrated(tmp_path, [calibrated], "dev")
     assert path.name == f"decode_{calibrated.name}.yaml" == "decode_learned_mean_layer4.yaml"
     config = DecodingConfig.read(path)
-    assert config == calibrated.config
+    assert config == calibrated.config_in(DecodingConfig())
     assert replace(config.policy_for(LAYERS), threshold=0.0) == policy
 
 

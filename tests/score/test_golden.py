@@ -108,7 +108,7 @@ def test_calibration(grid: Grid) -> None:
     )
     pairs = [target.split("=") for target in targets.split()]
     calibrated = calibrate_policies(grid, ["entropy"], [Target(kind, float(value)) for kind, value in pairs], [])
-    thresholds = {one.name.removeprefix("entropy_"): one.config.policy.threshold for one in calibrated}
+    thresholds = {one.name.removeprefix("entropy_"): one.policy.threshold for one in calibrated}
     assert thresholds == {
         "wer_loss0": 0.325,  # at most 3 errors: the first whose own and whose smoothed errors are
         "wer_loss34": 0.475,  # at most 4.02

@@ -118,10 +118,10 @@ def test_a_language_model_travels_with_the_model(with_lm, no_network, tmp_path):
         yaml.safe_load((with_lm / f"decode_{name}.yaml").read_text())["search"]["lm"] == "lm.arpa" for name in ("one", "two")
     )
     loaded = load_package(with_lm)
-    assert loaded.config("two").search.lm == str(with_lm / "lm.arpa") and loaded.config("quick").search.lm is None
+    assert loaded.configs["two"].search.lm == str(with_lm / "lm.arpa") and loaded.configs["quick"].search.lm is None
     assert "Search of the text: beam 3, language model lm.arpa (weight 0.3); greedy." in (with_lm / "README.md").read_text()
     moved = with_lm.rename(tmp_path / "moved")
-    assert load_package(moved).config().search.lm == str(moved / "lm.arpa")
+    assert load_package(moved).configs["two"].search.lm == str(moved / "lm.arpa")
     assert any(fnmatch("lm.arpa", pattern) for pattern in package.DOWNLOADED)
 
 
@@ -254,7 +254,7 @@ def test_an_experiments_folder_is_a_model_too(trained, monkeypatch, tmp_path):
     policies = {name: config.policy for name, config in opened.configs.items()}
     assert policies == {"learned_wer_loss1": EntropyPolicy(0.2), "entropy_wer_loss1": EntropyPolicy(0.1)}
     assert opened.sample_rate == 16000
-    assert opened.default == "learned_wer_loss1" and opened.config().policy == EntropyPolicy(
+    assert opened.default == "learned_wer_loss1" and opened.configs[opened.default].policy == EntropyPolicy(
         0.2
     )  # as its package's and export's
     assert torch.equal(opened.model.normalize.mean, model.normalize.mean)
