@@ -21,8 +21,8 @@ FLOORS = {
     **dict.fromkeys(("errors", "text", "compute"), 0),  # the standard library only
     **dict.fromkeys(("files", "hub", "host", "exported"), 1),
     **dict.fromkeys(("kaldi", "policy", "frontend"), 2),
-    **dict.fromkeys(("search", "data", "encoder"), 3),
-    **dict.fromkeys(("score", "model"), 4),
+    **dict.fromkeys(("search", "data", "score", "encoder"), 3),
+    "model": 4,
     **dict.fromkeys(("decode", "plugin"), 5),
     **dict.fromkeys(("store", "runtime"), 6),
     **dict.fromkeys(("api", "espnet2"), 7),
