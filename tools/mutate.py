@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,6 +184,7 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
+@cache
 def is_heavy(test: Path) -> bool:
     """Whether a test file loads torch or starts commands."""
     return test.parent.name in ("cli", "plugin", "recipes") or any(
@@ -191,20 +193,17 @@ def is_heavy(test: Path) -> bool:
 
 
 def relevant_tests(path: Path, root: Path) -> list[str]:
-    """The test files for a file of the package: those that import it, then the others of its room.
+    """The test files for a file of the package: those that import it, and the others of its room.
 
-    Files that load torch, or try the product from outside, are asked only where there are no others.
+    Files that load torch, or try the product from outside, come last: they are asked what the others let pass.
 
     Args:
         path: relative to ``root``, as the answers are.
     """
     module = ".".join(path.with_suffix("").parts)
     files = sorted((root / "tests").rglob("test_*.py"))
-    importing = [file for file in files if module in imports_of(file)]
-    room = [file for file in files if file.parent.name == path.parent.name and file not in importing]
-    tests = importing + room
-    light = [file for file in tests if not is_heavy(file)]
-    return [str(file.relative_to(root)) for file in light or tests]
+    tests = [file for file in files if file.parent.name == path.parent.name or module in imports_of(file)]
+    return [str(file.relative_to(root)) for file in sorted(tests, key=is_heavy)]
 
 
 class Laboratory:
@@ -237,16 +236,21 @@ class Laboratory:
 
     def check(self, mutant: Mutant, tests: list[str]) -> str:
         """Tests a mutant: ``killed``, ``timeout`` (as good) or ``survived``."""
-        tests = sorted(tests, key=self.seconds_of)  # most mutants are noticed by many tests
-        limit = 10 + 4 * sum(map(self.seconds_of, tests))
         file = self.folder / mutant.path
         original = file.read_bytes()
-        file.write_text(mutant.source, encoding="utf-8")
-        try:
-            status = self._run(tests, limit)
-        finally:
-            file.write_bytes(original)
-        return "timeout" if status is None else "survived" if status == 0 else "killed"
+        for heavy in (False, True):
+            # The quickest first, for most mutants are noticed by many tests.
+            asked = sorted((test for test in tests if is_heavy(ROOT / test) == heavy), key=self.seconds_of)
+            if not asked:
+                continue
+            file.write_text(mutant.source, encoding="utf-8")
+            try:
+                status = self._run(asked, 10 + 4 * sum(map(self.seconds_of, asked)))
+            finally:
+                file.write_bytes(original)
+            if status != 0:
+                return "timeout" if status is None else "killed"
+        return "survived"
 
     def seconds_of(self, test: str) -> float:
         """How long a test file takes when nothing is wrong."""
