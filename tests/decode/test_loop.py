@@ -19,6 +19,7 @@ from espnet_ee.decode.recognition import Recognition
 from espnet_ee.decode.session import UtteranceError
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ExitPolicy, choose_exit
+from espnet_ee.policy.cluster_entropy import ClusterEntropyPolicy
 from espnet_ee.policy.confidence import ConfidencePolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.decoding import DecodingConfig
@@ -258,8 +259,9 @@ def test_words_are_those_of_the_text_inside_the_audio() -> None:
         assert times == sorted(times) and all(0 <= time <= len(samples) / 10 for time in times)
         assert all(0 < word.confidence <= 1 for word in result.words)
     assert sum(len(result.words) for result in results) > 30
-    session = FakeSession(frame_seconds=None)
-    assert recognise(session, DecodingConfig(), utterances(1))[0].words == ()
+    for session in (FakeSession(frame_seconds=None), FakeSession(sample_rate=None)):
+        timeless = recognise(session, DecodingConfig(), utterances())
+        assert all(result.words == () for result in timeless) and sum(bool(result.text) for result in timeless) > 5
 
 
 def read_of(samples: np.ndarray, layer: int) -> np.ndarray:
@@ -321,6 +323,22 @@ def test_words_keep_the_times_of_their_own_exit_where_the_other_cannot_tell(
     assert [result.words for result in timed] == [result.words for result in plain]
     with pytest.raises(UserError, match="word_exit is 3; the model's exits are 2, 4, 6"):
         recognise(FakeSession(), DecodingConfig(word_exit=3), utterances(1))
+
+
+def test_cluster_heads_are_read_where_they_are_and_their_lack_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, read = ClusterEntropyPolicy(0.5), FakeSession.read
+    with pytest.raises(UserError, match="has no cluster heads"):
+        run(policy, utterances(1))
+
+    def clustered(self: FakeSession, state: FakeState, places: Sequence[int], want: frozenset[str]) -> list[Frames]:
+        frames = read(self, state, places, want)
+        if state.layer == LAYERS[-1] or "cluster_entropy" not in want:  # the final exit has none
+            return frames
+        return [replace(one, cluster_entropy=np.full(len(one.labels), 0.75 - state.layer / 8)) for one in frames]
+
+    monkeypatch.setattr(FakeSession, "read", clustered)
+    assert [result.exit_layer for result in run(policy, utterances(3))[0]] == [4] * 3  # 0.5 is not below it
+    assert [result.exit_layer for result in run(ClusterEntropyPolicy(0.0), utterances(3))[0]] == [6] * 3
 
 
 @pytest.mark.parametrize("method", ["start", "read"])

@@ -117,6 +117,14 @@ def test_the_command_line_changes_single_settings() -> None:
         config.changed("entropy", {"threshold": 1, "nbest": 4})
     with pytest.raises(UsageError, match="threshold 90: give a number from 0 to 1"):
         config.changed(None, {"threshold": "90"})
+    odd = DecodingConfig(PosteriorPolicy(2.0))  # whoever changes something else is told nothing of it
+    assert odd.changed(None, {"nbest": 4}, batch_size=2) == DecodingConfig(PosteriorPolicy(2.0, nbest=4), 2)
+
+
+@pytest.mark.parametrize("threshold", [".inf", "-.inf"])
+def test_infinity_is_always_or_never(threshold: str, tmp_path: Path) -> None:
+    (tmp_path / "decode.yaml").write_text(f"policy: confidence\npolicy_conf: {{threshold: {threshold}}}\n")
+    assert abs(DecodingConfig.read(tmp_path / "decode.yaml").policy.threshold) == math.inf
 
 
 def test_a_policy_is_checked_against_the_model() -> None:
@@ -140,6 +148,23 @@ def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    "more", [{"blank_skip": 0.51}, {"blank_skip": 1}, {"width": 0.25}, {"hotwords": {"A": 100, "B": 0.01}}]
+)
+def test_the_ends_of_what_a_search_can_be_are_taken(more: dict[str, object]) -> None:
+    search = SearchConfig.from_mapping({"kind": "beam", **more})
+    assert SearchConfig.from_mapping(search.to_mapping()) == search
+
+
+def test_a_search_is_said_in_a_few_words() -> None:
+    hotwords = (("A", 1.0), ("B", 2.0))
+    search = SearchConfig("beam", 3, "/x/lm.arpa", 0.25, -1.5, blank_skip=0.99, hotwords=hotwords, lexicon="/x/w.txt")
+    assert str(search) == (
+        "beam 3, language model lm.arpa (weight 0.25), -1.5 a token, blank frames from 0.99 on skipped, words of w.txt alone, 2 hotwords"
+    )
+    assert (str(SearchConfig("beam", 4)), str(SearchConfig())) == ("beam 4", "greedy")
+
+
+@pytest.mark.parametrize(
     ("search", "message"),
     [
         ("beam", "search is 'beam'"),
@@ -147,15 +172,15 @@ def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path)
         ({"kind": "beam", "wide": 3}, "unknown key 'wide'"),
         ({"kind": "beam", "width": 0}, "width is 0"),
         ({"kind": "beam", "tokens": 0}, "tokens is 0"),
-        ({"kind": "beam", "blank_skip": 0.3}, "blank_skip is 0.3"),
+        *(({"kind": "beam", "blank_skip": share}, f"blank_skip is {share}") for share in (0.3, 0.5, 1.01)),
         ({"kind": "beam", "blank_skip": True}, "blank_skip is True"),
         ({"kind": "beam", "hotwords": "ANNA"}, "hotwords are a list"),
         ({"kind": "beam", "hotwords": [1, "A"]}, "the hotword 1 is no word"),
         ({"kind": "beam", "hotwords": ["A", False]}, "the hotword False is no word; .*in quotes"),  # NO, to YAML
-        ({"kind": "beam", "hotwords": [["A"]]}, "hotwords are a list"),
+        *(({"kind": "beam", "hotwords": words}, "hotwords are a list") for words in ([["A"]], ["A", ["B"]], ["A", {"B": 3}])),
         ({"kind": "beam", "hotwords": {True: 2}}, "the hotword True is no word"),
         ({"kind": "beam", "hotwords": {" ": 2}}, "the hotword ' ' is no word"),
-        ({"kind": "beam", "hotwords": {"A": -1}}, "the boost of the hotword 'A' is -1"),
+        *(({"kind": "beam", "hotwords": {"A": boost}}, f"the boost of the hotword 'A' is {boost}") for boost in (-1, 0, 100.5)),
         ({"kind": "beam", "hotwords": {"A": "x"}}, "the boost of the hotword 'A' is 'x'"),
         ({"kind": "beam", "hotwords": ["A"], "hotword_boost": 1e9}, "the boost of the hotword 'A' is 1000000000"),
         ({"kind": "beam", "hotword_boost": 3}, "hotword_boost is of no use without hotwords"),
@@ -163,7 +188,11 @@ def test_a_search_is_read_and_written_and_greedy_leaves_no_trace(tmp_path: Path)
         ({"kind": "beam", "beam": 0}, "beam is 0"),
         ({"kind": "beam", "beam": "ten"}, "beam is 'ten'"),
         ({"kind": "beam", "lm": 3}, "lm is 3"),
-        ({"kind": "beam", "insertion": "x"}, "insertion is 'x'"),
+        *(
+            ({"kind": "beam", key: value}, f"{key} is {value!r}")
+            for key in ("insertion", "width")
+            for value in ("x", math.nan, math.inf)
+        ),
         ({"beam": 10}, "no use without kind: beam"),
         ({"kind": "beam", "lm_weight": 0.5}, "no use without an lm"),
     ],
@@ -176,10 +205,9 @@ def test_a_search_that_cannot_be_is_named(search: object, message: str) -> None:
 def test_a_shift_of_words_is_kept_and_checked() -> None:
     config = DecodingConfig.from_mapping({"word_shift": [-0.12, 0]}, "decode.yaml")
     assert config.word_shift == (-0.12, 0) and "word_shift" not in DecodingConfig().to_mapping()
-    assert DecodingConfig.from_mapping(config.to_mapping(), "x") == DecodingConfig.from_mapping(
-        yaml.safe_load(config.to_yaml()), "x"
-    )
-    for broken in (0.1, "ab", [1, 2, 3], [True, 0], [0, 1.5], [0, math.nan], [], {}):
+    for written in (config.to_mapping(), yaml.safe_load(config.to_yaml())):
+        assert DecodingConfig.from_mapping(written, "x") == config
+    for broken in (0.1, "ab", [1, 2, 3], [True, 0], [0, 1], [-1, 0], [0, math.nan], [], {}):
         with pytest.raises(UserError, match=r"decode\.yaml: word_shift is .*two numbers"):
             DecodingConfig.from_mapping({"word_shift": broken}, "decode.yaml")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from espnet_ee.policy.table import (
     EvidenceTable,
     Utterance,
     macs_of_stop,
+    parse_row,
     read_table,
     write_table,
 )
@@ -70,11 +72,14 @@ def test_every_float_and_text_is_exact(tmp_path_factory: pytest.TempPathFactory,
         assert struct.pack("d", back.evidence.entropy) == struct.pack("d", number)
 
 
-def test_macs_of_stop_counts_the_heads_that_were_computed() -> None:
-    rows = table(u="x").utterances["u"].rows
-    assert macs_of_stop(rows, 0, True) == macs_of_stop(rows, 0, False) == 2000 + 9
-    assert macs_of_stop(rows, 1, True) == 4000 + 9 + 11
-    assert macs_of_stop(rows, 1, False) == 4000 + 11
+@given(st.lists(st.tuples(*[st.integers(0, 10**9)] * 3), min_size=1, max_size=6), st.data(), st.booleans(), st.booleans())
+def test_macs_of_stop_counts_what_was_computed(costs: list[tuple[int, int, int]], data, heads: bool, searches: bool) -> None:
+    rows = [EvidenceRow(ExitEvidence(1), "", encoder, head, (), decoder) for encoder, head, decoder in costs]
+    index = data.draw(st.integers(0, len(costs) - 1))
+    spent = sum(costs[index])
+    for _, head, decoder in costs[:index]:
+        spent += head * heads + decoder * searches
+    assert macs_of_stop(rows, index, heads, searches) == spent
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -83,11 +88,40 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 @settings(deadline=None, max_examples=40)
 @given(st.lists(finite, max_size=4), st.lists(st.floats(0, 1) | st.just(math.nan), min_size=2, max_size=2))
 def test_what_policies_read_survives_the_file(tmp_path_factory, scores: list[float], extra: list[float]) -> None:
-    evidence = ExitEvidence(2, (), 0.1, 0.9, 0.5, -1.0, 5, tuple(scores), *(math.nan if math.isnan(x) else x for x in extra))
+    extra = [math.nan if math.isnan(x) else x for x in extra]
+    plain = ExitEvidence(2, (), 0.1, 0.9, 0.5, -1.0, 5, tuple(scores), *extra)
     path = tmp_path_factory.mktemp("t") / "evidence.tsv"
-    made = EvidenceTable((2,), {"u": Utterance(1.0, (EvidenceRow(evidence, "", 1, 1),))})
-    write_table(path, made)
-    assert repr(read_table(path)) == repr(made)
+    clusters = replace(plain, cluster_entropy=extra[0])
+    searched = replace(clusters, decoder_log_prob=-extra[1], decoder_scores=tuple(scores))
+    for evidence, macs, columns in ((plain, 0, ""), (clusters, 0, "cluster_entropy"), (searched, 5, "decoder_macs")):
+        # Of another utterance nothing of it is known.
+        rows = {"u": evidence, "v": ExitEvidence(2)}
+        made = EvidenceTable(
+            (2,),
+            {utt: Utterance(1.0, (EvidenceRow(own, "", 1, 1, (), macs * (own is evidence)),)) for utt, own in rows.items()},
+        )
+        write_table(path, made)
+        assert repr(read_table(path)) == repr(made)
+        assert columns in path.read_text().split("\n")[0] or math.isnan(extra[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        *((name, "-0.00001 1.00001", "-0.001 1.001 nan") for name in ("confidence", "blank_share", "spoken_confidence")),
+        ("token_confidence", "-0.00001 1.00001", "-0.001 1.001 inf"),
+        *((name, "0.0 1e300", "-1e-9 inf nan") for name in ("entropy", "cluster_entropy")),
+        ("score", "-1e300 1e300", "-inf inf nan"),
+        ("decoder_log_prob", "-1e300 0.0", "1e-9 -inf nan"),
+    ],
+)
+def test_what_no_decoding_gives_is_refused(name: str, good: str, bad: str) -> None:
+    cells = {"utt_id": "u", "exit_layer": "1", "frames": "0", "tokens": "", "encoder_macs": "0", "head_macs": "0"}
+    for value in good.split():
+        assert getattr(parse_row({**cells, name: value}, "").evidence, name) == float(value)
+    for value in bad.split():
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            parse_row({**cells, name: value}, "")
 
 
 def test_a_table_from_before_the_later_evidence_is_read(tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ def test_an_unreachable_target_gives_the_nearest(dev: Grid) -> None:
         "wer_loss=1@100",
         "wer_loss=1@nan",
         "wer_loss=1@0.9",
+        "wer_loss=1@49.9",
+        "wer_loss=1@99.95",
         "mean_layer=6@90",
         "wer_loss=@90",
         "wer_loss=-1",
@@ -182,6 +184,11 @@ def test_an_unreachable_target_gives_the_nearest(dev: Grid) -> None:
 def test_a_broken_target_is_refused(bad: str) -> None:
     with pytest.raises(UsageError, match=r"give wer_loss=1, wer_loss=1@90 \(.*\), macs_per_second=2e7 or mean_layer=6"):
         parse_target(bad)
+
+
+def test_confidences_from_a_half_on_are_taken() -> None:
+    for word, confidence in (("wer_loss=1@50", 50), ("wer_loss=1@99.9", 99.9), ("wer_loss=1", None)):
+        assert parse_target(word).confidence == confidence
 
 
 def test_the_learned_policy_beats_one_threshold_where_there_is_more_to_know(dev: Grid, test_set: Grid) -> None:

@@ -41,6 +41,12 @@ def test_more_confidence_a_larger_loss_and_fewer_utterances_make_a_larger_bound(
     assert loss_bounds(np.zeros((2, 5)), np.zeros(5), 1.0, 90).tolist() == [np.inf, np.inf]  # no error: nothing may be lost
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_loss_that_is_the_same_share_of_every_utterance_is_its_own_bound(share: float) -> None:
+    final = np.arange(1, 30)
+    assert loss_bounds((1 + share) * final[None], final, 0.0, 90) == pytest.approx([100 * share])
+
+
 def test_the_first_threshold_that_fails_ends_the_search() -> None:
     assert [last_kept(np.array(bounds), 1.0) for bounds in ([2, 0], [0, 1.0], [0, 0.5, 1.1, 0.2], [np.nan, 0])] == [0, 2, 2, 0]
 
