@@ -397,7 +397,7 @@ def main() -> None:
         workspace(options.folder) as (top, mounted),
     ):
         corpus = top / "corpus"
-        make_corpus(corpus, nj=1, utterances_per_speaker=2)
+        make_corpus(corpus, nj=1, utterances_per_speaker=1)
         (corpus / "LibriSpeech").mkdir()
         (corpus / "LibriSpeech" / "train-clean-5").symlink_to(corpus / "MiniSpeech" / "train")
         story = Story(top, python, random.Random(options.seed), mounted)

@@ -76,7 +76,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from espnet_ee.data.mini.make import make_corpus
 
     root = tmp_path_factory.mktemp("corpus")
-    make_corpus(root, nj=1, utterances_per_speaker=2)
+    make_corpus(root, nj=1, utterances_per_speaker=1)
     (root / "LibriSpeech").mkdir()
     (root / "LibriSpeech" / "train-clean-5").symlink_to(root / "MiniSpeech" / "train")
     return root

@@ -52,7 +52,7 @@ class Workspace:
                 *("--dumpdir", str(self.folder / "dump")),
                 *("--expdir", str(self.folder / "exp")),
                 *("--asr_config", str(self.folder / "train_tiny.yaml")),
-                *("--utterances_per_speaker", "2"),
+                *("--utterances_per_speaker", "1"),
                 *("--feats_normalize", "global_mvn"),
                 *options,
             ],

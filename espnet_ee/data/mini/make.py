@@ -22,7 +22,7 @@ from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder
 from espnet_ee.kaldi import write_scp
 
 SPEAKERS: dict[str, tuple[int, ...]] = {
-    "train": tuple(range(101, 111)),
+    "train": tuple(range(101, 119)),
     "dev": tuple(range(201, 209)),
     "test": tuple(range(301, 317)),
 }
@@ -71,7 +71,7 @@ def make_corpus(out: Path, nj: int = 1, utterances_per_speaker: int = 70, seed: 
     Args:
         out: the folder to make MiniSpeech in; a MiniSpeech that is there is replaced.
         nj: number of processes; does not change the result.
-        utterances_per_speaker: for each of ten training speakers; the 24 others have two sevenths of it.
+        utterances_per_speaker: for each of eighteen training speakers; the 24 others have two sevenths of it.
         seed: another seed is another corpus.
 
     Returns:

@@ -16,6 +16,8 @@ from espnet_ee.data.mini.draws import Random
 RATE = 16000
 HOP = 128
 WINDOW = 512
+_OMEGA = np.exp(-2j * np.pi * np.arange(WINDOW // 2 + 1) / WINDOW)
+"""z^-1 on the unit circle, at the frequencies of a window (bins,)."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +174,16 @@ def _pulses(seconds: np.ndarray, voice: Voice, random: Random) -> np.ndarray:
 
 def _mouth_response(centres: np.ndarray, tracks: _Tracks, voice: Voice) -> np.ndarray:
     """Complex response (frames, bins) of five resonances in a row."""
-    omega = np.exp(-2j * np.pi * np.arange(WINDOW // 2 + 1) / WINDOW)[None]
-    response = np.ones((len(centres), WINDOW // 2 + 1), dtype=np.complex128)
+    gain = np.ones(len(centres))
+    denominator = np.ones((len(centres), WINDOW // 2 + 1), dtype=np.complex128)
     moving = [np.interp(centres, tracks.times, tracks.formants[:, index]) for index in range(3)]
     fixed = [np.full(len(centres), hertz) for hertz in (3500.0, 4500.0)]
     for hertz, width in zip(moving + fixed, (70, 90, 130, 250, 300), strict=True):
         radius = np.exp(-np.pi * width / RATE)
         b = 2 * radius * np.cos(2 * np.pi * np.minimum(hertz * voice.scale, 7600.0) / RATE)
-        a = 1 - b + radius * radius
-        response *= a[:, None] / (1 - b[:, None] * omega + radius * radius * omega * omega)
-    return response
+        gain *= 1 - b + radius * radius
+        denominator *= (1 + radius * radius * _OMEGA * _OMEGA) - b[:, None] * _OMEGA
+    return gain[:, None] / denominator
 
 
 def _teeth_response(centres: np.ndarray, tracks: _Tracks) -> np.ndarray:
