@@ -10,8 +10,8 @@ Speech2Text, too (CTC, beam 10, all blocks: give real --audio, for a search take
 installed the file that stops by itself. Every engine runs in a process of its own, which is started anew in each repeat, all engines in turn, so
 that whatever else the machine does falls on all alike; medians of the repeats are printed. "first text" counts from the start of
 the process, interpreter and imports included; "peak" is the largest memory that the process ever held. "deciding" is the share of a
-call through all blocks that goes to reading the exits below the last (in torch with their heads, which a graph has inside) and asking
-the policy.
+call that goes to reading exits (in torch with their heads, which a graph has inside) and asking the policy: up to where it stops, and
+through all blocks as if it never did.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         asr.use(FixedExitPolicy(layer))
         asr.recognise([samples])
         times[f"exit {layer}"] = median_of(lambda: asr.recognise([samples]))
-    shares = [share_of_deciding(asr.session, policy, samples) for _ in range(PASSES)]
+    shares = [[share_of_deciding(asr.session, policy, samples, heard) for _ in range(PASSES)] for heard in (True, False)]
     measured = {"load": load, "first": first, "times": times, "peak": peak(), "seconds": len(samples) / asr.sample_rate}
-    return {**measured, "deciding": statistics.median(shares)}
+    return {**measured, "deciding": [statistics.median(of) for of in shares]}
 
 
-def share_of_deciding(session: Any, policy: Any, samples: np.ndarray) -> float:
-    """Of a pass through all blocks, what goes to reading the exits below the last and asking a policy at each."""
-    from espnet_ee.policy.frames import evidence_of
+def share_of_deciding(session: Any, policy: Any, samples: np.ndarray, heard: bool) -> float:
+    """Of a pass up to where a policy stops, or through all blocks if it is not heard, what goes to reading exits and asking it."""
+    from espnet_ee.policy.frames import FrameEvidence
 
     started, spent, passed = time.perf_counter(), 0.0, []
     state = session.start([samples])
@@ -111,10 +111,13 @@ def share_of_deciding(session: Any, policy: Any, samples: np.ndarray) -> float:
         state = session.advance(state)
         asked = time.perf_counter()
         [frames] = session.read(state, [0], frozenset())
-        passed.append(evidence_of(layer, frames, session.blank, policy.reads))
-        policy.should_stop(passed)
+        passed.append(FrameEvidence(layer, frames, session.blank))
+        stops = policy.should_stop(passed)
         spent += time.perf_counter() - asked
-    session.advance(state)
+        if stops and heard:
+            break
+    else:
+        session.advance(state)
     return spent / (time.perf_counter() - started)
 
 
@@ -245,8 +248,10 @@ def show(engine: str, model: Path, runs: list[dict[str, Any]]) -> None:
         milliseconds = statistics.median(one["times"][name] for one in runs) * 1000
         print(f"  {name:<28} {milliseconds:8.1f} ms for {runs[0]['seconds']:.1f} s of audio, features and text included")
     if "deciding" in runs[0]:
-        share = statistics.median(one["deciding"] for one in runs)
-        print(f"  deciding at every exit       {100 * share:8.2f} % of a call through all blocks")
+        heard, never = (100 * statistics.median(shares) for shares in zip(*(one["deciding"] for one in runs), strict=True))
+        print(
+            f"  deciding                     {heard:8.2f} % of a call by the policy, {never:.2f} % if it is asked at every exit"
+        )
 
 
 def main() -> None:

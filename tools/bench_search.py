@@ -83,7 +83,7 @@ def made_lm(path: Path, tokens: Sequence[str], seed: int = 0, size: int = 20_000
 def frames_of(log_probs: np.ndarray) -> Frames:
     """As a session gives them."""
     best = log_probs.max(axis=1)
-    return Frames(log_probs.argmax(axis=1), np.exp(best), best, best, log_probs.shape[1], log_probs)
+    return Frames(log_probs.argmax(axis=1), best, best, log_probs.shape[1], log_probs)
 
 
 def searches(lm: Path | None, tokens: Sequence[str]) -> Iterator[tuple[str, SearchConfig]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,14 +113,17 @@ class _Run:
         going_on = []
         for place, reading in zip(places, readings, strict=True):
             passage = self.active[place]
-            passage.rows.append(self.reader.row(reading, passage.feature_frames))
+            passage.readings.append(reading)
+            passage.evidence.append(reading.evidence)
             passage.seconds.append(elapsed)
             if state.layer == self.reader.word_exit:
                 passage.word_log_probs = reading.frames.log_probs
-            if self._stops(state.layer, [row.evidence for row in passage.rows]):
-                self.results[passage.number] = self.reader.recognition(state, place, reading, passage)
-            else:
-                going_on.append(place)
+            if self._stops(state.layer, passage.evidence):
+                self.results[passage.number] = self.reader.recognition(state, place, passage)
+                continue
+            going_on.append(place)
+            if reading.frames.log_probs is not None:  # large
+                reading.frames = replace(reading.frames, log_probs=None)
         self.active = [self.active[place] for place in going_on]
         return going_on
 

@@ -15,7 +15,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.policy.attending import AttentionConfig, Search
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.frames import FIELDS, Frames, evidence_of
+from espnet_ee.policy.frames import FIELDS, FrameEvidence, Frames, evidence_of, read_of
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.policy.table import EvidenceRow, macs_of_stop
 from espnet_ee.search.align import aligned, chain
@@ -28,13 +28,13 @@ from espnet_ee.text import tokens_to_text
 _WORDS = frozenset({"log_probs"})  # what aligns a text
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Reading:
     """What an exit whose head was read says of one utterance.
 
     Attributes:
-        frames: as the head says them.
-        evidence: what somebody reads of it.
+        frames: as the head says them; without log-probabilities once the utterance has gone on.
+        evidence: what a policy may look at.
         joint: what the attention decoder and the head say together; None: nobody asked so far.
         hypothesis: the text; None: likewise.
     """
@@ -55,7 +55,8 @@ class Passage:
         samples: and as it came.
         word_log_probs: what the exit by which words get their times says of it (T, V); None: not passed, or nobody asks.
         word_macs: multiply-accumulates of that exit's head, where nobody else reads it.
-        rows: the exits that were read.
+        readings: of the exits that were read.
+        evidence: of each.
         seconds: since the batch began, at each of them, divided by the batch's size.
     """
 
@@ -64,7 +65,8 @@ class Passage:
     samples: int = 0
     word_log_probs: np.ndarray | None = None
     word_macs: int = 0
-    rows: list[EvidenceRow] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    evidence: list[ExitEvidence] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
 
@@ -102,15 +104,11 @@ class ExitReader:
         self.nbests = nbest_search(plain, self.nbest, tuple(session.tokens), session.blank) if self.nbest else None
         self.search = search = prepare_search(session, config.search)
         self.reads = FIELDS if keep else policy.reads
+        self.reads_all = bool(self.reads)  # the heads of exits that are passed are read, too
         self.attends_always = isinstance(search, AttentionConfig) and (keep or policy.needs_every_search)
         self.want = frozenset({"log_probs"} if self.nbests or search.needs_log_probs else ()) | (
             self.reads & {"cluster_entropy"}
         )
-
-    @property
-    def reads_all(self) -> bool:
-        """Whether the heads of exits that are passed are read, too."""
-        return self.keep or bool(self.policy.reads)
 
     def read(self, state: SessionState, places: Sequence[int]) -> list[Reading]:
         """Reads the exit that a batch stands at, for some of its rows."""
@@ -148,6 +146,8 @@ class ExitReader:
                 f"policy {self.policy.name}: the model, or its export, has no cluster heads; train them with exit_terms: clusters, or "
                 "choose another policy"
             )
+        if frames.log_probs is None and len(frames.labels):  # else a table would stay as long as the evidence
+            return FrameEvidence(layer, frames, self.session.blank)
         evidence = evidence_of(layer, frames, self.session.blank, self.reads)
         if self.nbests is not None and frames.log_probs is not None:
             evidence = replace(evidence, nbest_scores=self.nbests.scores(frames.log_probs)[: self.nbest])
@@ -167,7 +167,7 @@ class ExitReader:
             reading: of the exit.
             feature_frames: length of the utterance, in the encoder's input frames.
         """
-        macs, hypothesis, evidence = self.session.macs, reading.hypothesis, reading.evidence
+        macs, hypothesis, evidence = self.session.macs, reading.hypothesis, read_of(reading.evidence, self.reads)
         text, confidences = "", tuple[float, ...]()
         if hypothesis is not None:
             tokens = self._strings(hypothesis)
@@ -184,18 +184,19 @@ class ExitReader:
             0 if reading.joint is None else reading.joint.macs,
         )
 
-    def recognition(self, state: SessionState, place: int, reading: Reading, passage: Passage) -> Recognition:
-        """The result of an utterance that stops; its text is made here, and not at the exits it passed.
+    def recognition(self, state: SessionState, place: int, passage: Passage) -> Recognition:
+        """The result of an utterance that stops; its text is made here, as are the lines of all its exits, and not as it passed them:
+        right after a segment everything is several times as dear.
 
         Args:
             state: at the exit.
             place: row of the batch, as it is by now.
-            reading: of this exit.
             passage: up to this exit.
 
         Raises:
             UtteranceError: what the model says of it is not finite.
         """
+        reading = passage.readings[-1]
         frames, layer = reading.frames, state.layer
         if not _is_finite(frames):
             raise UtteranceError(
@@ -206,10 +207,11 @@ class ExitReader:
         joint = reading.joint or self._attend(state, place, frames)
         hypothesis = reading.hypothesis or self._hypothesis(frames, joint)
         tokens = self._strings(hypothesis)
-        last = replace(passage.rows[-1], hypothesis=self._text(tokens))
+        *below, last = (self.row(reading, passage.feature_frames) for reading in passage.readings)
+        last = replace(last, hypothesis=self._text(tokens))
         if joint is not None:
             last = replace(last, evidence=joint.added_to(last.evidence), decoder_macs=joint.macs)
-        rows = (*passage.rows[:-1], last)
+        rows = (*below, last)
         return Recognition(
             text=last.hypothesis,
             tokens=tokens,

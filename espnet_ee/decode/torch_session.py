@@ -31,8 +31,8 @@ from espnet_ee.text import token_type_of
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-Reduced = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Of every real frame, (T,) each: best token, its probability, the logarithm of that, entropy."""
+Reduced = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of every real frame, (T,) each: best token, its log-probability, entropy."""
 
 
 @dataclass(frozen=True)
@@ -257,17 +257,17 @@ def _reduce(logits: torch.Tensor, lengths: Sequence[int]) -> Iterator[Reduced]:
             # A token without any probability adds 0 to the entropy, not 0 * -inf: rare, so looked for afterwards.
             mean = np.vecdot(p, np.maximum(z, np.finfo(z.dtype).min))
         log_sure = np.log(sure)
-        yield labels, sure, log_sure, highest - mean - log_sure
+        yield labels, log_sure, highest - mean - log_sure
 
 
 def _reduce_on_device(logits: torch.Tensor, lengths: Sequence[int]) -> Iterator[Reduced]:
-    """Reduces (B, T, V) where it lies: only four numbers per frame are copied, once for the batch."""
+    """Reduces (B, T, V) where it lies: only three numbers per frame are copied, once for the batch."""
     probabilities = logits.softmax(dim=-1)
     highest, path = logits.max(dim=-1)
     sure = probabilities.gather(-1, path.unsqueeze(-1)).squeeze(-1)
     mean = (probabilities * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(dim=-1)
     log_sure = sure.log()
-    reduced = [values.cpu().numpy() for values in (path, sure, log_sure, highest - mean - log_sure)]
+    reduced = [values.cpu().numpy() for values in (path, log_sure, highest - mean - log_sure)]
     for row, frames in enumerate(lengths):
-        labels, sure_row, log_row, entropy = (values[row, :frames] for values in reduced)
-        yield labels, sure_row, log_row, entropy
+        labels, log_row, entropy = (values[row, :frames] for values in reduced)
+        yield labels, log_row, entropy

@@ -142,6 +142,6 @@ class TorchStretch:
 
 def joined(parts: Sequence[Frames]) -> Frames:
     """Frames one after the other, without what only somebody asks for."""
-    names = ("labels", "confidence", "log_confidence", "entropy")
+    names = ("labels", "log_confidence", "entropy")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return Frames(vocabulary=parts[0].vocabulary, **arrays)

@@ -19,10 +19,12 @@ class Feature:
     Attributes:
         of: the function.
         reads: the fields of :class:`ExitEvidence` that it looks at.
+        most: what it can be at most, of so many exits; it is never below 0, but for the entropy's.
     """
 
     of: Callable[[Sequence[ExitEvidence]], float]
     reads: frozenset[str]
+    most: Callable[[int], float] = lambda exits: math.inf
 
     def __call__(self, evidence: Sequence[ExitEvidence]) -> float:
         return self.of(evidence)
@@ -72,8 +74,8 @@ def decoder_doubt(evidence: Sequence[ExitEvidence]) -> float:
 
 FEATURES: dict[str, Feature] = {
     "log_entropy": Feature(log_entropy, frozenset({"entropy"})),
-    "least_token_doubt": Feature(least_token_doubt, frozenset({"tokens", "token_confidence", "confidence"})),
+    "least_token_doubt": Feature(least_token_doubt, frozenset({"tokens", "token_confidence", "confidence"}), lambda exits: 1.0),
     "changed_tokens": Feature(changed_tokens, frozenset({"tokens"})),
-    "agreeing_exits": Feature(agreeing_exits, frozenset({"tokens"})),
+    "agreeing_exits": Feature(agreeing_exits, frozenset({"tokens"}), lambda exits: exits - 1.0),
     "decoder_doubt": Feature(decoder_doubt, frozenset({"decoder_log_prob"})),
 }

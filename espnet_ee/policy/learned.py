@@ -12,7 +12,7 @@ from typing import ClassVar
 from espnet_ee.errors import UserError
 from espnet_ee.policy.base import ThresholdPolicy
 from espnet_ee.policy.evidence import ExitEvidence
-from espnet_ee.policy.features import FEATURES
+from espnet_ee.policy.features import FEATURES, log_entropy
 
 MOST = 50.0  # far beyond any error rate, and an exponential that floats can hold
 
@@ -67,6 +67,27 @@ class LearnedPolicy(ThresholdPolicy):
     def _terms(self) -> tuple[tuple[float, Callable[[Sequence[ExitEvidence]], float]], ...]:
         """Each weight with its feature."""
         return tuple((weight, FEATURES[name].of) for name, weight in self.weights.items())
+
+    def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:
+        """As of every threshold; most exits that an utterance passes are ruled out by their entropy, before tokens are made."""
+        return not self._goes_on(evidence[-1], len(evidence)) and super().should_stop(evidence)
+
+    def _goes_on(self, exit_: ExitEvidence, exits: int) -> bool:
+        """Whether the entropy is so large that the level is above the threshold, whatever the other features are."""
+        if exit_.layer not in self.intercepts or not math.isfinite(exit_.entropy):
+            return False
+        least = self._least.get(exits)
+        if least is None:
+            others = [(weight, FEATURES[name].most(exits)) for name, weight in self.weights.items() if name != "log_entropy"]
+            least = self._least[exits] = sum(min(0.0, weight * most) for weight, most in others if weight)
+        log_errors = self.intercepts[exit_.layer] + least + self.weights.get("log_entropy", 0.0) * log_entropy([exit_])
+        # A little above the threshold: numbers are rounded, and a confidence may be 1.0001.
+        return math.exp(min(log_errors, MOST)) * self.returns[exit_.layer] > 1.001 * max(0.0, self.threshold)
+
+    @cached_property
+    def _least(self) -> dict[int, float]:
+        """Of all features but the entropy's, what they add at least, by the number of exits so far."""
+        return {}
 
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
         layer = evidence[-1].layer

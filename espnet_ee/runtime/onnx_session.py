@@ -135,7 +135,7 @@ class OnnxSession:
         # These arrays keep ONNX Runtime's memory alive.
         labels, log_confidence = row["label"].numpy()[0, :count], row["log_confidence"].numpy()[0, :count]
         entropy, table = row["entropy"].numpy()[0, :count], row["log_probs"].numpy()[0, :count] if with_table else None
-        return Frames(labels, np.exp(log_confidence), log_confidence, entropy, len(self.tokens), table)
+        return Frames(labels, log_confidence, entropy, len(self.tokens), table)
 
     def _run(self, graph: Any, number: int, row: Values) -> Values:
         signature = self._signatures[number]

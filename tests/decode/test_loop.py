@@ -99,7 +99,7 @@ class FakeSession:
             logits[0] = np.nan
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         labels = p.argmax(-1)
-        return Frames(labels, p.max(-1), np.log(p.max(-1)), -(p * np.log(p)).sum(-1), 4, np.log(p))
+        return Frames(labels, np.log(p.max(-1)), -(p * np.log(p)).sum(-1), 4, np.log(p))
 
 
 def utterances(count: int = 12) -> list[np.ndarray]:

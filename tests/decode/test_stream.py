@@ -56,7 +56,7 @@ class FakeStretch:
 
 def frames_of(labels: np.ndarray) -> Frames:
     sure = np.full(len(labels), 0.9)
-    return Frames(labels, sure, np.log(sure), 1 - sure, 4)
+    return Frames(labels, np.log(sure), 1 - sure, 4)
 
 
 @dataclass

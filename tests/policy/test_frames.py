@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from espnet_ee.policy.evidence import OF_DECODER, ExitEvidence
-from espnet_ee.policy.frames import FIELDS, Frames, evidence_of, spoken_tokens
+from espnet_ee.policy.frames import FIELDS, FrameEvidence, Frames, evidence_of, read_of, spoken_tokens
 from espnet_ee.search.greedy import greedy
 
 # Seven frames, four tokens, blank 0: A A . A . . B of probabilities chosen so that no two statistics are equal.
@@ -31,7 +31,7 @@ def frames_of(probabilities: np.ndarray) -> Frames:
     labels = [max(range(len(row)), key=lambda token: row[token]) for row in probabilities]
     sure = [max(row) for row in probabilities]
     entropy = [-sum(p * math.log(p) for p in row) for row in probabilities]
-    return Frames(np.array(labels, int), np.array(sure), np.log(sure), np.array(entropy), probabilities.shape[1])
+    return Frames(np.array(labels, int), np.log(sure), np.array(entropy), probabilities.shape[1])
 
 
 def test_every_field_by_hand() -> None:
@@ -77,9 +77,22 @@ def test_every_field_that_a_policy_could_read_is_made_of_frames_or_of_a_search()
     assert {field.name for field in fields(ExitEvidence)} == FIELDS | OF_DECODER | {"layer", "frames", "nbest_scores"}
 
 
+def test_evidence_makes_what_is_looked_at_and_is_made_once() -> None:
+    frames = frames_of(PROBABILITIES)
+    evidence, whole = FrameEvidence(2, frames, 0), evidence_of(2, frames, 0, FIELDS)
+    frames.labels = frames.log_confidence = np.zeros(0)  # looked at, either would be missed
+    assert (evidence.layer, evidence.frames, evidence.entropy) == (2, 7, whole.entropy)
+    frames = frames_of(PROBABILITIES)
+    evidence = FrameEvidence(2, frames, 0)
+    assert evidence.tokens == whole.tokens
+    frames.labels = np.zeros(0, int)
+    assert evidence.tokens == whole.tokens and evidence.token_confidence == whole.token_confidence
+    assert read_of(whole, {"entropy"}) is whole
+
+
 def test_nothing_is_known_of_no_frames_nor_of_words_in_silence() -> None:
     none = np.zeros(0)
-    assert repr(evidence_of(2, Frames(none.astype(int), none, none, none, 4), 0, FIELDS)) == repr(ExitEvidence(2))
+    assert repr(evidence_of(2, Frames(none.astype(int), none, none, 4), 0, FIELDS)) == repr(ExitEvidence(2))
     silence = evidence_of(2, frames_of(PROBABILITIES[[2, 4]]), 0, FIELDS)
     assert silence.tokens == () and silence.blank_share == 1.0
     assert math.isnan(silence.spoken_confidence) and math.isnan(silence.token_confidence)
@@ -93,5 +106,8 @@ def test_tokens_of_a_path() -> None:
     assert tokens == () and math.isnan(least)
     broken = np.where(path == 5, math.nan, sure)
     assert math.isnan(spoken_tokens(path, broken, 0)[1]) and spoken_tokens(path, broken, 5)[1] == 0.1
+    once = np.array([math.nan, 0.5, 0.6, 0.1])
+    assert math.isnan(spoken_tokens(np.array([3, 3, 0, 2]), once, 0)[1])  # a later frame's number does not hide it
+    assert math.isnan(spoken_tokens(np.array([3, 3, 0, 2]), once[[1, 0, 2, 3]], 0)[1])
     hypothesis = greedy(frames_of(PROBABILITIES[:2]), 0)
     assert hypothesis.tokens == (1,) and hypothesis.score == pytest.approx(math.log(0.6 * 0.7))

@@ -159,6 +159,31 @@ def test_learned_never_goes_below_an_exit_that_none_below_improves(seed: int, th
     assert choose_exit(replace(hopeless, threshold=-1.0), drawn(seed)) == len(LAYERS) - 1  # which nothing meets
 
 
+@given(seed=seeds, weights=st.tuples(*[st.sampled_from((-0.5, 0.0, 0.4, 1.2))] * len(FEATURES)))
+@settings(deadline=None, max_examples=200)
+def test_what_the_entropy_rules_out_the_level_does_too(seed: int, weights: tuple[float, ...]) -> None:
+    policy = replace(LEARNED, weights=dict(zip(FEATURES, weights, strict=True)))
+    for evidence in (drawn(seed), drawn(seed, 0.1)):
+        for index in range(len(LAYERS)):
+            level = policy.level(evidence[: index + 1])
+            for threshold in (0.0, 0.5, level if level >= 0 else 1.0):
+                asked = replace(policy, threshold=threshold)
+                assert asked.should_stop(evidence[: index + 1]) == (math.isfinite(level) and level <= threshold)
+
+
+def test_learned_looks_at_nothing_but_the_entropy_of_an_exit_that_it_rules_out() -> None:
+    class Exit(ExitEvidence):
+        tokens = property(lambda self: looks.append(self.layer) or ())  # type: ignore[assignment]
+
+        def __init__(self, layer: int, entropy: float) -> None:
+            self.__dict__.update(layer=layer, entropy=entropy, confidence=0.5)
+
+    looks: list[int] = []
+    policy = replace(LEARNED, threshold=0.1, weights={"log_entropy": 1.0, "least_token_doubt": 0.5, "agreeing_exits": -0.1})
+    assert not policy.should_stop([Exit(2, 3.0)]) and not policy.should_stop([Exit(2, 3.0), Exit(4, 2.0)]) and not looks
+    assert policy.should_stop([Exit(2, 3.0), Exit(4, 0.01)]) and set(looks) == {2, 4}
+
+
 @pytest.mark.parametrize("bad", BROKEN)
 def test_learned_takes_no_broken_expectation_for_nothing_to_gain(bad: float) -> None:
     policy = LearnedPolicy(0.5, {"least_token_doubt": 1.0}, {2: 0.0, 4: 0.0}, {2: 0.0, 4: 0.0})

@@ -59,7 +59,7 @@ def lm_score(text: tuple[int, ...]) -> float:
 
 def frames_of(log_probs: np.ndarray) -> Frames:
     best = log_probs.max(-1)
-    return Frames(log_probs.argmax(-1), np.exp(best), best, best, log_probs.shape[1], log_probs)
+    return Frames(log_probs.argmax(-1), best, best, log_probs.shape[1], log_probs)
 
 
 def random_table(frames: int, vocabulary: int, seed: int, sharpness: float = 1.0) -> np.ndarray:

@@ -21,7 +21,7 @@ WORDS = ["<blank>", "A", "BB", "<unk>", "<sos/eos>"]
 
 def frames_of(path: list[int], seed: int = 0) -> Frames:
     log = -np.random.default_rng(seed).exponential(size=len(path))
-    return Frames(np.array(path, int), np.exp(log), log, np.zeros(len(path)), 9)
+    return Frames(np.array(path, int), log, np.zeros(len(path)), 9)
 
 
 VOCABULARIES = {"char": CHARACTERS, "bpe": PIECES, "word": WORDS}

@@ -107,7 +107,7 @@ def test_a_graph_decides_as_the_policy_does(name: str, seed: int, lens: list[int
         evidence = []
         for place, (layer, exit_) in enumerate(zip(LAYERS, exits, strict=False)):
             label, sure, entropy = (exit_[key][row, :count] for key in FRAMES)
-            evidence.append(evidence_of(layer, Frames(label, np.exp(sure), sure, entropy, VOCABULARY), BLANK, FIELDS))
+            evidence.append(evidence_of(layer, Frames(label, sure, entropy, VOCABULARY), BLANK, FIELDS))
             level = getattr(policy, "level", lambda _: 0.0)(evidence)
             if name not in ("patience", "fixed") and abs(level - threshold) < 1e-5 * max(1.0, threshold):
                 continue  # float32 in the graph
