@@ -88,8 +88,8 @@ def test_between_knots_lie_straight_lines_and_beyond_them_the_nearest_holds() ->
 
 
 def test_the_error_is_the_distance_of_what_is_said_and_what_is_right() -> None:
-    said, right = np.array([0.05, 0.05, 0.95, 0.95, 1.0]), np.array([0, 1, 1, 1, 1])
-    assert expected_calibration_error(said, right) == pytest.approx((2 * 0.45 + 3 * 0.1 / 3) / 5)
+    said, right = np.array([0.05, 0.05, 0.95, 0.95, 1.0]), np.array([0, 1, 0, 1, 1])  # too little below, as much too much above
+    assert expected_calibration_error(said, right) == pytest.approx((2 * 0.45 + 3 * 0.3) / 5)
     assert expected_calibration_error(np.array([]), np.array([])) == 0
 
 
