@@ -15,8 +15,11 @@ import yaml
 
 from espnet_ee.__main__ import main
 from espnet_ee.api import EarlyExitASR
+from espnet_ee.data.kaldi_ark import write_ark
+from espnet_ee.decode.loop import recognise
+from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import run
-from espnet_ee.kaldi import read_scp
+from espnet_ee.kaldi import read_scp, write_scp
 from espnet_ee.policy.decoding import DecodingConfig
 from tests import tiny
 
@@ -50,11 +53,11 @@ def recipe(tmp_path_factory) -> Path:
     return folder
 
 
-def infer(recipe: Path, monkeypatch, output: str, *words: str, scp: str = "wav.scp") -> Path:
+def infer(recipe: Path, monkeypatch, output: str, *words: str, scp: str = "wav.scp", kind: str = "sound") -> Path:
     """Runs asr_inference as asr.sh does, in this process."""
     arguments = [
         *("--batch_size", "1", "--ngpu", "0", "--num_workers", "0", "--output_dir", str(recipe / output)),
-        *("--data_path_and_name_and_type", f"{recipe}/{scp},speech,sound"),
+        *("--data_path_and_name_and_type", f"{recipe}/{scp},speech,{kind}"),
         *("--asr_train_config", f"{recipe}/config.yaml", "--asr_model_file", f"{recipe}/model.pth"),
     ]
     monkeypatch.setattr(sys, "argv", ["espnet_ee", "-m", "espnet2.bin.asr_inference", *arguments, *words])
@@ -120,6 +123,30 @@ def test_every_utterance_stops_by_the_policy_and_stage_13_has_its_files(recipe, 
         assert read_scp(output / "utt2exit") == {key: str(result.exit_layer) for key, result in of_job.items()}
         assert read_scp(output / "utt2macs") == {key: str(result.macs) for key, result in of_job.items()}
     assert "policy entropy: 2 utterances, mean exit layer" in capsys.readouterr().out
+
+
+def test_stored_features_need_no_counts(tmp_path, monkeypatch):
+    model = tiny.model(seed=5, frontend=None, frontend_conf={}, input_size=80)
+    tiny.save(
+        tmp_path,
+        model,
+        frontend=None,
+        frontend_conf={},
+        input_size=80,
+        token_type="char",
+        bpemodel=None,
+        use_preprocessor=False,
+    )
+    random = np.random.default_rng(0)
+    features = {f"u{frames}": random.standard_normal((frames, 80)).astype(np.float32) for frames in (50, 91)}
+    write_scp(tmp_path / "feats.scp", write_ark(tmp_path / "feats.ark", features.items()))
+    config = DecodingConfig().changed("fixed", {"exit_layer": 2})
+    expected = {key: recognise(TorchSession(model), config, [matrix])[0] for key, matrix in features.items()}
+    out = infer(
+        tmp_path, monkeypatch, "out", "--policy", "fixed", "--policy_conf", "exit_layer=2", scp="feats.scp", kind="kaldi_ark"
+    )
+    assert best(out, "token_int") == {key: " ".join(map(str, result.token_ids)) for key, result in expected.items()}
+    assert read_scp(out / "utt2macs") == {key: str(result.macs) for key, result in expected.items()}
 
 
 @pytest.mark.parametrize("how", ["configuration", "words"])

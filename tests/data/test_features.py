@@ -16,6 +16,7 @@ from espnet_ee.data import features
 from espnet_ee.data.audio import read_audio
 from espnet_ee.data.datadir import validate_data_dir
 from espnet_ee.data.features import extract_features, frame_shift, read_frontend
+from espnet_ee.data.inputs import read_inputs
 from espnet_ee.data.kaldi_ark import load_scp, write_ark
 from espnet_ee.data.length_filter import filter_lengths
 from espnet_ee.errors import UsageError, UserError
@@ -240,3 +241,19 @@ def test_either_ark_library_writes_what_the_other_does(tmp_path: Path, monkeypat
     assert exact[0] == exact[1]
     # The two round differently when they pack, by one of 255 steps of a column's range at most.
     assert np.abs(packed[0] - packed[1]).max() <= np.ptp(matrix) / 100
+
+
+def test_features_without_their_counts_are_one_line_where_these_are_needed(
+    data_dir: Path, tmp_path: Path, conf_file: Path
+) -> None:
+    """As Kaldi's and stock ESPnet's recipes make them."""
+    out = tmp_path / "dump"
+    extract_features(data_dir, out, conf_file)
+    (out / "utt2num_frames").unlink()
+    assert validate_data_dir(out, "extracted").utt_ids == ["a-1", "a-2", "b-1"]
+    with pytest.raises(UserError, match=r"has feats\.scp, and no utt2num_frames, .*; decode .* with python3 -m espnet_ee"):
+        read_inputs(out, 16000)
+    (out / "wav.scp").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="has neither utt2num_frames nor wav.scp; extract the features again"):
+        filter_lengths(out, tmp_path / "kept", 0.1, 20)
+    assert not (tmp_path / "kept").exists()
