@@ -95,12 +95,51 @@ class _MapOfCall:
         _call.attention = (self, weights)
 
 
+_MOST_SCORES = 1 << 22  # of a head at once: ten minutes of audio have 225 millions
+
+
+def _is_long(module: torch.nn.Module, frames: int) -> bool:
+    """Whether scores are to be computed by and by. Shorter audio has ESPnet's arithmetic to the bit, and so have exports."""
+    if module.training or torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return False
+    return frames**2 > _MOST_SCORES and not getattr(module, "use_sdpa", False) and not getattr(module, "zero_triu", False)
+
+
+def _attend_by_rows(module: Any, value: torch.Tensor, frames: int, mask: torch.Tensor | None, scores_of: Any) -> torch.Tensor:
+    """What ``forward_attention`` gives, a stretch of queries at a time: the scores of all would grow with the square of the length."""
+    rows, parts = max(1, _MOST_SCORES // frames), []
+    for first in range(0, frames, rows):
+        last = min(frames, first + rows)
+        own = mask if mask is None or mask.size(1) == 1 else mask[:, first:last]
+        parts.append(module.forward_attention(value, scores_of(first, last) / math.sqrt(module.d_k), own))
+    return torch.cat(parts, dim=1)
+
+
 class _Attention(_MapOfCall, attention.MultiHeadedAttention):
-    pass
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, *more: Any, **named: Any) -> Any:
+        frames = query.size(1)
+        if more or named or not _is_long(self, frames):
+            return super().forward(query, key, value, mask, *more, **named)
+        q, k, v = self.forward_qkv(query, key, value)
+        return _attend_by_rows(self, v, frames, mask, lambda first, last: q[:, :, first:last] @ k.transpose(-2, -1))
 
 
 class _RelativeAttention(_MapOfCall, attention.RelPositionMultiHeadedAttention):
-    pass
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pos_emb: torch.Tensor, mask: Any) -> Any:
+        frames = query.size(1)
+        if not _is_long(self, frames):
+            return super().forward(query, key, value, pos_emb, mask)
+        q, k, v = self.forward_qkv(query, key, value)
+        p = self.linear_pos(pos_emb).view(pos_emb.size(0), -1, self.h, self.d_k).permute(0, 2, 3, 1)
+
+        def scores_of(first: int, last: int) -> torch.Tensor:
+            rows = q[:, :, first:last]
+            # Of the 2T-1 relative positions those that these queries have to all keys; then each row in its place.
+            near = (rows + self.pos_bias_v[:, None]) @ p[..., frames - last : 2 * frames - 1 - first]
+            padded = torch.nn.functional.pad(near, (1, 0)).view(*near.shape[:2], -1, last - first)
+            return (rows + self.pos_bias_u[:, None]) @ k.transpose(-2, -1) + padded[:, :, 1:].view_as(near)[..., :frames]
+
+        return _attend_by_rows(self, v, frames, mask, scores_of)
 
 
 class _LegacyAttention(_MapOfCall, attention.LegacyRelPositionMultiHeadedAttention):

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_ee.host import compat
 from espnet_ee.host.compat import attention, make_pad_mask, make_pad_masks_linear, nets_utils, with_positions
 from tests import tiny
 
@@ -128,3 +129,23 @@ def test_espnets_own_masks_are_linear():
     lengths = torch.tensor([200_000, 3])  # the square would be 40 GB
     mask = nets_utils.make_pad_mask(lengths, torch.zeros(2, 200_000, 1), 1)
     assert mask.sum().item() == 200_000 - 3
+
+
+@pytest.mark.parametrize("backbone", ["conformer", "transformer", "e_branchformer"])
+@pytest.mark.parametrize("most", [1, 1000])
+def test_scores_of_long_audio_are_computed_by_and_by(monkeypatch: pytest.MonkeyPatch, backbone: str, most: int) -> None:
+    made = tiny.encoder([2, 4], backbone=backbone)
+    torch.manual_seed(0)
+    xs, ilens = torch.randn(2, 403, 80), torch.tensor([403, 250])
+    sizes: list[int] = []
+    rows = compat._attend_by_rows
+    monkeypatch.setattr(compat, "_attend_by_rows", lambda *words: sizes.append(words[2]) or rows(*words))
+    with torch.no_grad():
+        whole = list(made.iter_exits(xs, ilens))
+        assert not sizes  # ESPnet's own arithmetic
+        monkeypatch.setattr(compat, "_MOST_SCORES", most)
+        parts = list(made.iter_exits(xs, ilens))
+    assert len(sizes) == 4 and set(sizes) == {whole[0].hs.size(1)}
+    for one, other in zip(parts, whole, strict=True):
+        for row, length in enumerate(other.olens.tolist()):
+            torch.testing.assert_close(one.hs[row, :length], other.hs[row, :length], atol=2e-5, rtol=1e-4)
