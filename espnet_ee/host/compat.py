@@ -100,7 +100,7 @@ _MOST_SCORES = 1 << 22  # of a head at once: ten minutes of audio have 225 milli
 
 def _is_long(module: torch.nn.Module, frames: int) -> bool:
     """Whether scores are to be computed by and by. Shorter audio has ESPnet's arithmetic to the bit, and so have exports."""
-    if module.training or torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if module.training or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
     return frames**2 > _MOST_SCORES and not getattr(module, "use_sdpa", False) and not getattr(module, "zero_triu", False)
 
