@@ -83,6 +83,7 @@ def test_without_a_map_confidences_stay(value: float) -> None:
 
 def test_between_knots_lie_straight_lines_and_beyond_them_the_nearest_holds() -> None:
     confidences = ConfidenceMap({2: ((0.4, 0.1), (0.6, 0.3), (1.0, 0.9))})
+    assert confidences.to_mapping() == {2: {"said": [0.4, 0.6, 1.0], "right": [0.1, 0.3, 0.9]}}  # as files have it
     values = [0.0, 0.4, 0.5, 0.6, 0.8, 1.0]
     assert [confidences(2, value) for value in values] == pytest.approx([0.1, 0.1, 0.2, 0.3, 0.6, 0.9])
 
