@@ -314,8 +314,44 @@ def test_ngram_scores_are_kenlms(tmp_path: Path) -> None:
         assert own.end(ours) == pytest.approx(kenlm.end(theirs), abs=1e-5)
 
 
+WRITTEN = r"""\data\
+ngram 1=5
+ngram 2=3
+
+\1-grams:
+-99	<s>	-0.3
+-0.7	</s>
+-0.9	A	-0.2
+-0.8	B	-0.1
+-1.5	<unk>
+
+\2-grams:
+-0.2	<s> A
+-0.4	A B
+-0.5	B </s>
+
+\end\
+"""
+
+
+def test_kenlms_binary_is_its_arpa_file(tmp_path: Path) -> None:
+    """kenlm.bin is what KenLM itself (its library's ``write_mmap``, probing) has written of WRITTEN."""
+    pytest.importorskip("kenlm", reason="kenlm-ex is not built for every processor")
+    (tmp_path / "lm.arpa").write_text(WRITTEN)
+    tokens = ("<blank>", "A", "B", "<unk>")
+    binary = open_ngrams(Path(__file__).with_name("kenlm.bin"), tokens, 0, 0.7)
+    arpa = NgramScorer(tmp_path / "lm.arpa", tokens, 0, 0.7)
+    assert isinstance(binary, KenlmScorer)
+    for spoken in itertools.chain.from_iterable(itertools.product((1, 2, 3), repeat=length) for length in range(4)):
+        theirs, ours = binary.start(), arpa.start()
+        for token in spoken:
+            (theirs, score), (ours, added) = binary.step(theirs, token), arpa.step(ours, token)
+            assert added == pytest.approx(score, abs=1e-5)
+        assert arpa.end(ours) == pytest.approx(binary.end(theirs), abs=1e-5)
+
+
 def test_kenlms_binaries_are_told_from_arpa_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is broken, for nothing here makes a whole one."""
+    """One that is broken."""
     path = tmp_path / "lm.bin"
     path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(64))
     with pytest.raises(UserError, match="give the ARPA file"):
