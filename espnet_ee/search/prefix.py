@@ -26,12 +26,16 @@ _Candidate = tuple[float, "_Prefix", float, float]
 
 
 class _Prefix:
-    """Tokens said so far, and the summed probability of their alignments up to a frame, relative to the best prefix's."""
+    """Tokens said so far, and the summed probability of their alignments up to a frame, relative to the best prefix's.
 
-    __slots__ = ("blank", "children", "factor", "is_kept", "parent", "spoken", "state", "token", "total")
+    The scorer multiplies it by ``factor`` for the last token, and by ``most`` at most for a next one (None: not asked yet).
+    """
+
+    __slots__ = ("blank", "children", "factor", "is_kept", "most", "parent", "spoken", "state", "token", "total")
 
     def __init__(self, parent: _Prefix | None, token: int, state: Any, factor: float) -> None:
         self.parent, self.token, self.state, self.factor = parent, token, state, factor
+        self.most: float | None = None
         self.children: dict[int, _Prefix] = {}
         self.total = self.blank = self.spoken = 0.0
         self.is_kept = False
@@ -138,7 +142,8 @@ class PrefixSearch:
         if len(totals) >= self._beam:
             floor = max(floor, totals[0])
         for prefix in beam:
-            most = math.exp(min(self._scorer.most(prefix.state), 700.0)) if self._scorer else 1.0
+            if (most := prefix.most) is None:
+                most = prefix.most = math.exp(min(self._scorer.most(prefix.state), 700.0)) if self._scorer else 1.0
             for token, said in tried:
                 if token == self._blank:
                     continue
@@ -149,10 +154,11 @@ class PrefixSearch:
                         continue
                     break  # the others are less probable still
                 child = prefix.children.get(token)
-                if child is None:
-                    child = prefix.children[token] = self._child(prefix, token)
-                if child.is_kept or (total := reached * child.factor) <= floor:
+                state, factor = self._follow(prefix, token) if child is None else (child.state, child.factor)
+                if (child is not None and child.is_kept) or (total := reached * factor) <= floor:
                     continue
+                if child is None:
+                    child = prefix.children[token] = _Prefix(prefix, token, state, factor)
                 yield total, child, 0.0, total
                 if len(totals) < self._beam:
                     heappush(totals, total)
@@ -161,8 +167,9 @@ class PrefixSearch:
                 if len(totals) >= self._beam and totals[0] > floor:
                     floor = totals[0]
 
-    def _child(self, prefix: _Prefix, token: int) -> _Prefix:
+    def _follow(self, prefix: _Prefix, token: int) -> tuple[Any, float]:
+        """The scorer's state after a further token, and the factor of it."""
         if self._scorer is None:
-            return _Prefix(prefix, token, None, 1.0)
+            return None, 1.0
         state, added = self._scorer.step(prefix.state, token)
-        return _Prefix(prefix, token, state, math.exp(added))
+        return state, math.exp(added)
