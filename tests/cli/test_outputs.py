@@ -175,6 +175,23 @@ def test_processes_change_nothing(model: Path, audio: Path, tmp_path: Path, capf
 
 
 @pytest.mark.process
+def test_processes_of_torch_change_nothing(audio: Path, tmp_path: Path, capfd: Captured) -> None:
+    from tests import tiny  # torch is not needed for the others
+
+    (tmp_path / "torch").mkdir()
+    made = tiny.model(seed=3)
+    made.ctc.ctc_lo.bias.data[0] -= 9.0  # of blanks alone there would be no text
+    tiny.save(tmp_path / "torch", made)
+    capfd.readouterr()  # what ESPnet prints while it is imported
+    said = []
+    for count in (1, 2):
+        transcribe(tmp_path / "torch", audio, "--json", "--batch_size", 2, "--nj", count)
+        said.append([json.loads(line) for line in capfd.readouterr().out.splitlines()])
+    assert said[0] == said[1] and [Path(one["file"]).stem for one in said[0]] == ["a", "b", "c"]
+    assert all(one["text"] for one in said[0])
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=lambda sign: sign.name)
 def test_no_process_outlives_the_command(sign: signal.Signals, model: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 16000 * 3600), 16000)
