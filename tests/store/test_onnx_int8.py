@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from espnet_ee.store import onnx_int8
 from espnet_ee.store.onnx_graphs import trace_segment
 from espnet_ee.store.onnx_int8 import _move_scales, quantised
 from espnet_ee.store.onnx_modules import segments_of
@@ -32,24 +33,68 @@ def traced() -> tuple[torch.nn.Module, onnx.ModelProto]:
     return model, trace_segment(segments_of(model)[1])
 
 
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes no model for a narrow one."""
+    monkeypatch.setattr(onnx_int8, "_NARROW", 0)
+
+
 def product(weights: np.ndarray) -> onnx.ModelProto:
     """A graph of one product."""
     values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "T", size])
-        for name, size in zip("xy", weights.shape, strict=True)
+        for name, size in zip(("hidden", "y"), weights.shape, strict=True)
     ]
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    nodes = [helper.make_node("MatMul", ["hidden", "w"], ["y"])]
     graph = helper.make_graph(nodes, "product", values[:1], values[1:], [numpy_helper.from_array(weights, "w")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def test_int8_is_near(traced: tuple[torch.nn.Module, onnx.ModelProto]) -> None:
+@pytest.mark.parametrize(("narrow", "most"), [(0, 0.02), (WIDTH, 0.004)])
+def test_int8_is_near(
+    traced: tuple[torch.nn.Module, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch, narrow: int, most: float
+) -> None:
+    monkeypatch.setattr(onnx_int8, "_NARROW", narrow)
     model, graph = traced
     feed = onnx_models.features(model, onnx_models.speech((16000,)))
     whole, near = (onnx_models.run(each, feed) for each in (graph, quantised(graph, WIDTH)))
-    assert 0 < np.abs(whole["hidden_out"] - near["hidden_out"]).mean() < 0.02 * np.abs(whole["hidden_out"]).mean()
+    assert 0 < np.abs(whole["hidden_out"] - near["hidden_out"]).mean() < most * np.abs(whole["hidden_out"]).mean()
 
 
+def test_the_first_segment_of_a_narrow_model_takes_activations_in_32_bits(
+    traced: tuple[torch.nn.Module, onnx.ModelProto],
+) -> None:
+    _, graph = traced
+    small, other = quantised(graph, WIDTH), onnx.ModelProto()
+    other.CopyFrom(graph)
+    other.graph.input[0].name = "hidden"
+    for node in other.graph.node:
+        node.input[:] = ["hidden" if name == "x" else name for name in node.input]
+    kinds, others = (Counter(node.op_type for node in each.graph.node) for each in (small, quantised(other, WIDTH)))
+    assert not kinds["MatMulInteger"] and others["MatMulInteger"] == 7
+    assert all(
+        tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT16)
+        for tensor in small.graph.initializer
+        if len(tensor.dims) == 2
+    )
+
+
+def test_what_is_no_products_weight_is_stored_in_16_bits_but_what_they_do_not_serve() -> None:
+    model = product(np.full((64, 30), 0.1, np.float32))
+    added = {"bias": np.full(30, 0.1), "large": np.full(30, 1e5), "few": np.full(1, 0.1), "rates": np.full(30, 1e-3)}
+    model.graph.initializer.extend(numpy_helper.from_array(values.astype(np.float32), name) for name, values in added.items())
+    model.graph.node.extend(
+        helper.make_node("Mul" if name == "rates" else "Add", [name, last], [f"y_{name}"])
+        for name, last in zip(added, ("y", *(f"y_{name}" for name in added)), strict=False)
+    )
+    model.graph.output[0].name = "y_rates"
+    small = quantised(model, 64)
+    assert [tensor.data_type for tensor in small.graph.initializer if list(tensor.dims) == [30]].count(TensorProto.FLOAT16) == 1
+    outputs = onnx_models.run(small, {"hidden": np.ones((1, 5, 64), np.float32)})
+    np.testing.assert_allclose(outputs["y_rates"], (6.4 + 1e5 + 0.2) * 1e-3, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("wide")
 def test_all_but_the_smallest_weights_are_in_8_bits_and_wide_products_computed_so(
     traced: tuple[torch.nn.Module, onnx.ModelProto],
 ) -> None:
@@ -65,7 +110,8 @@ def test_all_but_the_smallest_weights_are_in_8_bits_and_wide_products_computed_s
         shapes[tensor.data_type].add(tuple(tensor.dims))
     assert {(WIDTH, 100), (100, WIDTH), (WIDTH, 3 * WIDTH)} <= shapes[TensorProto.UINT8]
     assert shapes[TensorProto.INT8] == {(WIDTH, WIDTH)}
-    assert all(len(shape) != 2 or np.prod(shape) <= 2048 for shape in shapes[TensorProto.FLOAT])
+    assert all(len(shape) != 2 or np.prod(shape) <= 2048 for shape in shapes[TensorProto.FLOAT16])
+    assert all(len(shape) < 2 for shape in shapes[TensorProto.FLOAT])
 
 
 def test_a_norms_scales_go_into_the_products_behind_it(traced: tuple[torch.nn.Module, onnx.ModelProto]) -> None:
@@ -85,7 +131,7 @@ def test_a_norms_scales_go_into_the_products_behind_it(traced: tuple[torch.nn.Mo
 
 def test_sums_of_large_products_do_not_overflow() -> None:
     rows = np.ones((1, 5, 256), np.float32)
-    outputs = onnx_models.run(quantised(product(np.ones((256, 30), np.float32)), 1), {"x": rows})
+    outputs = onnx_models.run(quantised(product(np.ones((256, 30), np.float32)), 1), {"hidden": rows})
     np.testing.assert_allclose(outputs["y"], 256.0, rtol=1e-3)
 
 
@@ -93,7 +139,7 @@ def test_a_weight_that_two_read_stays_as_it_is() -> None:
     model = product(np.ones((64, 64), np.float32))
     model.graph.node.append(helper.make_node("MatMul", ["y", "w"], ["z"]))
     model.graph.output[0].name = "z"
-    outputs = onnx_models.run(quantised(model, 64), {"x": np.ones((1, 5, 64), np.float32)})
+    outputs = onnx_models.run(quantised(model, 64), {"hidden": np.ones((1, 5, 64), np.float32)})
     np.testing.assert_allclose(outputs["z"], 64.0**2, rtol=1e-6)
 
 
@@ -102,6 +148,6 @@ def test_a_column_of_zeros_stays_one() -> None:
     weights[:, 7] = 0.0
     rows = np.random.default_rng(1).standard_normal((1, 9, 64)).astype(np.float32)
     for width in (1, 64):
-        outputs = onnx_models.run(quantised(product(weights), width), {"x": rows})
+        outputs = onnx_models.run(quantised(product(weights), width), {"hidden": rows})
         assert not outputs["y"][..., 7].any()
         np.testing.assert_allclose(outputs["y"], rows @ weights, atol=0.3)
