@@ -233,6 +233,8 @@ def train(bash, template: Path, tmp_path: Path):
         (tmp_path / "dump" / name).mkdir(parents=True)
         for table in (".content", "text", "utt2spk", "wav.scp"):
             (tmp_path / "dump" / name / table).write_text(f"u {table}\n", encoding="utf-8")
+    for sound in ("wav.scp", "moved"):  # the sounds that wav.scp names
+        (tmp_path / sound).touch()
     (tmp_path / "exp" / "asr").mkdir(parents=True)
     (tmp_path / "exp" / "asr").rmdir()
 

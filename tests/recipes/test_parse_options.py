@@ -272,7 +272,7 @@ def test_an4_says_how_to_name_its_corpus(bash, root, tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--calibrate_targets", "wer_loss=1 macs=20"], "target 'macs=20' is none"),
+        (["--calibrate_targets", "wer_loss=1 macs=20"], "target 'macs=20' cannot be"),
         (["--calibrate_policies", "entropi"], "--policies entropi: is none of"),
         (["--online_policies", "posterior"], "--online posterior: is not among the policies that are calibrated"),
     ],

@@ -128,7 +128,7 @@ def test_units_that_cannot_be_learned_are_a_warning_each_time(workspace: Workspa
         options = (*workspace.speeds, *units, "--asr_config", str(config), "--stage", "5", "--stop_stage", "5")
         said = workspace.run(*options).stderr.splitlines()
         assert len(said) == 2 and all(line.startswith("espnet-ee: warning: ") for line in said)
-        assert re.search(r"\d+ of 40 training utterances .* \(subsampling conv2d8\)", said[0]) and "BPE units" in said[1]
+        assert re.search(r"\d+ of 36 training utterances .* \(subsampling conv2d8\)", said[0]) and "BPE units" in said[1]
 
 
 def test_a_missing_stage_is_named(workspace: Workspace) -> None:

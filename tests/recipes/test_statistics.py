@@ -101,7 +101,8 @@ def stage_10(bash, root: Path, tmp_path: Path):
     (tmp_path / "fake.py").write_text(FAKE, encoding="utf-8")
     for name in ("train", "dev"):
         (tmp_path / "dump" / "raw" / name).mkdir(parents=True)
-        (tmp_path / "dump" / "raw" / name / "wav.scp").write_text("u01 some.wav\nu02 other.wav\n", encoding="utf-8")
+        sounds = f"u01 {tmp_path}/fake.py\nu02 {tmp_path}/fake.py\n"  # that they are there is all that is asked
+        (tmp_path / "dump" / "raw" / name / "wav.scp").write_text(sounds, encoding="utf-8")
         (tmp_path / "dump" / "raw" / name / "text").write_text("u01 GO\nu02 ON\n", encoding="utf-8")
     (tmp_path / "data" / "token_list" / "char").mkdir(parents=True)
     (tmp_path / "data" / "token_list" / "char" / "tokens.txt").write_text("<blank>\nA\nB\n", encoding="utf-8")

@@ -17,9 +17,9 @@ fail() {
 # may be written), and what that says names neither the script nor itself as the reason.
 end_explained=false
 explain_end() {
-    local status=$? command=${BASH_COMMAND%%$'\n'*}
+    local status=$? ended=${BASH_COMMAND%%$'\n'*}
     if [ "${status}" -ne 0 ] && [ "${status}" -ne 130 ] && ! "${end_explained}"; then
-        echo "$(basename "$0"): error: stopped by status ${status} of: ${command} (${FUNCNAME[1]-}); what it said stands above" >&2
+        echo "$(basename "$0"): error: stopped by status ${status} of: ${ended} (${FUNCNAME[1]-}); what it said stands above" >&2
     fi
 }
 
