@@ -50,6 +50,7 @@ from espnet_ee.score.models import compare_models, page_lines
 from espnet_ee.score.points import make_point, read_exits, write_exits
 from espnet_ee.score.runs import read_run
 from espnet_ee.search.arpa import NgramScorer
+from espnet_ee.search.lexicon import read_lexicon
 from espnet_ee.store.onnx_threshold import change_threshold
 from espnet_ee.store.tensors import read_tensors, write_safetensors
 from espnet_ee.store.train_config import check_encoder, read_train_config, sampling_rate
@@ -248,6 +249,10 @@ READERS = {
     "word times": Reader(
         lambda: {"words.ctm": b"u1 1 0.1 0.2 ONE 0.9\n;; x\nu1 1 0.5 0 TWO\n"},
         lambda folder: read_word_times(folder / "words.ctm"),
+    ),
+    "lexicon": Reader(
+        lambda: {"words.txt": b"AB A B\nBAD\nDA D A\n"},
+        lambda folder: list(read_lexicon(folder / "words.txt", ["<blank>", "<unk>", "<space>", *"ABCD", "<sos/eos>"], 0)),
     ),
     "two sets": Reader(
         lambda: {"wav.scp": b"u1 a.wav\nu2 b.wav\nu3 b.wav\n", "text": TEXT, "utt2spk": b"u1 s\nu2 s\nu3 s\n"},

@@ -31,7 +31,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -178,7 +180,7 @@ class Story:
             self.check_experiment(folder)
 
     def check_experiment(self, folder: Path) -> None:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = read_plain(folder / "config.yaml")
         size = config["encoder_conf"]["output_size"]
         for path in folder.glob("*epoch.pth"):
             (norm,) = {value.numel() for name, value in parameters(path).items() if name == "encoder.after_norm.weight"} or {
@@ -192,7 +194,7 @@ class Story:
             if self.finished.setdefault(identity, content) != content:
                 raise Violation(f"{folder}: the finished training was repeated: it has other parameters now")
         if (folder / ".stage12.done").exists():
-            facts = [yaml.safe_load(path.read_text()) for path in folder.glob("decode_*/*/decode.yaml")]
+            facts = [read_plain(path) for path in folder.glob("decode_*/*/decode.yaml")]
             current = {fact["model_digest"] for fact in facts if fact.get("every_exit")}
             if len(current) > 1:
                 raise Violation(f"{folder}: evidence of several models")
@@ -317,7 +319,19 @@ OPERATIONS: dict[str, int] = {
 
 
 def digest(path: Path) -> str:
+    """What a file holds; looked at again when it has changed, for hundreds are asked for after every operation."""
+    state = path.stat()
+    return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, *_: int) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def read_plain(path: Path) -> Any:
+    """Plain YAML, by the quick reader where there is one."""
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def all_files(folder: Path) -> Iterator[Path]:

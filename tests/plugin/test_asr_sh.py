@@ -49,7 +49,7 @@ OPTIONS = """
     --audio_format wav --asr_config conf/train_ee.yaml --inference_asr_model valid.loss.ave.pth
     --inference_config conf/decode_asr.yaml --train_set train --valid_set dev --test_sets test
 """
-UNITS = {"char": "--token_type char ", "bpe": "--token_type bpe --nbpe 16 "}
+UNITS = {"char": "--token_type char ", "bpe": "--token_type bpe --nbpe 8 "}
 # Where there is no sclite: the lines of its that stage 13 and RESULTS.md show.
 SCLITE = """#!/usr/bin/env python3
 import sys
