@@ -134,6 +134,13 @@ def test_units_that_cannot_be_learned_are_a_warning_each_time(workspace: Workspa
 def test_a_missing_stage_is_named(workspace: Workspace) -> None:
     result = workspace.run("--stage", "12", "--asr_tag", "never_trained", status=1)
     assert "run stage 11 first" in result.stderr
+    shapes = next((workspace.folder / "exp").glob("asr_stats_*/train/speech_shape"))
+    whole = shapes.read_bytes()
+    shapes.write_bytes(b"".join(whole.splitlines(keepends=True)[:-3]))  # ESPnet would train on the rest
+    said = workspace.run(*workspace.speeds, "--stage", "11", "--stop_stage", "11", status=1).stderr
+    assert said.endswith("a file was changed or cut since stage 10 made it; run stage 10 first\n") and said.count("\n") == 1
+    assert "statistics; log" in workspace.run(*workspace.speeds, "--stage", "10", "--stop_stage", "11").stdout
+    assert shapes.read_bytes() == whole
     dump = workspace.folder / "dump" / "raw"
     for name, stage in (
         ("train_sp", "train_sp/text is missing; run stage 4 first"),

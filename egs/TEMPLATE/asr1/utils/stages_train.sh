@@ -84,9 +84,18 @@ collect_statistics() {
     need_features
     readarray -t files < <(content_files "${data_feats}/${train_set}" "${valid_dir}")
     wanted=$(identity "$(stage_options 10)"$'\n'"${statistics_config}" "${token_list}" "${files[@]}")
+    statistics_are_whole || rm -f "${asr_stats_dir}/.done"
     is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
     run_once "stage 10: statistics" "${asr_stats_dir}/.done" "${wanted}" "${expdir}/log/$(basename "${asr_stats_dir}").log" \
         make_statistics
+}
+
+# statistics_sums DIR: checksums of what stage 10 made. Of a list of lengths that lost its end ESPnet would train on the rest.
+statistics_sums() { (cd "$1" && cksum train/* valid/*); }
+
+# Are they those that .stage10 holds? (Before it held any, nobody knows.)
+statistics_are_whole() {
+    [ ! -s "${asr_stats_dir}/.stage10" ] || [ "$(<"${asr_stats_dir}/.stage10")" = "$(statistics_sums "${asr_stats_dir}" 2>/dev/null)" ]
 }
 
 # Stage 10 replaces its folder, so that must be its own: .stage10 says so, also where a run was cut off.
@@ -115,7 +124,7 @@ make_statistics() {
             >"${temporary}/${set}/text_shape.${token_type}" || return
     done
     [ -s "${temporary}/train/feats_stats.npz" ] || return
-    touch "${temporary}/.stage10" || return
+    statistics_sums "${temporary}" >"${temporary}/.stage10" || return
     rm -rf "${names[@]/#/${temporary}/}" "${asr_stats_dir}"
     mv "${temporary}" "${asr_stats_dir}"
 }
@@ -164,6 +173,7 @@ need_criterion() {
 train_model() {
     local mark=${asr_exp}/.stage11.done started=${asr_exp}/.stage11.started files wanted valid_dir resumed=false
     need "${asr_stats_dir}/train/speech_shape" 10
+    statistics_are_whole || fail "${asr_stats_dir}: a file was changed or cut since stage 10 made it; run stage 10 first"
     need_sets
     need_features
     need_criterion
