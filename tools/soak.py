@@ -181,6 +181,8 @@ class Story:
 
     def check_experiment(self, folder: Path) -> None:
         config = read_plain(folder / "config.yaml")
+        if config is None and not (folder / ".stage11.done").exists():
+            return  # ESPnet was writing it when it was killed, or the disk full; the next training writes it again
         size = config["encoder_conf"]["output_size"]
         for path in folder.glob("*epoch.pth"):
             (norm,) = {value.numel() for name, value in parameters(path).items() if name == "encoder.after_norm.weight"} or {
