@@ -10,7 +10,10 @@ _NOT_SPOKEN = ("<blank>", "<sos/eos>")
 _UNKNOWN_PIECE = " \u2047 "  # as sentencepiece says it
 _JOINERS = "\u200c\u200d"  # Persian and the scripts of India spell with them
 _MARKS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"  # of the same kind (Cf), but seen
-_READ_AS_BLANK = "\u200b\u200e\u200f\ufeff"  # by sentencepiece, and so in scores
+READ_AS_BLANK = "\u200b\u200c\u200e\u200f\ufeff"
+"""Signs that nobody sees and sentencepiece takes for blanks, and so do scores."""
+INVISIBLE = ("Cc", "Cf")
+"""Unicode's categories of signs that nobody sees."""
 READABLE = ("char", "bpe", "word", "phn")
 """The types of tokens that become text here; those of other packages' tokenisers do not."""
 
@@ -65,7 +68,7 @@ def invisible_signs(text: str) -> str:
     if text.isascii() and text.isprintable():
         return ""
     kinds = ((sign, unicodedata.category(sign)) for sign in text if not sign.isspace())
-    return "".join(sign for sign, kind in kinds if kind in ("Cc", "Cf") and sign not in _JOINERS + _MARKS)
+    return "".join(sign for sign, kind in kinds if kind in INVISIBLE and sign not in _JOINERS + _MARKS)
 
 
 def without_invisible(text: str) -> str:
@@ -76,7 +79,7 @@ def without_invisible(text: str) -> str:
     """
     signs = invisible_signs(text)
     for sign in signs:
-        text = text.replace(sign, " " if sign in _READ_AS_BLANK else "")
+        text = text.replace(sign, " " if sign in READ_AS_BLANK else "")
     return " ".join(text.split()) if signs else text
 
 

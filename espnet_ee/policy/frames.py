@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -139,7 +140,8 @@ def spoken_tokens(labels: np.ndarray, sure: np.ndarray, blank: int) -> tuple[tup
     """
     tokens = []
     least, best, last = math.inf, math.inf, blank
-    for label, here in zip(labels.data, sure.data, strict=True):
+    # A blank at the end, so that the last token ends like the others.
+    for label, here in chain(zip(labels.data, sure.data, strict=True), ((blank, math.nan),)):
         if label != last:
             if last != blank and not least <= best and least == least:  # of NaN neither holds, so it stays
                 least = best
@@ -148,8 +150,6 @@ def spoken_tokens(labels: np.ndarray, sure: np.ndarray, blank: int) -> tuple[tup
                 tokens.append(label)
         elif not here <= best and best == best:
             best = here
-    if last != blank and not least <= best and least == least:
-        least = best
     return tuple(tokens), least if tokens else math.nan
 
 

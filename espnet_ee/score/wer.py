@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from espnet_ee.errors import UserError
+from espnet_ee.text import INVISIBLE, READ_AS_BLANK
 
 if TYPE_CHECKING:
     import jiwer
 
 Unit = Literal["word", "character"]
-_BLANKS = str.maketrans(dict.fromkeys("\u200b\u200c\u200e\u200f\ufeff\u2581", " "))
-_INVISIBLE = ("Cc", "Cf")
+_BLANKS = str.maketrans(dict.fromkeys(READ_AS_BLANK + "\u2581", " "))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def normal_form(text: str) -> str:
     'fin été ok'
     """
     if not _is_plain(text):
-        shown = (sign for sign in text.translate(_BLANKS) if sign.isspace() or unicodedata.category(sign) not in _INVISIBLE)
+        shown = (sign for sign in text.translate(_BLANKS) if sign.isspace() or unicodedata.category(sign) not in INVISIBLE)
         text = unicodedata.normalize("NFKC", "".join(shown))
     return " ".join(text.split())
 
@@ -117,7 +117,7 @@ def normal_form(text: str) -> str:
 def invisible_characters(texts: Iterable[str]) -> int:
     """How many characters :func:`normal_form` leaves out or reads as blanks although nobody sees them."""
     signs = (sign for text in texts if not _is_plain(text) for sign in text)
-    return sum(not sign.isspace() and unicodedata.category(sign) in _INVISIBLE for sign in signs)
+    return sum(not sign.isspace() and unicodedata.category(sign) in INVISIBLE for sign in signs)
 
 
 def _is_plain(text: str) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -106,10 +107,15 @@ def _take_light_products(graph: GraphProto, most: int, few: int) -> list[str]:
             if count > few:
                 nodes += _restored(graph, tensor)
         nodes.append(node)
+    _set_nodes(graph, nodes)
+    return kept
+
+
+def _set_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Gives a graph these nodes; its own among them are copied, for they go with the list that they are in."""
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     graph.ClearField("node")
     graph.node.extend(copies)
-    return kept
 
 
 def _own_weights(graph: GraphProto) -> dict[str, TensorProto]:
@@ -148,6 +154,4 @@ def _halve(graph: GraphProto) -> None:
             if np.abs(values).max() <= np.finfo(np.float16).max:
                 tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_16"))
                 casts.append(helper.make_node("Cast", [f"{name}_16"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *(NodeProto.FromString(node.SerializeToString()) for node in graph.node)]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
+    _set_nodes(graph, [*casts, *graph.node])
