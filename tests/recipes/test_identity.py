@@ -217,6 +217,7 @@ set -euo pipefail
 . {template}/utils/stages_data.sh
 . {template}/utils/stages_train.sh
 need() {{ :; }}
+need_statistics() {{ :; }}
 feats_type=raw model_file=exp/asr/model inference_asr_model=${{4:-valid.loss.ave.pth}} chosen_by=(valid.loss)
 stage_options() {{ echo "seed=$seed"; }}
 run_training() {{ echo "trains, resumed: $1"; echo epoch >>"$asr_exp/model"; [ ! -e crash ]; }}

@@ -152,6 +152,30 @@ def test_a_missing_stage_is_named(workspace: Workspace) -> None:
         assert said.startswith("asr_ee.sh: error: ") and said.endswith(f"{stage}\n") and said.count("\n") == 1  # no traceback
 
 
+def test_statistics_of_what_was_before_are_refused(workspace: Workspace) -> None:
+    """Another training set of stage 4, or another frontend: ESPnet would end in a KeyError, or normalise by other features."""
+    stages = ("--stage", "11", "--stop_stage", "11", "--asr_tag", "stale")
+    longest = ("--max_wav_duration", "1.5", "--stage", "4", "--stop_stage", "4")
+    workspace.run(*workspace.speeds, *longest)
+    said = [workspace.run(*workspace.speeds, *stages, status=1).stderr]
+    stats = workspace.folder / "exp" / "asr_stats_raw_char_sp"
+    theirs = workspace.folder / "their statistics"  # made by somebody else: only the utterances can be compared
+    shutil.copytree(stats, theirs, ignore=shutil.ignore_patterns(".*"))
+    other = ("--asr_stats_dir", str(theirs))
+    foreign = workspace.run(*workspace.speeds, *stages, *other, status=1).stderr
+    assert "train/speech_shape names other utterances than" in foreign and foreign.count("\n") == 1
+    workspace.run(*workspace.speeds, "--stage", "4", "--stop_stage", "4")
+    said.append(workspace.run(*workspace.speeds, *stages, "--asr_args", "--frontend_conf n_fft=400", status=1).stderr)
+    for line in said:
+        assert line.endswith("than those of now; run stage 10 first\n") and line.count("\n") == 1
+    (theirs / "valid" / "text_shape.char").unlink()
+    foreign = workspace.run(*workspace.speeds, *stages, *other, status=1).stderr
+    assert foreign.endswith("text_shape.char is missing; run stage 10 first\n")
+    shutil.rmtree(theirs)
+    assert not (workspace.folder / "exp/asr_stale").exists()
+    assert "training: done, skipped" in workspace.run(*workspace.speeds, "--stage", "11", "--stop_stage", "11").stdout
+
+
 def test_every_stage_left_its_files(whole: Workspace) -> None:
     for name in (
         "data/train/wav.scp",

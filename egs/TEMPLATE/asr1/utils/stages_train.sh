@@ -78,16 +78,44 @@ need_features() {
 
 # Stage 10.
 collect_statistics() {
-    local files wanted valid_dir
+    local wanted valid_dir
     need "${token_list}" 5
     need_sets
     need_features
-    readarray -t files < <(content_files "${data_feats}/${train_set}" "${valid_dir}")
-    wanted=$(identity "$(stage_options 10)"$'\n'"${statistics_config}" "${token_list}" "${files[@]}")
+    wanted=$(statistics_identity)
     statistics_are_whole || rm -f "${asr_stats_dir}/.done"
     is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
     run_once "stage 10: statistics" "${asr_stats_dir}/.done" "${wanted}" "${expdir}/log/$(basename "${asr_stats_dir}").log" \
         make_statistics
+}
+
+# What the statistics are made from: options, tokens and the sets as they are now.
+statistics_identity() {
+    local files
+    readarray -t files < <(content_files "${data_feats}/${train_set}" "${valid_dir}")
+    identity "$(stage_options 10)"$'\n'"${statistics_config}" "${token_list}" "${files[@]}"
+}
+
+# need_statistics: those of the data and options of now. Of somebody else's only the utterances can be compared.
+need_statistics() {
+    local set name
+    if [ -f "${asr_stats_dir}/.stage10" ]; then
+        is_done "${asr_stats_dir}/.done" "$(statistics_identity)" ||
+            fail "${asr_stats_dir}: these statistics are of other data, tokens or options than those of now; run stage 10 first"
+        return 0
+    fi
+    for set in "train ${data_feats}/${train_set}" "valid ${valid_dir}"; do
+        for name in speech_shape "text_shape.${token_type}"; do
+            need "${asr_stats_dir}/${set%% *}/${name}" 10
+            same_utterances "${asr_stats_dir}/${set%% *}/${name}" "${set#* }/text" ||
+                fail "${asr_stats_dir}/${set%% *}/${name} names other utterances than ${set#* }/text; make these statistics again"
+        done
+    done
+}
+
+# same_utterances TABLE TABLE: ESPnet trains on those of the first, and ends in a traceback where the second lacks one.
+same_utterances() {
+    cmp -s <(awk '{ print $1 }' <"$1" | LC_ALL=C sort) <(awk '{ print $1 }' <"$2" | LC_ALL=C sort)
 }
 
 # statistics_sums DIR: checksums of what stage 10 made. Of a list of lengths that lost its end ESPnet would train on the rest.
@@ -187,6 +215,7 @@ train_model() {
         log "stage 11: training: done, skipped"
         return 0
     fi
+    need_statistics
     if is_same_training "${started}" "${wanted}"; then
         refuse_fewer_epochs "${mark}"
         resumed=true
