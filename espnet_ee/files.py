@@ -183,14 +183,19 @@ def read_lines(path: str | Path) -> list[str]:
         raise UserError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
     if lines and not lines[-1]:
         lines.pop()
-    if lines and lines[0].startswith("\ufeff"):
-        raise UserError(f"{path}:1: begins with a byte order mark; remove it (sed -i '1s/^\\xef\\xbb\\xbf//')")
+    refuse_mark(path, lines[0] if lines else "")
     for number, text in enumerate(lines, 1):
         if "\r" in text:
             raise UserError(f"{path}:{number}: ends with a carriage return; convert the file (sed -i 's/\\r$//')")
         if "\0" in text:
             raise UserError(f"{path}:{number}: holds a NUL sign, so it is damaged or no text; make the file again")
     return lines
+
+
+def refuse_mark(path: str | Path, line: str) -> None:
+    """Raises UserError if the first line of a file begins with Windows' mark."""
+    if line.startswith("\ufeff"):
+        raise UserError(f"{path}:1: begins with a byte order mark; remove it (sed -i '1s/^\\xef\\xbb\\xbf//')")
 
 
 def files_digest(paths: Sequence[str | Path]) -> str:

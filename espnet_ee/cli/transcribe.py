@@ -150,7 +150,7 @@ def _transcribe(options: argparse.Namespace) -> None:
         # It takes a reading of all parameters.
         identity = None if controller or options.out is None else identity_of(recogniser, options)
         outputs = Outputs(options, len(files) > 1, identity)
-        left = outputs.left(list(dict.fromkeys(files)) if options.out else files)
+        left = outputs.left(list(dict.fromkeys(files)) if options.out or options.format == "ctm" else files)
         if len(left) < len(files):
             problems.say(f"{len(files) - len(left)} of {len(files)} transcripts are in {options.out} already, and stay")
         _transcribe_files(options, left, outputs, recogniser, controller, problems, hotwords, stack)
@@ -235,22 +235,27 @@ def _check_output(options: argparse.Namespace, files: Sequence[AudioFile]) -> No
     if options.out is None:
         if options.format in ONE_BY_ONE and len(files) > 1:
             raise UsageError(f"--format {options.format}: of several recordings, name a folder for them: --out DIR")
+        if options.format == "ctm":
+            _refuse_one_name(files, "be one recording of the ctm; name a folder for them (--out DIR)")
         return
     try:
         options.out.mkdir(parents=True, exist_ok=True)  # before anything is computed
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be made a folder ({error.strerror}); give another") from None
-    before: dict[str, AudioFile] = {}
     for file in files:
         if "/" in file.stem:
             raise UsageError(f"--out: {file.name} is to name a file, and holds a /; give it another id")
         if len(os.fsencode(file.stem)) + 5 > _LONGEST:
             raise UsageError(f"--out: {file.name} is too long for a file's name; give it an id by a list (.scp)")
-        if before.setdefault(file.stem, file) != file:
-            raise UsageError(
-                f"--out: {before[file.stem].name} and {file.name} would become one file; transcribe them into two folders, "
-                "or give them ids by a list (.scp)"
-            )
+    _refuse_one_name(files, "become one file of --out; transcribe them into two folders")
+
+
+def _refuse_one_name(files: Sequence[AudioFile], what: str) -> None:
+    before: dict[str, AudioFile] = {}
+    for file in files:
+        other = before.setdefault(file.stem, file)
+        if other != file:
+            raise UsageError(f"{other.name} and {file.name} would {what}, or give them ids by a list (.scp)")
 
 
 def _hotwords(options: argparse.Namespace) -> dict[str, float]:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -74,6 +75,12 @@ def open_journal(out: Path, identity: Mapping[str, Any]) -> Iterator[Journal]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{out}: another process is decoding into it; wait for its end or give another folder") from None
+        except OSError as error:
+            print(
+                f"warning: {out}: cannot be locked ({error.strerror}): start no second process there",
+                file=sys.stderr,
+                flush=True,
+            )
         journal = Journal(stream)
         _read(journal, stream, first)
         try:

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import is_file
+from espnet_ee.files import is_file, refuse_mark
 from espnet_ee.policy.searching import is_kenlm_binary
 from espnet_ee.search.scorer import most_of
 
@@ -41,11 +41,13 @@ def read_arpa(path: str | Path) -> Iterator[Entry]:
     try:
         with open(path, encoding="utf-8") as stream:
             lines = ((number, line) for number, line in enumerate(stream, 1) if not line.isspace())
-            if next(lines, (0, ""))[1].strip() != _HEAD:
+            head = next(lines, (0, ""))[1].strip()
+            refuse_mark(path, head)  # KenLM does not read it either
+            if head != _HEAD:
                 raise UserError(f"{path}: does not begin with {_HEAD}, so it is no ARPA file; give one")
             yield from _entries(path, lines)
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8, so it is no ARPA file; give one") from None
+        raise UserError(f"{path}: not UTF-8, so it is no ARPA file; give one (unpacked, if it was packed)") from None
 
 
 def _entries(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Entry]:

@@ -200,6 +200,10 @@ def test_every_format_into_a_folder(experiment: Path, recordings: list[Path], tm
     (tmp_path / recordings[0].name).write_bytes(recordings[0].read_bytes())
     with pytest.raises(UsageError, match="one file"):
         transcribe(experiment, recordings[0], tmp_path / recordings[0].name, "--out", tmp_path / "out")
+    with pytest.raises(UsageError, match="one recording of the ctm"):
+        transcribe(experiment, recordings[0], tmp_path / recordings[0].name, "--format", "ctm")
+    transcribe(experiment, recordings[0], recordings[0], "--format", "ctm")  # a word is there once
+    assert capsys.readouterr().out == (tmp_path / "out" / f"{recordings[0].stem}.ctm").read_text()
 
 
 def test_nothing_to_do_needs_no_model(tmp_path: Path, capsys: Captured) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -376,6 +377,18 @@ def test_the_journal_of_other_settings_is_begun_anew_and_one_in_use_is_refused(
             decode_sets(options, load)
     decode_sets(replace(options, batch_size=5), load)
     assert "goes on after" not in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_is_decoded_into(options, load, monkeypatch, capsys) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    options = replace(options, calibration=None, every_exit=True, data=options.data[:1])
+    decode_sets(options, load)
+    said = capsys.readouterr().err
+    assert "decode_every_exit/dev: cannot be locked (No locks available): start no second process there\n" in said
+    assert (options.out / "decode_every_exit/dev/decode.yaml").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -315,3 +315,16 @@ def test_a_second_run_into_a_folder_is_refused_until_the_first_ends(bash, templa
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     assert bash("some/data", text=text).stdout == "locked\n"
+
+
+def test_a_file_system_without_locks_is_no_second_run(bash, template: Path, tmp_path: Path) -> None:
+    """As flock ends on Lustre without its mount option, on some NFS."""
+    (tmp_path / "flock").write_text("#!/bin/sh\necho 'flock: 10: Function not implemented' >&2\nexit 65\n", encoding="utf-8")
+    (tmp_path / "flock").chmod(0o755)
+    text = LOCK.format(template=template, work="unlock_folders")
+    result = bash("some/data", text=text, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert result.returncode == 0 and result.stdout == "locked\n"
+    assert result.stderr == (
+        "script.sh: warning: some/data cannot be locked, so nothing keeps a second run out of it: start none "
+        "(its file system has no locks? flock: 10: Function not implemented)\n"
+    )

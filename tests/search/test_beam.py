@@ -259,6 +259,7 @@ class TestTheSearchOfAConfiguration:
     def test_what_is_no_language_model_of_the_tokens_is_one_line(self, arpa: str, tmp_path: Path, capfd) -> None:
         broken = {
             "text": ("HELLO\n", "no ARPA file"),
+            "mark": ("\ufeff" + ARPA, "mark.arpa:1: begins with a byte order mark; remove it"),
             "cut": (ARPA[:-8], "cut.arpa:17: .*is missing, so the ARPA file is damaged"),
             "few": (ARPA.replace("-0.7\tB\t-0.1\n", ""), "1 n-grams of order 1 are missing"),
             "many": (ARPA.replace("ngram 2=4", "ngram 2=3"), "more n-grams of order 2"),

@@ -105,13 +105,16 @@ run_once() {
 # this script, however that ends, and with the processes that it has started.
 lock_handles=()
 lock_folder() {
-    local handle file
+    local handle file reason status=0
     file=$(dirname "$1")/.$(basename "$1").lock
     mkdir -p "$(dirname "$1")"
     exec {handle}<>"${file}"
     # What was killed a moment ago may still be about to go.
-    if ! flock --timeout "${ESPNET_EE_LOCK_SECONDS:-3}" "${handle}"; then
+    reason=$(flock --timeout "${ESPNET_EE_LOCK_SECONDS:-3}" "${handle}" 2>&1) || status=$?
+    if [ "${status}" -eq 1 ]; then
         fail "$1 is in use by $(head -n 1 "${file}"); wait for its end, or give another '--$2'"
+    elif [ "${status}" -ne 0 ]; then
+        echo "$(basename "$0"): warning: $1 cannot be locked, so nothing keeps a second run out of it: start none (its file system has no locks? ${reason})" >&2
     fi
     printf '%s\n' "process $$ on $(hostname) since $(date '+%Y-%m-%dT%H:%M:%S') (or what it has started)" >"${file}"
     lock_handles+=("${handle}")
