@@ -320,9 +320,10 @@ def _resolve(policy: Policy, configs: Mapping[str, DecodingConfig]) -> tuple[str
         raise UsageError(f"policy {str(policy)!r}: no such file, and the model came with {known}")
     try:
         config = DecodingConfig.from_mapping({"policy": str(policy)}, "policy")
-        of_model = next(iter(configs.values()), config)  # what was measured of its words is no policy's
-        words = {key: getattr(of_model, key) for key in ("confidences", "word_exit", "word_shift")}
-        return None, replace(config, **words)
+        # What was measured of the model's words is no policy's: any of its configurations that has it tells it.
+        said = next((known for known in configs.values() if known.confidences.knots), config)
+        timed = next((known for known in configs.values() if known.word_exit or any(known.word_shift)), config)
+        return None, replace(config, confidences=said.confidences, word_exit=timed.word_exit, word_shift=timed.word_shift)
     except UserError:
         needed = ", ".join(required_settings(str(policy)))
         raise UsageError(

@@ -210,6 +210,8 @@ def test_the_last_exit_by_name_tells_words_as_the_models_policies_do(asr: EarlyE
     }
     named = EarlyExitASR(asr.session, 16000, "fixed", {"fast": DecodingConfig(FixedExitPolicy(1), **words)})
     assert named.config == DecodingConfig(FixedExitPolicy(4), **words) and named.policy_name == "fixed"
+    own = {"mine": DecodingConfig(EntropyPolicy(0.1)), **named.configs}  # put beside them by hand: it knows nothing of words
+    assert EarlyExitASR(asr.session, 16000, "fixed", own).config == named.config
 
 
 def test_a_broken_model_says_so(model: torch.nn.Module) -> None:

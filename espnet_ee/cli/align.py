@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from espnet_ee.cli.parser import Parser, add_model
 from espnet_ee.cli.recogniser import quiet
-from espnet_ee.cli.reports import Problems
+from espnet_ee.cli.reports import Problems, write_text
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,26 +49,20 @@ def _align(options: argparse.Namespace) -> None:
         raise UsageError("--audio and --text belong together")
     from espnet_ee.decode.alignment import Aligner
     from espnet_ee.decode.formats import ctm_lines
-    from espnet_ee.policy.decoding import DecodingConfig
 
     with quiet():
         from espnet_ee.api import EarlyExitASR
 
         recogniser = EarlyExitASR.from_pretrained(options.model, "fixed", options.device, options.engine)
-    configs = recogniser.configs.values()  # those of a calibration agree on when words are said
-    timed = next((config for config in configs if config.word_exit or any(config.word_shift)), DecodingConfig())
-    layer = timed.word_exit if options.exit_layer is None else options.exit_layer
-    aligner, problems, lines = Aligner(recogniser.session, layer, timed.word_shift), Problems(), []
+    config = recogniser.config
+    layer = config.word_exit if options.exit_layer is None else options.exit_layer
+    aligner, problems, lines = Aligner(recogniser.session, layer, config.word_shift), Problems(), []
     for name, text, samples in _utterances(options, recogniser, problems):
         try:
             lines.append(ctm_lines(name, aligner(samples, text)))
         except UserError as error:
             problems.fail(UserError(f"{name}: {error}"))
-    if options.out is None:
-        print("".join(lines), end="")
-    else:
-        with atomic_write(options.out) as stream:
-            stream.write("".join(lines))
+    write_text(options.out, "".join(lines))
     if problems.count:
         raise SystemExit(1)
 

@@ -1,14 +1,25 @@
-"""What is said on stderr while files are worked through: mistakes, notes, and how far a long run is."""
+"""What commands tell: texts, and on stderr, while files are worked through, mistakes, notes, and how far a long run is."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from espnet_ee.errors import UserError
+from espnet_ee.files import atomic_write
 
 _SOON, _LATER, _EVERY = 2.0, 30.0, 30.0  # seconds: on a terminal a run is long from the first on, in a log from the second
+
+
+def write_text(path: Path | None, text: str) -> None:
+    """Into a file, whole or not at all, or to stdout."""
+    if path is None:
+        print(text, end="")
+        return
+    with atomic_write(path) as stream:
+        stream.write(text)
 
 
 class Progress:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.reports import write_text
 from espnet_ee.errors import UsageError
-from espnet_ee.files import atomic_write, refuse_other_folder
+from espnet_ee.files import refuse_other_folder
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.registry import POLICIES
 from espnet_ee.score.fit import DEFAULT_FEATURES
@@ -141,7 +142,7 @@ def _replay(options: argparse.Namespace) -> None:
         raise UsageError("give at least one --policy or --config")
     _refuse_input(options.out, [options.evidence, options.text])
     grid = read_grid(options.evidence, options.text)
-    _write(options.out, replay_table(grid, options.policy, options.config, options.thresholds))
+    write_text(options.out, replay_table(grid, options.policy, options.config, options.thresholds))
 
 
 def add_compare(parser: Parser) -> None:
@@ -167,7 +168,7 @@ def _compare(options: argparse.Namespace) -> None:
         raise UsageError("--evidence, --other and --text: give the same number of files for each")
     files = zip(options.evidence, options.other, texts, strict=True)
     pairs = [(read_grid(first, text), read_grid(second, text)) for first, second, text in files]
-    _write(options.out, comparison_page(pairs, tuple(options.names), options.title, options.note))
+    write_text(options.out, comparison_page(pairs, tuple(options.names), options.title, options.note))
 
 
 def add_compare_models(parser: Parser) -> None:
@@ -203,12 +204,3 @@ def _refuse_input(out: Path | None, inputs: Iterable[Path | None]) -> None:
     """Raises UsageError where the file to be written is one that is read."""
     if out is not None and out.resolve() in {path.resolve() for path in inputs if path is not None}:
         raise UsageError(f"--out {out}: is one of the files to be read; give another name")
-
-
-def _write(path: Path | None, text: str) -> None:
-    """Into a file, whole or not at all, or to stdout."""
-    if path is None:
-        print(text, end="")
-        return
-    with atomic_write(path) as stream:
-        stream.write(text)
