@@ -16,6 +16,9 @@ from espnet_ee.kaldi import read_scp, write_scp
 MARK = ".made_by_espnet_ee"
 """In every directory of ours: the files at its top and their checksums. It may be replaced as long as they are the same."""
 
+SOUNDS = "data"
+"""The one folder in a directory of ours: audio or features."""
+
 
 @dataclass
 class DataDirDraft:
@@ -65,6 +68,9 @@ def refuse_to_replace(out: Path) -> None:
     remedy = "move it away or give another folder"
     if not (out / MARK).is_file():
         raise UserError(f"{out}: exists and was not made by this command; {remedy}")
+    other = next((path for path in sorted(out.iterdir()) if path.is_dir() and path.name != SOUNDS), None)
+    if other is not None:
+        raise UserError(f"{other}: was put into {out}, and would be lost; {remedy}")
     checksums = read_scp(out / MARK)
     for path in _files(out):
         if checksums.get(path.name) != _checksum(path):

@@ -49,7 +49,9 @@ def filter_lengths(source: Path, out: Path, min_seconds: float, max_seconds: flo
         data, tables = new.source, new.draft.tables
         survivors = choose_survivors(data, durations(data, rate), min_seconds, max_seconds)
         if not survivors.kept:
-            raise UserError(f"{source}: {survivors}; widen --min_seconds and --max_seconds or check --fs")
+            without = len(survivors.dropped["without text"]) == len(data.utt_ids)
+            remedy = "add the transcripts" if without else "widen --min_seconds and --max_seconds or check --fs"
+            raise UserError(f"{source}: {survivors}; {remedy}")
         for name, table in data.tables.items():
             if name != "wav.scp" or "segments" not in data.tables:
                 tables[name] = {utt_id: table[utt_id] for utt_id in survivors.kept}

@@ -70,7 +70,10 @@ def make_samples(
     if len(set(names)) != len(names) or not names:
         raise UsageError(f"features {' '.join(names) or 'none'}: name at least one, each once")
     if len(evidence) < 2 or len(layers) < 2:
-        raise UserError(f"{len(evidence)} utterances with {len(layers)} exits: too few to fit the learned policy on")
+        raise UserError(
+            f"{len(evidence)} utterances with {len(layers)} exits: too few to fit the learned policy on; take a larger development set, "
+            "or leave learned out (--policies entropy confidence patience; of a recipe --calibrate_policies and --online_policies)"
+        )
     values = [
         [[FEATURES[name](exits[: index + 1]) for name in names] for index in range(len(layers) - 1)] for exits in evidence
     ]

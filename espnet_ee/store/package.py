@@ -18,7 +18,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_ee import __version__
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.exported import FOLDER as ONNX
-from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
+from espnet_ee.files import atomic_dir, files_digest, refuse_other_folder, write_yaml
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.hub import model_folder
 from espnet_ee.policy.decoding import DecodingConfig
@@ -35,6 +35,8 @@ from espnet_ee.store.train_config import copy_needed_files, read_train_config, s
 # Of a training's configuration: where its data were and where it wrote. Nobody else needs to know.
 _PRIVATE = ("config", "output_dir", "init_param", "train_data_path_and_name_and_type", "valid_data_path_and_name_and_type",
             "train_shape_file", "valid_shape_file", "non_linguistic_symbols")  # fmt: skip
+MADE = "made"
+"""In a package's description: its files as they were packed, with their checksums."""
 DOWNLOADED = ("config.yaml", MODEL_FILE, DESCRIPTION, f"{PREFIX}*.yaml", "*.npz", "*.model", "*.arpa", "lexicon*.txt")
 
 
@@ -80,6 +82,7 @@ def pack_model(
     """
     out = Path(out)
     refuse_other_folder(out, (DESCRIPTION,), (train_config, model_file, *configs))
+    _refuse_changed(out)
     config = from_interctc(read_train_config(train_config))
     model = load_model(train_config, model_file)
     described = _read_configs(configs, model.encoder.exit_layers)
@@ -93,14 +96,32 @@ def pack_model(
         described = write_configs(folder, described)
         made_by = {"espnet_ee": __version__, "espnet": espnet_version()}
         default = next(iter(described), None)
-        write_yaml(folder / DESCRIPTION, {"format": FORMAT, "default": default, **made_by})
         if exits_csv is not None:
             (folder / "exits.csv").write_bytes(Path(exits_csv).read_bytes())
         if onnx is not None:
             shutil.copytree(onnx, folder / ONNX)
         write_card(folder / "README.md", card, packed, model, described, default, exits_csv, exported)
+        made = {name: files_digest([path]) for name, path in _files(folder).items()}
+        write_yaml(folder / DESCRIPTION, {"format": FORMAT, "default": default, **made_by, MADE: made})
         load_package(folder)
     return out
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files of a package but the one that describes it, by their place in it."""
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths.pop(DESCRIPTION, None)
+    return paths
+
+
+def _refuse_changed(out: Path) -> None:
+    """Raises UserError for what somebody has put into an earlier package, or changed there: a corrected card would be lost."""
+    made = read_description(out).get(MADE) if (out / DESCRIPTION).is_file() else None
+    for name, path in _files(out).items() if isinstance(made, dict) else ():
+        if made.get(name) != files_digest([path]):
+            raise UserError(
+                f"{path}: was changed or added after {out} was packed, and would be lost; move it away or give another folder"
+            )
 
 
 def with_architecture(config: Mapping[str, Any], model: ESPnetASRModel) -> dict[str, Any]:

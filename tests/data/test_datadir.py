@@ -184,6 +184,17 @@ def test_writer_never_replaces_what_was_corrected(name: str, tmp_path: Path, dat
     validate_data_dir(out)
 
 
+def test_writer_never_replaces_a_folder_that_was_put_there(tmp_path: Path, data_dir: Path) -> None:
+    out = tmp_path / "new"
+    write(out, data_dir)
+    (out / "data").mkdir()  # where audio and features are
+    write(out, data_dir)
+    (out / "raw" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match="new/raw: was put into"):
+        write(out, data_dir)
+    assert (out / "raw" / "train").is_dir()
+
+
 @pytest.mark.parametrize(("source", "out"), [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("a", "c/../a")])
 def test_overlapping_folders_are_refused(source: str, out: str, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()

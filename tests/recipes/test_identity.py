@@ -290,6 +290,74 @@ def test_a_training_is_of_what_sounds_and_not_of_where_it_lies(train, tmp_path: 
     assert "trains, resumed: false" in train().stdout
 
 
+CURRENT = """#!/usr/bin/env bash
+set -euo pipefail
+. {template}/utils/stage.sh
+. {template}/utils/stages_data.sh
+. {template}/utils/stages_decode.sh
+need() {{ :; }}
+data_feats=dump datadir=data feats_type=raw fs=${{2:-16000}} raw_train=train train_set=train_sp eval_sets=(dev) asr_exp=exp model_file=none
+stored_factors=${{3:-0.9 1.0}}
+work() {{
+    local files
+    readarray -t files < <(data_files data/train)
+    mark_done data/train_sp/.done "$(identity "factors=0.9 1.0" "${{files[@]}}")"
+    for name in train_sp dev; do
+        readarray -t files < <(data_files "data/${{name}}")
+        mark_done "$(formatted_dir "${{name}}")/.done" "$(identity "fs=16000" "${{files[@]}}")"
+    done
+    readarray -t files < <(data_files dump/org/train_sp)
+    mark_done dump/train_sp/.done "$(identity "max_wav_duration=20" "${{files[@]}}")"
+    readarray -t files < <(content_files dump/dev)
+    mark_done exp/.stage12.done "$(identity "beam_size=10" "${{files[@]}}")"
+}}
+case $1 in
+    work) work ;;
+    2) need_speeds ;;
+    3) need_formatted train_sp dev ;;
+    4) need_filtered ;;
+    12) need_decoding ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "fails"),
+    [
+        (None, {}),
+        ("data/train/text", {"2": "2"}),
+        ("data/train_sp/utt2spk", {"3": "3", "12": ""}),
+        ("data/dev/text", {"3": "3", "12": "3"}),  # corrected by hand: an old score would be told as the new one
+        ("dump/org/train_sp/.content", {"4": "4"}),
+        ("dump/dev/text", {"12": "12"}),
+        ("data/train_sp/.done", {"2": "2"}),  # cut off
+        ("dump/dev/.done", {"3": "3", "12": "3"}),
+    ],
+)
+def test_no_stage_works_on_what_an_earlier_one_would_make_anew(bash, template, tmp_path: Path, changed, fails) -> None:
+    for folder in ("data/train", "data/train_sp", "data/dev", "dump/org/train_sp", "dump/train_sp", "dump/dev"):
+        (tmp_path / folder).mkdir(parents=True)
+        for table in ("wav.scp", "text", "utt2spk", ".content"):
+            if table != ".content" or folder.startswith("dump"):
+                (tmp_path / folder / table).write_text(f"u {table}\nfs=16000\n", encoding="utf-8")
+    text = CURRENT.format(template=template)
+    assert bash("work", text=text).returncode == 0
+    if changed is not None and changed.endswith(".done"):
+        (tmp_path / changed).unlink()
+    elif changed is not None:
+        (tmp_path / changed).write_text("u other\nfs=16000\n", encoding="utf-8")
+    for stage in ("2", "3", "4", "12"):
+        result = bash(stage, text=text)
+        assert (result.returncode == 1) == bool(fails.get(stage)), (stage, result.stderr)
+        if fails.get(stage):
+            assert result.stderr.endswith(f"; run stage {fails[stage]} first\n") and result.stderr.count("\n") == 1
+    if changed is None:
+        assert "has another rate than '--fs 8000'; run stage 3 first" in bash("3", "8000", text=text).stderr
+        assert "has not the speeds 0.9 1.1 of" in bash("2", "16000", "0.9 1.1", text=text).stderr
+        (tmp_path / "data").rename(tmp_path / "away")  # what was made can be used without what it was made of
+        assert all(bash(stage, text=text).returncode == 0 for stage in ("2", "3", "4", "12"))
+
+
 LOCK = """#!/usr/bin/env bash
 set -euo pipefail
 . {template}/utils/stage.sh

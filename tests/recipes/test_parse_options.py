@@ -146,6 +146,14 @@ NO_STAGE = ("--stage", "99")  # what is not refused must not start
         (["--asr_tag", "../other"], "no slash in a name"),
         (["--seed", "abc"], "'--seed' needs a whole number"),
         (["--stop_stage", "98"], "'--stage 99' comes after '--stop_stage 98'"),
+        (["--stage", "6", "--stop_stage", "8"], "there are no stages 6 to 8"),
+        (["--dumpdir", "x/../data"], "'--datadir' and '--dumpdir' are one folder, "),
+        (
+            ["--asr_exp", "/tmp/x", "--asr_stats_dir", "/tmp/y/../x"],
+            "'--asr_stats_dir' and '--asr_exp' are one folder, /tmp/x;",
+        ),
+        (["--asr_args", "--resume false"], "--resume cannot be given: a training goes on"),
+        (["--asr_args", "--max_epoch 2 --output_dir=x"], "--output_dir cannot be given: give '--asr_exp'"),
         (["--python", "/nowhere/python3"], "/nowhere/python3 does not run"),
         (["--max_skipped", "abc"], "'--max_skipped' needs a percentage, not 'abc'"),
         (["--max_skipped", "100.5"], "'--max_skipped' needs a percentage"),
@@ -157,7 +165,7 @@ NO_STAGE = ("--stage", "99")  # what is not refused must not start
 def test_the_pipeline_checks_its_options_before_it_starts(bash, root, arguments, message):
     recipe = root / "egs" / "mini" / "asr1"
     script = "asr_ee.sh" if not arguments else "run.sh"
-    result = bash(script, *arguments, *NO_STAGE, cwd=recipe)
+    result = bash(script, *(() if "--stage" in arguments else NO_STAGE), *arguments, cwd=recipe)
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
 
@@ -211,6 +219,20 @@ def test_a_configuration_that_is_none_is_one_line(bash, root, tmp_path: Path, co
     result = bash("run.sh", "--asr_config", str(config), *NO_STAGE, cwd=root / "egs" / "mini" / "asr1")
     assert result.returncode == 1
     assert result.stderr.startswith(f"asr_ee: error: {config}:") and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_what_a_training_has_written_is_no_configuration_of_one(bash, root, tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text("output_dir: exp/x\ntrain_shape_file: [a, b]\nresume: true\ntoken_list:\n", encoding="utf-8")
+    result = bash("run.sh", "--asr_config", str(config), *NO_STAGE, cwd=root / "egs" / "mini" / "asr1")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"{config}: has train_shape_file and output_dir, so it is what a training has written" in result.stderr
+
+
+def test_options_for_a_script_that_is_not_there(bash, template, tmp_path: Path):
+    words = ("--train_set=a", "--valid_set=b", "--test_sets=c", "--local_data_opts=--an4_root x", *NO_STAGE)
+    result = bash("asr_ee.sh", *words, cwd=template)
+    assert result.returncode == 2 and "there is no local/data.sh to take '--an4_root x'" in result.stderr
 
 
 def test_statistics_that_nobody_names(bash, root, tmp_path: Path):

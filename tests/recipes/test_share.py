@@ -19,12 +19,12 @@ def upload(bash, root: Path, tmp_path: Path):
     hf.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>"{tmp_path}/asked"\n', encoding="utf-8")
     hf.chmod(0o755)
 
-    def run(*options: str) -> tuple[str, list[str]]:
+    def run(*options: str, status: int = 0) -> tuple[str, list[str]]:
         words = (f"--asr_exp={package.parent}", "--stage=15", *options)
         result = bash(str(root / "egs/mini/asr1/run.sh"), *words, PATH=f"{hf.parent}:{os.environ['PATH']}")
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == status, result.stderr
         asked = tmp_path / "asked"
-        return result.stdout, asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
+        return result.stdout + result.stderr, asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
 
     return run
 
@@ -41,6 +41,20 @@ def test_a_package_is_uploaded_once(upload, tmp_path: Path) -> None:
     assert upload("--upload_to", "me/model")[1] == words
     (package / "config.yaml").write_text("encoder: y\n", encoding="utf-8")
     assert upload("--upload_to", "me/model")[1] == words * 2
+
+
+def test_what_is_not_whole_or_of_another_model_is_not_uploaded(upload, tmp_path: Path) -> None:
+    experiment = tmp_path / "exp #1"
+    (experiment / ".stage14.files").write_text("./config.yaml\n./model.safetensors\n", encoding="utf-8")
+    said, asked = upload("--upload_to", "me/model", status=1)
+    assert "package lacks a file that stage 14 put there; run stage 14 first\n" in said and asked == []
+    (experiment / "package" / "model.safetensors").touch()
+    (experiment / "valid.loss.ave.pth").write_text("other", encoding="utf-8")
+    (experiment / ".stage14.done").write_text("packed\n1 2 exp #1/valid.loss.ave.pth\n", encoding="utf-8")
+    said, asked = upload("--upload_to", "me/model", "--inference_asr_model", "valid.loss.ave.pth", status=1)
+    assert "valid.loss.ave.pth; run stage 14 first\n" in said and asked == []
+    (experiment / "valid.loss.ave.pth").unlink()  # whoever keeps the package alone
+    assert upload("--upload_to", "me/model")[1] != []
 
 
 DEVICES = """#!/usr/bin/env bash

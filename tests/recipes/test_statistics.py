@@ -154,6 +154,7 @@ claim_statistics
         ([".stage10", "valid/speech_shape"], 0),  # cut off while it was replaced
         ([".done", "wav.scp"], 2),  # a set or a decoding: marked, but no statistics
         (["train/speech_shape"], 2),  # ESPnet's own
+        ([".stage10", ".done", "train/speech_shape", "asr_train/1epoch.pth"], 2),  # an experiment that was put into it
     ],
 )
 def test_what_stage_10_may_replace(bash, template, tmp_path: Path, files: list[str], status: int):

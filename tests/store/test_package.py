@@ -315,6 +315,19 @@ def test_only_an_earlier_package_is_replaced(trained, packed):
     assert (folder / "quick.yaml").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", ".git/config"])
+def test_a_card_that_was_corrected_is_not_packed_over(packed, name):
+    path = packed("package") / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=f"{name}: was changed or added after .*, and would be lost"):
+        packed("package")
+    assert path.read_text() == "mine"
+    load_package(packed("other") if name == ".git/config" else path.parent)  # to be loaded it may be changed
+    path.unlink()
+    packed("package")
+
+
 def test_the_first_calibrated_policy_is_one_that_ran_online_for_the_first_target(tmp_path):
     names = [
         "entropy_wer_loss1",

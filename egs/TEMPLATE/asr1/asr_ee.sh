@@ -69,6 +69,8 @@ parse_options "$@"
 
 require_integer stage stop_stage ngpu num_nodes nj fs nbpe beam_size ${lm_order:+lm_order} ${batch_size:+batch_size} ${num_threads:+num_threads} ${train_threads:+train_threads} ${seed:+seed}
 [ "${stage}" -le "${stop_stage}" ] || usage_error "'--stage ${stage}' comes after '--stop_stage ${stop_stage}': there is nothing to do"
+[ "${stage}" -lt 6 ] || [ "${stop_stage}" -gt 8 ] ||
+    usage_error "there are no stages 6 to 8, ESPnet's of a neural language model: that of stage 9 is an n-gram model ('--use_lm true')"
 require_percentage max_skipped
 require_choice feats_type raw extracted
 require_choice feats_compress true false
@@ -122,6 +124,7 @@ read -ra separate_list <<<"${separate_exps}"
 read -ra calibration_words <<<"--policies ${calibrate_policies} --targets ${calibrate_targets} --online ${online_policies}"
 read -ra extra_args <<<"${asr_args}"
 read -ra local_args <<<"${local_data_opts}"
+[ -f local/data.sh ] || [ -z "${local_args[*]-}" ] || usage_error "option '--local_data_opts': there is no local/data.sh to take '${local_data_opts}'"
 local_args+=(${forwarded_options[@]+"${forwarded_options[@]}"})
 read -ra data_words <<<"${data_cmd}"
 read -ra train_words <<<"${train_cmd}"
@@ -189,6 +192,14 @@ asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${suffix}}
 lm_dir=${lm_dir:-${expdir}/lm_${token_dir##*/}${lm_order:+_${lm_order}gram}}
 lm_file=${lm_dir}/lm.arpa
 model_file=${asr_exp}/${inference_asr_model}
+# What one stage replaces or locks is no other's.
+declare -A used=()
+for name in datadir dumpdir lm_dir asr_stats_dir asr_exp; do
+    folder=$(realpath -m -- "${!name}")
+    [ -z "${used[${folder}]-}" ] ||
+        usage_error "options '--${used[${folder}]}' and '--${name}' are one folder, ${folder}; give each its own"
+    used[${folder}]=${name}
+done
 raw_sets=("${train_set}" "${valid_set}") # what stage 3 formats
 eval_sets=("${valid_set}")                # what stages 12 and 13 take
 twice=$(printf '%s\n' "${test_list[@]}" | sort | uniq -d)
@@ -270,7 +281,9 @@ if in_stage 12; then "${python}" utils/calibration.py "${calibration_words[@]}";
         make_tokens
         check_units
     fi
-    if in_stage 9 && [ "${use_lm}" = true ]; then
+    if in_stage 9 && [ "${use_lm}" != true ]; then
+        log "stage 9: without '--use_lm true' there is nothing to do"
+    elif in_stage 9; then
         lock_folder "${lm_dir}" lm_dir
         train_lm
     fi

@@ -41,6 +41,22 @@ GOES_ON = (
 )
 """More epochs, or other batches after an out of memory: the model goes on from its last epoch."""
 
+OF_CONFIG_YAML = (
+    *("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type", "train_shape_file", "valid_shape_file"),
+    *("output_dir", "token_list", "required"),
+)
+"""What stage 11 gives itself, of which ESPnet would take both: in a configuration they tell that it is what a training has written."""
+OF_STAGES = {
+    **dict.fromkeys(OF_CONFIG_YAML, "stages 10 and 11 give it"),
+    **dict.fromkeys(("collect_stats", "dry_run", "print_config"), "stage 11 would train nothing"),
+    "resume": "a training goes on where it stopped; for another beginning give another '--asr_tag'",
+    "output_dir": "give '--asr_exp'",
+    "config": "give '--asr_config'",
+    "token_type": "give '--token_type'",
+    "bpemodel": "stage 5 makes it",
+}
+"""Options of ESPnet's asr_train that ``--asr_args`` cannot have, and what to do."""
+
 DEFAULT_CRITERIA = (("train", "loss", "min"), ("valid", "loss", "min"))
 """ESPnet's; it passes over its further ones, for without one decoder there is no accuracy."""
 
@@ -70,6 +86,7 @@ def lines(rate: int, path: str, words: list[str]) -> list[str]:
     """The seven lines (see the head of this file)."""
     config = read_yaml(path, "give another --asr_config", allow_empty=True) if path else {}
     options = group(words)
+    refuse_own(path, config, options)
     if encoder_of(config, options)["encoder"] == "early_exit_hf" and rate != HF_RATE:
         raise UsageError(f"{path}: encoder: early_exit_hf was trained on {HF_RATE} Hz: give --fs {HF_RATE}, not {rate}")
     conf = config.get("frontend_conf") or {}
@@ -90,6 +107,18 @@ def lines(rate: int, path: str, words: list[str]) -> list[str]:
     parts = (frontend, statistics, training, may_change, {**frontend, **encoder_of(config, options)})
     described = (json.dumps(text_keys(part), sort_keys=True, default=str) for part in parts)
     return [*described, " ".join(chosen_by(config, options)), name]
+
+
+def refuse_own(path: str, config: dict[str, Any], options: Words) -> None:
+    """Refuses what the stages have to say themselves; of ``--resume false`` ESPnet would train over a finished model."""
+    for option in options:
+        if remedy := OF_STAGES.get(key_of(option)):
+            raise UsageError(f"option '--asr_args': {option[0]} cannot be given: {remedy}")
+    if written := [key for key in OF_CONFIG_YAML if config.get(key)]:
+        raise UsageError(
+            f"{path}: has {' and '.join(written)}, so it is what a training has written: give the configuration that it was "
+            "trained with (such as conf/train_*.yaml), or a copy without these keys"
+        )
 
 
 def text_keys(value: Any) -> Any:

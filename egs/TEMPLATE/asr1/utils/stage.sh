@@ -45,6 +45,14 @@ is_done() {
     [ -f "$1" ] && [ "$(<"$1")" = "$2" ]
 }
 
+# is_of MARK FILE...: was the work with this mark finished, from these files as they are now? (Its options are not asked for.)
+is_of() {
+    local mark=$1
+    shift
+    # All of it is read: with pipefail a pipe that is left early fails.
+    [ -f "${mark}" ] && ! identity "" "$@" | sed 1d | { grep -vxF -f "${mark}" | grep -c .; } >/dev/null
+}
+
 # mark_done MARK IDENTITY: writes the mark, whole or not at all.
 mark_done() {
     mkdir -p "$(dirname "$1")"

@@ -96,6 +96,16 @@ perturb_speed() {
     log_skipped 2 "${train_set}" "${out}"
 }
 
+# need_speeds: stage 2 has made its copies of the training set that is there now, at these speeds.
+need_speeds() {
+    local mark=${datadir}/${train_set}/.done files
+    if [ -z "${stored_factors}" ] || [ ! -f "${datadir}/${raw_train}/wav.scp" ]; then return 0; fi
+    readarray -t files < <(data_files "${datadir}/${raw_train}")
+    if ! grep -qsxF "factors=${stored_factors}" "${mark}" || ! is_of "${mark}" "${files[@]}"; then
+        fail "${datadir}/${train_set} has not the speeds ${stored_factors} of what is in ${datadir}/${raw_train} now; run stage 2 first"
+    fi
+}
+
 # The folder that stage 3 makes of a set: the training set still has to pass stage 4.
 formatted_dir() {
     if [ "$1" = "${train_set}" ]; then echo "${data_feats}/org/$1"; else echo "${data_feats}/$1"; fi
@@ -111,6 +121,7 @@ format_set() {
         if [ -n "${stored_factors}" ]; then made_by=2; fi
     fi
     need "${in}/wav.scp" "${made_by}"
+    if [ "${made_by}" = 2 ]; then need_speeds; fi
     if [ "${feats_type}" = extracted ]; then
         words+=$'\n'"${frontend} compressed=${feats_compress}"
         run=(extract_by_frontend)
@@ -153,8 +164,34 @@ extract_by_frontend() {
     "${data_run[@]}" features --frontend_conf "${conf}" "$@"
 }
 
+# need_formatted SET...: stage 3 has made its folders of the sets that are there now (whoever has no datadir any more goes on
+# with what there is), at this rate: ESPnet asks no file for its rate.
+need_formatted() {
+    local name out files
+    for name in "$@"; do
+        out=$(formatted_dir "${name}")
+        if [ "${feats_type}" = raw ] && [ -f "${out}/.content" ] && ! grep -qxF "fs=${fs}" "${out}/.content"; then
+            fail "${out} has another rate than '--fs ${fs}'; run stage 3 first"
+        fi
+        if [ ! -f "${datadir}/${name}/wav.scp" ]; then continue; fi
+        readarray -t files < <(data_files "${datadir}/${name}")
+        is_of "${out}/.done" "${files[@]}" || fail "${out} is not of what is in ${datadir}/${name} now; run stage 3 first"
+    done
+}
+
+# need_filtered: and stage 4 of what stage 3 has made of the training set.
+need_filtered() {
+    local in=${data_feats}/org/${train_set} out=${data_feats}/${train_set} files
+    if [ ! -f "${in}/text" ]; then return 0; fi
+    readarray -t files < <(data_files "${in}")
+    is_of "${out}/.done" "${files[@]}" || fail "${out} is not of what is in ${in} now; run stage 4 first"
+}
+
 # Stage 4. Too long and too short training utterances go; the sets that are scored are never filtered.
 filter_train() {
+    need "${data_feats}/org/${train_set}/text" 3
+    need_speeds
+    need_formatted "${train_set}"
     filter_set "stage 4: drop utterances not between ${min_wav_duration} s and ${max_wav_duration} s" "$(stage_options 4)" \
         "${data_feats}/org/${train_set}" "${data_feats}/${train_set}" "${min_wav_duration}" "${max_wav_duration}"
 }
@@ -201,6 +238,7 @@ compare_sets() {
 make_tokens() {
     local text=${data_feats}/${train_set}/text words=${token_type} wanted
     need "${text}" 4
+    need_filtered
     local run=("${data_run[@]}" tokens --text "${text}" --token_type "${token_type}" --out "${token_dir}")
     if [ "${token_type}" = bpe ]; then
         words+=" ${bpemode} ${nbpe}"

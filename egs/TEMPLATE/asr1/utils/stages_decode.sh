@@ -9,6 +9,7 @@ decode_sets() {
     need_model
     for name in "${eval_sets[@]}"; do
         need "${data_feats}/${name}/text" 3
+        need_formatted "${name}"
         dirs+=("${data_feats}/${name}")
         # Whoever deletes a decoding wants it made again.
         [ -f "${asr_exp}/decode_every_exit/${name}/decode.yaml" ] || rm -f "${mark}"
@@ -35,9 +36,17 @@ decode_sets() {
     log "stage 12: ${asr_exp}/policies: decoding configurations calibrated on ${valid_set}"
 }
 
-# need_decoding: stage 12 by the model of '--inference_asr_model' (where that is gone, by any).
+# need_decoding: stage 12 of the sets as they are now, by the model of '--inference_asr_model' (where that is gone, by any).
 need_decoding() {
+    local name files
     need "${asr_exp}/.stage12.done" 12
+    need_formatted "${eval_sets[@]}"
+    for name in "${eval_sets[@]}"; do
+        if [ ! -f "${data_feats}/${name}/text" ]; then continue; fi
+        readarray -t files < <(content_files "${data_feats}/${name}")
+        is_of "${asr_exp}/.stage12.done" "${files[@]}" ||
+            fail "${asr_exp} was decoded before ${data_feats}/${name} became what it is now, or without it; run stage 12 first"
+    done
     if [ -f "${model_file}" ] && ! grep -qF -- "$(cksum <"${model_file}") " "${asr_exp}/.stage12.done"; then
         fail "${asr_exp} was decoded with another model than ${model_file}; run stage 12 first"
     fi

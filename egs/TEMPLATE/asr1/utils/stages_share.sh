@@ -6,7 +6,7 @@
 # gets who asks for none: the first that was given, or else that of the experiment itself (as `espnet-ee transcribe` has it).
 pack_model() {
     local configs=(${inference_list[@]+"${inference_list[@]}"}) exported=() args=() data=${pack_data:-${raw_train}}
-    local name=${pack_name:-${asr_exp##*/}} file wanted
+    local name=${pack_name:-${asr_exp##*/}} package_files=${asr_exp}/.stage14.files file wanted
     for file in "${asr_exp}"/policies/decode_*.yaml; do
         if [ -f "${file}" ]; then configs+=("${file}"); fi
     done
@@ -19,19 +19,36 @@ pack_model() {
     need "${asr_exp}/exits.csv" 13
     # What the card and the calibrated policies say must be of the model that is packed.
     need_decoding
-    [ -d "${asr_exp}/package" ] || rm -f "${asr_exp}/.stage14.done"
+    package_is_whole || rm -f "${asr_exp}/.stage14.done"
     wanted=$(identity "$(stage_options 14)"$'\n'"${name}, ${data}, ${online_policies}" "${asr_exp}/config.yaml" "${model_file}" "${asr_exp}/exits.csv" \
         ${configs[@]+"${configs[@]}"} ${exported[@]+"${exported[@]}"})
-    run_once "stage 14: pack" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/pack.log" \
-        "${espnet_ee[@]}" pack --model "${asr_exp}" --model_file "${model_file}" --out "${asr_exp}/package" --name "${name}" \
-        --licence "${pack_licence}" --training_data "${data}" --command "$(shown_command)" ${args[@]+"${args[@]}"}
+    run_once "stage 14: pack" "${asr_exp}/.stage14.done" "${wanted}" "${asr_exp}/log/pack.log" make_package \
+        --name "${name}" --licence "${pack_licence}" --training_data "${data}" --command "$(shown_command)" ${args[@]+"${args[@]}"}
     log "stage 14: ${asr_exp}/package; $(tail -n 1 "${asr_exp}/log/pack.log")"
+}
+
+make_package() {
+    "${espnet_ee[@]}" pack --model "${asr_exp}" --model_file "${model_file}" --out "${asr_exp}/package" "$@" || return
+    (cd "${asr_exp}/package" && find . -type f | LC_ALL=C sort) >"${package_files}"
+}
+
+# package_is_whole: is every file there that stage 14 has made?
+package_is_whole() {
+    local name
+    if [ ! -f "${package_files}" ]; then [ -d "${asr_exp}/package" ] || return 1; return 0; fi
+    while IFS= read -r name; do
+        [ -f "${asr_exp}/package/${name}" ] || return 1
+    done <"${package_files}"
 }
 
 # Stage 15. Nothing leaves this machine unless '--upload_to' says where to.
 upload_package() {
-    local package=${asr_exp}/package hf wanted
+    local package=${asr_exp}/package package_files=${asr_exp}/.stage14.files hf wanted
     need "${package}/config.yaml" 14
+    package_is_whole || fail "${package} lacks a file that stage 14 put there; run stage 14 first"
+    if [ -f "${model_file}" ] && [ -f "${package_files}" ]; then
+        is_of "${asr_exp}/.stage14.done" "${model_file}" || fail "${package} is of another model than ${model_file}; run stage 14 first"
+    fi
     if [ -z "${upload_to}" ]; then
         log "stage 15: to share it: --stage 15 --upload_to OWNER/NAME (after: hf auth login)"
         return 0

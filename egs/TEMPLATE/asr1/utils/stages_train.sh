@@ -82,6 +82,13 @@ collect_statistics() {
     need "${token_list}" 5
     need_sets
     need_features
+    need_speeds
+    need_formatted "${train_set}" "${valid_set}"
+    need_filtered
+    if [ -f "${token_dir}/.done" ]; then
+        is_of "${token_dir}/.done" "${data_feats}/${train_set}/text" ||
+            fail "${token_dir} is not of the text in ${data_feats}/${train_set} now; run stage 5 first"
+    fi
     wanted=$(statistics_identity)
     statistics_are_whole || rm -f "${asr_stats_dir}/.done"
     is_done "${asr_stats_dir}/.done" "${wanted}" || claim_statistics
@@ -128,7 +135,13 @@ statistics_are_whole() {
 
 # Stage 10 replaces its folder, so that must be its own: .stage10 says so, also where a run was cut off.
 claim_statistics() {
-    if [ ! -e "${asr_stats_dir}" ] || [ -z "$(ls -A "${asr_stats_dir}")" ] || [ -f "${asr_stats_dir}/.stage10" ]; then return 0; fi
+    local other
+    if [ -f "${asr_stats_dir}/.stage10" ]; then
+        other=$(find "${asr_stats_dir}" -mindepth 1 -maxdepth 1 ! -name train ! -name valid ! -name .stage10 ! -name .done -print -quit)
+        [ -z "${other}" ] || usage_error "${other} would be lost when stage 10 replaces ${asr_stats_dir}; move it or give another '--asr_stats_dir'"
+        return 0
+    fi
+    if [ ! -e "${asr_stats_dir}" ] || [ -z "$(ls -A "${asr_stats_dir}")" ]; then return 0; fi
     usage_error "${asr_stats_dir} has no mark of stage 10, which would replace it; delete it or give another '--asr_stats_dir'"
 }
 
