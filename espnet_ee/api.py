@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -166,7 +168,7 @@ class EarlyExitASR:
         Raises:
             UserError: the audio cannot be read, or an array comes without its rate.
         """
-        if not isinstance(audio, (str, Path, np.ndarray)):
+        if not isinstance(audio, (str, Path, np.ndarray)) or isinstance(audio, np.ma.MaskedArray):
             raise UserError(f"audio is a file's name, or a NumPy array of samples with its rate, not {type(audio).__name__}")
         if isinstance(audio, np.ndarray):
             if rate is None:
@@ -232,6 +234,10 @@ class EarlyExitASR:
         model = getattr(self.session, "model", None)
         if model is None:
             raise UserError("an exported model takes whole utterances; a stream needs the engine torch")
+        if not isinstance(chunk_ms, Real) or not math.isfinite(chunk_ms) or not isinstance(endpoint, Endpoint):
+            raise UsageError(
+                f"a stream of chunk_ms {chunk_ms!r}, endpoint {endpoint!r}: give a number, and an Endpoint(silence=0.8)"
+            )
         from espnet_ee.decode.torch_stream import TorchStreamSession
 
         return SpeechStream(TorchStreamSession(model, self.sample_rate, chunk_ms, exit_layer), self.config, endpoint)

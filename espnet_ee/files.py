@@ -164,8 +164,12 @@ def refuse_pointer(path: str | Path) -> None:
             )
 
 
-def read_lines(path: str | Path) -> list[str]:
+def read_lines(path: str | Path, remedy: str = "check the path, or run the stage that makes it first") -> list[str]:
     """Reads a text file of a corpus or a data directory into its lines.
+
+    Args:
+        path: the file.
+        remedy: what to do when it is not there.
 
     Raises:
         UserError: it is missing or not UTF-8, holds NUL, or has Windows' mark at its start or its line ends, which one
@@ -175,7 +179,7 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that makes it first") from None
+        raise UserError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or make the file again") from None
     except UnicodeDecodeError as error:

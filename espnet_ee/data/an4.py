@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from espnet_ee.data.corpus import Corpus
+from espnet_ee.data.corpus import UNPACK, Corpus
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_lines
@@ -46,7 +46,7 @@ class An4(Corpus):
         transcripts = base / "etc" / f"an4_{part}.transcription"
         file_ids = base / "etc" / f"an4_{part}.fileids"
         texts = read_transcription(transcripts)
-        for number, line in enumerate(read_lines(file_ids), 1):
+        for number, line in enumerate(read_lines(file_ids, UNPACK), 1):
             audio = base / "wav" / f"{line}.sph"
             speaker, name = audio.parent.name, audio.stem
             if name not in texts:
@@ -65,7 +65,7 @@ def read_transcription(path: Path) -> dict[str, str]:
         UserError: a line has another form, no words, or a name that stood before.
     """
     texts: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_lines(path, UNPACK), 1):
         match = _LINE.match(line.strip())
         words = [word for word in match["words"].split() if word not in ("<s>", "</s>")] if match else []
         if match is None or not words:

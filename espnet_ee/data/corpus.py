@@ -12,6 +12,8 @@ from espnet_ee.data.utterance import Utterance
 from espnet_ee.data.word_times import TimedWords
 from espnet_ee.errors import UsageError, UserError
 
+UNPACK = "unpack the corpus again"
+
 
 class Corpus(ABC):
     """A speech corpus as it is distributed.

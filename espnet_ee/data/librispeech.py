@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from espnet_ee.data.corpus import Corpus
+from espnet_ee.data.corpus import UNPACK, Corpus
 from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.kaldi import is_count, read_scp
@@ -142,6 +142,8 @@ def read_chapter(chapter: Path) -> Iterator[Utterance]:
     """
     speaker = f"{chapter.parent.name}-{chapter.name}"
     transcript = chapter / f"{speaker}.trans.txt"
+    if not transcript.is_file():
+        raise UserError(f"{transcript}: no such file; {UNPACK}")
     texts = read_scp(transcript)
     audio = {path.stem: path for path in chapter.glob("*.flac")}
     for number, utt_id in enumerate(texts, 1):

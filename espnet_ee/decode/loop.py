@@ -43,7 +43,7 @@ def recognise(
         OutOfMemoryError: fewer at once may fit.
         UserError: the policy does not fit the model, a language model cannot be read, or no tokens spell a hotword.
     """
-    if isinstance(batch, (np.ndarray, str)):
+    if isinstance(batch, (np.ndarray, str)) or not isinstance(batch, Sequence):
         raise UserError("a batch is a list of utterances; give [samples] for one")
     run = _Run(session, ExitReader(session, config, keep_every_exit, nbest), len(batch))
     if not batch:

@@ -15,7 +15,7 @@ def check_utterance(speech: np.ndarray, dimensions: int | None) -> None:
         speech: what should be samples (N,), or features (L, F).
         dimensions: F of a model of extracted features; None for one that takes audio.
     """
-    if not isinstance(speech, np.ndarray):
+    if not isinstance(speech, np.ndarray) or isinstance(speech, np.ma.MaskedArray):
         raise UserError(f"an utterance is an array of samples, not {type(speech).__name__}; transcribe() takes files")
     if dimensions is None and speech.ndim != 1:
         raise UserError("the model takes audio, not features: give samples (a wav.scp, and no feats.scp)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,10 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _refuse_changed(out: Path) -> None:
     """Raises UserError for what somebody has put into an earlier package, or changed there: a corrected card would be lost."""
-    made = read_description(out).get(MADE) if (out / DESCRIPTION).is_file() else None
+    made: Any = None
+    if (out / DESCRIPTION).is_file():
+        with suppress(UserError):  # damaged: what was made is not known, and is made again
+            made = read_description(out).get(MADE)
     for name, path in _files(out).items() if isinstance(made, dict) else ():
         if made.get(name) != files_digest([path]):
             raise UserError(
@@ -169,6 +173,10 @@ def open_model(source: str | Path, device: str = "cpu", model_file: str | Path |
     # What was downloaded is a package or nothing: an experiment's files are trusted.
     if not Path(source).is_dir() or (model_file is None and (folder / DESCRIPTION).exists()):
         return load_package(folder, device)
+    if model_file is None and (folder / MODEL_FILE).is_file() and any(folder.glob(f"{PREFIX}*.yaml")):
+        raise UserError(
+            f"{folder}: a package without its {DESCRIPTION}, which says how it is used; get the whole package again"
+        )
     model, config = load_trained(*experiment_files(folder, model_file), device)
     configs = _read_configs(calibrated_configs(folder), model.encoder.exit_layers)
     return Package(model, sampling_rate(config), configs, next(iter(configs), None))

@@ -100,7 +100,7 @@ def stm(line: str) -> Break:
 STRUCTURE: dict[str, tuple[str, Break, str]] = {
     "text without audio": ("librispeech", lambda p: (p.root / f"{CHAPTER}/1-2-0001.flac").unlink(), r"trans\.txt:2: there is no .*0001\.flac; unpack"),
     "audio without text": ("librispeech", lambda p: p.text(TRANS, "1-2-0000 GO\n"), r"0001\.flac: has no line in .*trans\.txt; add"),
-    "transcript missing": ("librispeech", lambda p: (p.root / TRANS).unlink(), r"1-2\.trans\.txt: no such file"),
+    "transcript missing": ("librispeech", lambda p: (p.root / TRANS).unlink(), r"1-2\.trans\.txt: no such file; unpack the corpus again"),
     "duplicate id": ("librispeech", lambda p: p.text(TRANS, "1-2-0000 GO\n1-2-0000 GO\n"), r"trans\.txt:2: the key '1-2-0000' was given before; keep"),
     "blank transcript": ("librispeech", lambda p: p.text(TRANS, "1-2-0000 GO\n1-2-0001 \n"), r"trans\.txt:2: nothing follows"),
     "empty transcript file": ("librispeech", lambda p: p.text(TRANS, ""), r"0000\.flac: has no line in"),

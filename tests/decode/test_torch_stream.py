@@ -12,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_ee.api import EarlyExitASR
 from espnet_ee.decode.loop import recognise
 from espnet_ee.decode.recognition import Recognition
 from espnet_ee.decode.stream import Endpoint, Final, SpeechStream
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.decode.torch_stream import TorchStreamSession
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UsageError, UserError
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
@@ -224,3 +225,17 @@ def test_from_python() -> None:
     assert texts[0] == "" and texts[-1].startswith(texts[5][:1]) and len(set(texts)) > 2
     (final,) = stream.finish().finals
     assert final.text and final.recognition.exit_layer == 4
+
+
+def test_what_is_no_stream_and_no_sound_is_one_line() -> None:
+    asr, samples = EarlyExitASR(TorchSession(model(), RATE), RATE), speech(RATE)
+    words: tuple[dict[str, Any], ...] = ({"chunk_ms": "320"}, {"chunk_ms": float("nan")}, {"chunk_ms": None}, {"endpoint": 0.5})
+    for wrong in words:
+        with pytest.raises(UsageError, match="a stream of chunk_ms"):
+            asr.stream(**wrong)
+    masked = np.ma.masked_array(samples, mask=samples > 0)  # what is masked would be heard
+    for hear in (asr.stream().feed, lambda array: asr.transcribe(array, RATE), lambda array: asr.recognise([array])):
+        with pytest.raises(UserError, match="not MaskedArray"):
+            hear(masked)
+    with pytest.raises(UserError, match="a batch is a list of utterances"):
+        asr.recognise(None)  # type: ignore[arg-type]

@@ -328,6 +328,14 @@ def test_a_card_that_was_corrected_is_not_packed_over(packed, name):
     packed("package")
 
 
+def test_a_package_of_which_the_description_is_gone_is_no_experiment(packed):
+    """It would be recognised at the final exit, whatever its default says."""
+    folder = packed("package")
+    (folder / "package.yaml").unlink()
+    with pytest.raises(UserError, match="a package without its package.yaml"):
+        package.open_model(folder)
+
+
 def test_the_first_calibrated_policy_is_one_that_ran_online_for_the_first_target(tmp_path):
     names = [
         "entropy_wer_loss1",
