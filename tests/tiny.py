@@ -8,12 +8,14 @@ from typing import Any
 import torch
 import yaml
 
-from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
-from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
-from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
 from espnet_ee.encoder.fast_blocks import MaskedBatchNorm
-from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
-from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
+from espnet_ee.encoder.stock import (
+    EarlyExitBranchformerEncoder,
+    EarlyExitConformerEncoder,
+    EarlyExitEBranchformerEncoder,
+    EarlyExitMultiConvConformerEncoder,
+    EarlyExitTransformerEncoder,
+)
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "D", "<sos/eos>"]
 CONFORMER: dict[str, Any] = {

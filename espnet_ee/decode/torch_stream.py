@@ -102,7 +102,7 @@ class TorchStretch:
         session, first = self.session, self.frames
         start = max(0, first * session.fast.stride - session.fast.look_back)
         features = session.window(samples, start, session.feature_frames(frames))
-        hidden = session.fast.stream_embed(features) if first else session.fast.traced_embed(features)
+        hidden = session.fast.stream_embed(features) if first else session.fast.embed_features(features)
         for number, cache in enumerate(self._caches, 1):
             hidden = session.fast.stream_block(number, hidden, first, cache)
             if number in self._hidden:

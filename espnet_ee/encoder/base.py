@@ -6,8 +6,9 @@ block does (``block``), and which norm stands before an exit's head. Nothing abo
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol
@@ -131,100 +132,7 @@ class SegmentEncoder(AbsEncoder):
     exit_layers: tuple[int, ...]
     _macs: MacTable | None = None
 
-    @abstractmethod
-    def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
-        """Subsamples and adds positions: the state before the first block.
-
-        Args:
-            xs: features (B, L, input_size) or samples (B, L), as ``takes`` says.
-            ilens: real length of each utterance (B,).
-        """
-
-    @abstractmethod
-    def block(self, number: int, state: EncoderState) -> EncoderState:
-        """Computes one block.
-
-        Args:
-            number: 1-based; the state stands right below it.
-            state: (its ``layer`` is kept by the loop).
-        """
-
-    def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
-        """What :meth:`embed_frames` makes of the hidden states (B, T, D), for ONNX: no number is read from a tensor.
-
-        Args:
-            xs: as :meth:`embed_frames` takes it.
-
-        Raises:
-            UserError: the backbone has no ONNX form.
-        """
-        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
-
-    def traced_samples(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
-        """What :meth:`embed_frames` makes of the hidden states (B, T, D), for ONNX, where the encoder takes samples.
-
-        Args:
-            xs: samples (B, L), zero where they are padded; L not below ``min_frames``.
-            ilens: real samples (B,).
-        """
-        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
-
-    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> Carry:
-        """What the blocks need beside the hidden states, from shapes and lengths alone, at any exit, for ONNX: always masked.
-
-        Args:
-            hidden: (B, T, D).
-            olens: real frames (B,), one or more each.
-        """
-        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
-
-    def packed_size(self, layer: int) -> int:
-        """Dimension D' of what :meth:`packed` makes at an exit layer; of layer 0, of the hidden states before the first block."""
-        return self.output_size()
-
-    def packed(self, state: EncoderState) -> torch.Tensor:
-        """All that the next segment begins with, as one tensor (B, T, D'), for ONNX."""
-        return state.hidden
-
-    def unpacked(self, packed: torch.Tensor, olens: torch.Tensor, layer: int) -> EncoderState:
-        """The state after block ``layer`` that :meth:`packed` was made of, for ONNX: see :meth:`traced_carry`."""
-        return EncoderState(packed, olens, self.traced_carry(packed, olens), layer)
-
-    @abstractmethod
-    def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
-        """The norm between block ``layer`` and the head of its exit, or None where there is none."""
-
-    def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
-        """What the exit after block ``layer`` reads before its norm (B, T, D): a frame for each of ``olens``."""
-        return state.hidden
-
-    @property
-    @abstractmethod
-    def subsampling(self) -> tuple[tuple[int, int], ...]:
-        """Kernel and stride of each convolution over time before the first block; of a padded one less its padding."""
-
-    @property
-    def min_frames(self) -> int:
-        """Length of the shortest input that leaves one frame after subsampling."""
-        return reach(self.subsampling)
-
-    @property
-    def stride(self) -> int:
-        """Length that makes one further frame after subsampling."""
-        product = 1
-        for _, stride in self.subsampling:
-            product *= stride
-        return product
-
-    def frames_of(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Frames left of each utterance after subsampling, from its own length alone (B,)."""
-        return (torch.div(lengths - self.min_frames, self.stride, rounding_mode="floor") + 1).clamp(min=0)
-
-    def macs(self) -> MacTable:
-        """What this encoder costs, counted by torch when it is first asked for."""
-        if self._macs is None:
-            self._macs = count_encoder(self)
-        return self._macs
+    # --- the loop -----------------------------------------------------------------------------------------------------
 
     def start(self, xs_pad: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
         """The state before the first block; see :meth:`embed_frames`.
@@ -267,12 +175,7 @@ class SegmentEncoder(AbsEncoder):
         return ExitOutput(layer, hidden if norm is None else norm(hidden), state.olens, state)
 
     def iter_exits(self, xs_pad: torch.Tensor, ilens: torch.Tensor) -> Iterator[ExitOutput]:
-        """Yields the exits from the first to the final one; each is computed when it is asked for.
-
-        Args:
-            xs_pad: features (B, L, input_size) or samples (B, L).
-            ilens: real length of each utterance (B,).
-        """
+        """Yields the exits from the first to the final one; each is computed when it is asked for. See :meth:`embed_frames`."""
         state = self.start(xs_pad, ilens)
         while state.layer < self.exit_layers[-1]:
             output = self.advance(state)
@@ -286,13 +189,7 @@ class SegmentEncoder(AbsEncoder):
         prev_states: torch.Tensor | None = None,
         ctc: torch.nn.Module | None = None,
     ) -> tuple[tuple[torch.Tensor, list[tuple[int, torch.Tensor]]], torch.Tensor, None]:
-        """All exits, in the form of ESPnet's InterCTC (``ESPnetASRModel.encode``).
-
-        Args:
-            xs_pad: features (B, L, input_size) or samples (B, L).
-            ilens: real length of each utterance (B,).
-            prev_states: not used; ESPnet's signature.
-            ctc: not used; ESPnet's signature.
+        """All exits, in the form of ESPnet's InterCTC (``ESPnetASRModel.encode``), whose last two arguments are not used.
 
         Returns:
             ``(final output (B, T, D), [(layer, output (B, T, D)) of the exits below]), olens (B,), None``
@@ -300,6 +197,101 @@ class SegmentEncoder(AbsEncoder):
         outputs = list(self.iter_exits(xs_pad, ilens))
         below = [(output.layer, output.hs) for output in outputs[:-1]]
         return (outputs[-1].hs, below), outputs[-1].olens, None
+
+    # --- what a backbone says -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
+        """Subsamples and adds positions: the state before the first block.
+
+        Args:
+            xs: features (B, L, input_size) or samples (B, L), as ``takes`` says.
+            ilens: real length of each utterance (B,).
+        """
+
+    @abstractmethod
+    def block(self, number: int, state: EncoderState) -> EncoderState:
+        """Computes one block.
+
+        Args:
+            number: 1-based; the state stands right below it.
+            state: (its ``layer`` is kept by the loop).
+        """
+
+    @abstractmethod
+    def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
+        """The norm between block ``layer`` and the head of its exit, or None where there is none."""
+
+    def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
+        """What the exit after block ``layer`` reads before its norm (B, T, D): a frame for each of ``olens``."""
+        return state.hidden
+
+    @property
+    @abstractmethod
+    def subsampling(self) -> tuple[tuple[int, int], ...]:
+        """Kernel and stride of each convolution over time before the first block; of a padded one less its padding."""
+
+    def place_exits(self, exit_layers: Sequence[int], num_blocks: int) -> None:
+        """Sets ``exit_layers``, under ESPnet's name, too. Raises UsageError as :func:`check_exit_layers`."""
+        self.exit_layers = check_exit_layers(exit_layers, num_blocks)
+        self.interctc_layer_idx = list(self.exit_layers[:-1])
+
+    # --- what follows from it -----------------------------------------------------------------------------------------
+
+    @property
+    def min_frames(self) -> int:
+        """Length of the shortest input that leaves one frame after subsampling."""
+        return reach(self.subsampling)
+
+    @property
+    def stride(self) -> int:
+        """Length that makes one further frame after subsampling."""
+        return math.prod(stride for _, stride in self.subsampling)
+
+    def frames_of(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames left of each utterance after subsampling, from its own length alone (B,)."""
+        return (torch.div(lengths - self.min_frames, self.stride, rounding_mode="floor") + 1).clamp(min=0)
+
+    def macs(self) -> MacTable:
+        """What this encoder costs, counted by torch when it is first asked for."""
+        if self._macs is None:
+            self._macs = count_encoder(self)
+        return self._macs
+
+    # --- for ONNX: no number is read from a tensor --------------------------------------------------------------------
+
+    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+        """The hidden states (B, T, D) that :meth:`embed_frames` makes of the same.
+
+        Args:
+            xs: as :meth:`embed_frames` takes it; samples are zero where they are padded, and L is not below ``min_frames``.
+            ilens: likewise.
+
+        Raises:
+            UserError: the backbone has no ONNX form.
+        """
+        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> Carry:
+        """What the blocks need beside the hidden states, from shapes and lengths alone, at any exit: always masked.
+
+        Args:
+            hidden: (B, T, D).
+            olens: real frames (B,), one or more each.
+        """
+        raise UserError(f"{type(self).__name__} has no ONNX form: its code depends on the lengths' values")
+
+    def packed_size(self, layer: int) -> int:
+        """Dimension D' of what :meth:`packed` makes at an exit layer; of layer 0, of the hidden states before the first block."""
+        return self.output_size()
+
+    def packed(self, state: EncoderState) -> torch.Tensor:
+        """All that the next segment begins with, as one tensor (B, T, D')."""
+        return state.hidden
+
+    def unpacked(self, packed: torch.Tensor, olens: torch.Tensor, layer: int) -> EncoderState:
+        """The state after block ``layer`` that :meth:`packed` was made of; see :meth:`traced_carry`."""
+        return EncoderState(packed, olens, self.traced_carry(packed, olens), layer)
 
 
 def reach(convolutions: Sequence[tuple[int, int]]) -> int:
@@ -318,6 +310,14 @@ def real_frames(olens: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
 def trains_with_others() -> bool:
     """Whether this process shares its training with others, who wait for the gradient of every parameter."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def left_out(hidden: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What comes out of a block that is left out of a training step: what went in.
+
+    Processes that train together wait for the gradient of every parameter: they compute the block, and its gradient is 0.
+    """
+    return hidden + 0.0 * compute() if trains_with_others() else hidden
 
 
 def scale_gradient(values: torch.Tensor, factor: float) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,9 +14,8 @@ from espnet_ee.encoder.base import (
     EncoderState,
     ExitOutput,
     SegmentEncoder,
-    check_exit_layers,
+    left_out,
     real_frames,
-    trains_with_others,
 )
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import (
@@ -133,8 +133,7 @@ class BlockListEncoder(SegmentEncoder):
             )
         self.input_size = input_size
         self.layer_drop_rate = stock.get(LAYER_DROP, 0.0)
-        self.exit_layers = check_exit_layers(exit_layers, len(blocks))
-        self.interctc_layer_idx = list(self.exit_layers[:-1])
+        self.place_exits(exit_layers, len(blocks))
         self.conditioned = bool(getattr(self, "interctc_use_conditioning", False))
         self.add_exit_norms(exit_norm)
         accept_either_version(self)
@@ -163,8 +162,7 @@ class BlockListEncoder(SegmentEncoder):
         masks = ~make_pad_mask(olens, maxlen=hidden.size(1))[:, None, :].to(hidden.device) if padded else None
         return EncoderState(hidden, olens, BlockCarry(positions, masks))
 
-    def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
-        """See :class:`SegmentEncoder`."""
+    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
         if self.legacy:
             raise UserError(
                 "rel_pos_type: legacy: positions that look at an utterance's length have no ONNX form here; compute it with torch"
@@ -202,22 +200,18 @@ class BlockListEncoder(SegmentEncoder):
         return replace(output, logits=logits, state=replace(output.state, carry=carry))
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
-        """Computes one block, or in training leaves it out as ``layer_drop_rate`` says; see :class:`SegmentEncoder`."""
+        """Computes one block, or in training leaves it out as ``layer_drop_rate`` says."""
         dropped = self.training and self.layer_drop_rate > 0 and torch.empty(1).uniform_().item() < self.layer_drop_rate
-        if dropped and not trains_with_others():
-            return state
-        computed = self._computed(number, state)
-        # Processes that train together wait for the gradient of every parameter: here it is 0.
-        return replace(computed, hidden=state.hidden + 0.0 * computed.hidden) if dropped else computed
+        compute = partial(self._computed, self.encoders[number - 1], state)
+        return replace(state, hidden=left_out(state.hidden, compute) if dropped else compute())
 
-    def _computed(self, number: int, state: EncoderState) -> EncoderState:
+    def _computed(self, block: torch.nn.Module, state: EncoderState) -> torch.Tensor:
         carry = cast(BlockCarry, state.carry)
-        positions, masks = carry.positions, carry.masks
-        if self.legacy and positions is None:
-            return replace(state, hidden=self._by_length(self.encoders[number - 1], state.hidden, state.olens))
-        xs = state.hidden if positions is None else (state.hidden, positions)
-        xs = call_block(self.encoders[number - 1], xs, masks)
-        return replace(state, hidden=xs if positions is None else xs[0])
+        if carry.positions is not None:
+            return call_block(block, (state.hidden, carry.positions), carry.masks)[0]
+        if self.legacy:
+            return self._by_length(block, state.hidden, state.olens)
+        return call_block(block, state.hidden, carry.masks)
 
     def _by_length(self, block: torch.nn.Module, hidden: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
         """Computes a block for each length of the batch on its own: ESPnet's older relative positions look at the length of what is

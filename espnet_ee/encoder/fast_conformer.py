@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, reach, real_frames, trains_with_others
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, left_out, reach, real_frames
 from espnet_ee.encoder.chunk import BlockCache, check_chunks, chunk_mask, drawn_chunk
 from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
 from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate, full_rate
@@ -127,8 +127,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         super().__init__()
         check_sizes(output_size, attention_heads, cnn_module_kernel, subsampling, convolution_norm)
         self.input_size = input_size
-        self.exit_layers = check_exit_layers(exit_layers, num_blocks)
-        self.interctc_layer_idx = list(self.exit_layers[:-1])
+        self.place_exits(exit_layers, num_blocks)
         self.size, self.head_width = output_size, output_size // attention_heads
         self.factor, self.stochastic_depth_rate = subsampling, stochastic_depth_rate
         self.embed = DepthwiseSubsampling(input_size, output_size, subsampling, subsampling_channels)
@@ -167,13 +166,13 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
 
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
         """Subsamples; see :class:`SegmentEncoder`."""
-        hidden = self.traced_embed(xs)
+        hidden = self.embed_features(xs)
         olens = self.frames_of(ilens).clamp(max=hidden.size(1))
         chunk = drawn_chunk(self.chunk_limits, self.chunk_step) if self.training and self.chunk_limits else self.chunk
         return EncoderState(hidden, olens, self.chunked_carry(hidden, olens, chunk))
 
-    def traced_embed(self, xs: torch.Tensor) -> torch.Tensor:
-        """See :class:`SegmentEncoder`; for what is before the first frame of features, that frame stands."""
+    def embed_features(self, xs: torch.Tensor) -> torch.Tensor:
+        """What goes into the first block (B, T, D), of features (B, L, F); for what is before the first frame, that frame stands."""
         if self.look_back:
             xs = torch.cat([xs[:, :1].expand(-1, self.look_back, -1), xs], dim=1)
         return self.stream_embed(xs)
@@ -181,6 +180,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
     def stream_embed(self, xs: torch.Tensor) -> torch.Tensor:
         """What goes into the first block (1, n, D), of features (1, ``look_back`` + n * ``stride``, F) of a stream."""
         return self.embed_dropout(self.embed(xs) * math.sqrt(self.size))
+
+    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+        return self.embed_features(xs)
 
     def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> FastCarry:
         """See :class:`SegmentEncoder`."""
@@ -247,10 +249,9 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
     def block_output(self, number: int, hidden: torch.Tensor, carry: FastCarry) -> torch.Tensor:
         """What block ``number`` makes of (B, T, D): the same where it is skipped, in training, by chance."""
         share = self.depth_share(number)
-        if not share and not trains_with_others():
-            return hidden
-        output = self.encoders[number - 1](hidden, carry.cosines, carry.sines, carry.real, carry.seen, share, carry.chunk)
-        return output if share else hidden + 0.0 * output
+        block = self.encoders[number - 1]
+        compute = partial(block, hidden, carry.cosines, carry.sines, carry.real, carry.seen, share, carry.chunk)
+        return compute() if share else left_out(hidden, compute)
 
     def depth_share(self, number: int) -> float:
         """What the modules of a block count for: 0 where the block is skipped, more than 1 where it could have been."""

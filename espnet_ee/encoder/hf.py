@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
 from espnet_ee.encoder import hf_traced
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_exit_layers, real_frames, trains_with_others
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, left_out, real_frames, trains_with_others
 from espnet_ee.errors import UsageError, missing_packages_named
 
 
@@ -109,8 +110,8 @@ class EarlyExitHfEncoder(SegmentEncoder):
         if normalize_waveform is not None:
             table[hf_models.NORMALIZE] = normalize_waveform
         self.architecture, self.normalizes = table, bool(table[hf_models.NORMALIZE])
-        self.input_size, self.exit_layers = input_size, check_exit_layers(exit_layers, len(model.encoder.layers))
-        self.interctc_layer_idx = list(self.exit_layers[:-1])
+        self.input_size = input_size
+        self.place_exits(exit_layers, len(model.encoder.layers))
         self._take_parts(model)
         if table["model_type"] == "wavlm":
             hf_models.fuse_attention(self.encoders)
@@ -180,7 +181,7 @@ class EarlyExitHfEncoder(SegmentEncoder):
             samples = (samples - samples.mean()) / torch.sqrt(samples.var(unbiased=False) + 1e-7)
         return nn.functional.pad(samples, (0, max(0, self.min_frames - len(samples))))
 
-    def traced_samples(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
         """See :class:`SegmentEncoder`."""
         lengths = ilens.clamp(min=self.min_frames)  # as a session pads what is shorter
         xs = hf_traced.standardised(xs, lengths) if self.normalizes else xs
@@ -215,16 +216,17 @@ class EarlyExitHfEncoder(SegmentEncoder):
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
         """Computes one block; see :class:`SegmentEncoder`."""
-        carry, hidden = cast(HfCarry, state.carry), state.hidden
         skipped = self.training and self.layerdrop > 0 and not self.frozen and torch.rand(()).item() < self.layerdrop
-        if skipped and not trains_with_others():
-            return state
-        seen = None if carry.real is None else carry.real[:, None, None].expand(-1, -1, hidden.size(1), -1)
+        compute = partial(self._computed, self.encoders[number - 1], state)
+        return replace(state, hidden=left_out(state.hidden, compute) if skipped else compute())
+
+    def _computed(self, block: nn.Module, state: EncoderState) -> torch.Tensor:
+        carry = cast(HfCarry, state.carry)
+        seen = None if carry.real is None else carry.real[:, None, None].expand(-1, -1, state.hidden.size(1), -1)
         extra = {} if carry.bias is None else {"position_bias": carry.bias}
         with self._gradients():
-            output = self.encoders[number - 1](hidden, attention_mask=seen, **extra)
-        output = output[0] if isinstance(output, tuple) else output  # a tuple in transformers 4, and of WavLM
-        return replace(state, hidden=hidden + 0.0 * output if skipped else output)
+            output = block(state.hidden, attention_mask=seen, **extra)
+        return output[0] if isinstance(output, tuple) else output  # a tuple in transformers 4, and of WavLM
 
     def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
         """See :class:`SegmentEncoder`."""

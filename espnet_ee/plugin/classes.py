@@ -9,15 +9,17 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_ee.encoder.branchformer import EarlyExitBranchformerEncoder
-from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
-from espnet_ee.encoder.e_branchformer import EarlyExitEBranchformerEncoder
 from espnet_ee.encoder.espnet_blocks import BlockListEncoder
 from espnet_ee.encoder.fast_conformer import EarlyExitFastConformerEncoder
 from espnet_ee.encoder.hf import EarlyExitHfEncoder
-from espnet_ee.encoder.multiconv_conformer import EarlyExitMultiConvConformerEncoder
 from espnet_ee.encoder.splitformer import EarlyExitSplitformerEncoder
-from espnet_ee.encoder.transformer import EarlyExitTransformerEncoder
+from espnet_ee.encoder.stock import (
+    EarlyExitBranchformerEncoder,
+    EarlyExitConformerEncoder,
+    EarlyExitEBranchformerEncoder,
+    EarlyExitMultiConvConformerEncoder,
+    EarlyExitTransformerEncoder,
+)
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.early_exit import EarlyExitASRModel
 

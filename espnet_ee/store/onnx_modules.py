@@ -62,10 +62,17 @@ class Normalisation(torch.nn.Module):
 class Segment(torch.nn.Module):
     """The blocks between two exits with the head of the upper one.
 
+    Attributes:
+        least: length of the shortest input.
+        step: what the lengths of examples are multiples of, over the least: several frames must come of them.
+        width: dimension of the input's frames.
+
     Args:
         model: in evaluation mode.
         below: the exit layer it begins above; 0: features come in, and the subsampling is a part of it.
     """
+
+    least, step = 1, 1
 
     inputs = ("hidden", "lens")
     outputs = ("hidden_out", "lens_out", "label", "log_confidence", "entropy", "log_probs")
@@ -75,25 +82,11 @@ class Segment(torch.nn.Module):
         self.encoder: SegmentEncoder = model.encoder
         self.layer = next(layer for layer in self.encoder.exit_layers if layer > below)
         self.below, self.head = below, exit_heads_of(model).by_layer[self.layer]
+        self.width = self.encoder.packed_size(below)
         if isinstance(self.head, LSTMHead):
             raise UserError(
                 f"exit {self.layer}: a head of kind lstm has no ONNX form here: it packs an utterance by its length"
             )
-
-    @property
-    def least(self) -> int:
-        """Length of the shortest input."""
-        return 1
-
-    @property
-    def step(self) -> int:
-        """What the lengths of examples are multiples of, over the least: several frames must come of them."""
-        return 1
-
-    @property
-    def width(self) -> int:
-        """Dimension of the input's frames."""
-        return self.encoder.packed_size(self.below)
 
     def forward(self, hidden: torch.Tensor, lens: torch.Tensor) -> Tensors:
         """Computes the segment.
@@ -126,23 +119,11 @@ class FirstSegment(Segment):
     def __init__(self, model: ESPnetASRModel) -> None:
         super().__init__(model, 0)
         self.normalisation = Normalisation(model.normalize)
-        self.size, preencoder = input_width(model), getattr(model, "preencoder", None)
+        self.width, self.least = input_width(model), self.encoder.min_frames
+        self.of_samples = self.encoder.takes == "samples"
+        self.step = self.encoder.stride if self.of_samples else 1
+        preencoder = getattr(model, "preencoder", None)
         self.linear = None if preencoder is None else preencoder.linear_out
-
-    @property
-    def least(self) -> int:
-        """See :class:`Segment`."""
-        return self.encoder.min_frames
-
-    @property
-    def step(self) -> int:
-        """See :class:`Segment`."""
-        return self.encoder.stride if self.encoder.takes == "samples" else 1
-
-    @property
-    def width(self) -> int:
-        """See :class:`Segment`."""
-        return self.size
 
     def forward(self, x: torch.Tensor, x_lens: torch.Tensor) -> Tensors:
         """Computes features (B, L, F), or samples (B, L, 1), of which ``x_lens`` (B,) are real; L is ``least`` or more.
@@ -153,9 +134,8 @@ class FirstSegment(Segment):
         features = self.normalisation(x, x_lens)
         if self.linear is not None:
             features = self.linear(features).masked_fill(~real_frames(x_lens, x)[..., None], 0.0)
-        if self.encoder.takes == "samples":
-            return super().forward(self.encoder.traced_samples(features[:, :, 0], x_lens), lens)
-        return super().forward(self.encoder.traced_embed(features), lens)
+        features = features[:, :, 0] if self.of_samples else features
+        return super().forward(self.encoder.traced_embed(features, x_lens), lens)
 
 
 def segments_of(model: ESPnetASRModel) -> Mapping[int, Segment]:

@@ -90,7 +90,7 @@ def test_chunk_by_chunk_is_all_at_once(frames: int, chunk: int, left: int, kerne
     xs = features(made, frames)
     expected, caches, parts = outputs(made, xs), [made.new_cache() for _ in range(4)], []
     with torch.no_grad():
-        hidden = made.traced_embed(xs)
+        hidden = made.embed_features(xs)
         for first in range(0, frames, chunk):
             part = hidden[:, first : first + chunk]
             for number, cache in enumerate(caches, 1):

@@ -12,7 +12,7 @@ from espnet2.tasks.asr import encoder_choices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_ee.encoder import espnet_blocks
+from espnet_ee.encoder import base
 from espnet_ee.encoder.base import SegmentEncoder, check_exit_layers
 from espnet_ee.encoder.espnet_blocks import INPUT_LAYERS, LAYER_DROP, REPLACED, BlockCarry, BlockListEncoder
 from espnet_ee.errors import UsageError, UserError
@@ -261,7 +261,7 @@ def test_layers_are_dropped_in_training_as_in_stock():
 @pytest.mark.parametrize("backbone", ["e_branchformer", "multiconv_conformer"])
 def test_a_dropped_layer_has_a_gradient_where_other_processes_wait_for_it(backbone, monkeypatch):
     ran = []
-    monkeypatch.setattr(espnet_blocks, "trains_with_others", lambda: True)
+    monkeypatch.setattr(base, "trains_with_others", lambda: True)
     encoder = tiny.encoder([2, 4], backbone=backbone, layer_drop_rate=1.0).train()
     output = next(encoder.iter_exits(*features(64, 64)))
     output.hs.square().sum().backward()

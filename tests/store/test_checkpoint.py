@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from espnet_ee.data.features import read_frontend
-from espnet_ee.encoder.conformer import EarlyExitConformerEncoder
+from espnet_ee.encoder.stock import EarlyExitConformerEncoder
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.host.compat import rename_keys
