@@ -157,6 +157,6 @@ def _parabola(mapping: Mapping[str, Any]) -> Parabola:
 
 
 def _count(value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_MACS:
+    if type(value) is not int or not least <= value <= MOST_MACS:
         raise ValueError(f"{value!r} is no whole number from {least} on, in reason")
     return value

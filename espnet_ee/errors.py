@@ -49,6 +49,11 @@ def is_mendable(error: OSError) -> bool:
     return error.errno in _MENDABLE
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; the name of its class, if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 _EXTRAS = {
     **dict.fromkeys(
         ("torch", "torchaudio", "espnet", "espnet2", "espnet3", "humanfriendly", "librosa", "safetensors"), "espnet"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER, DESCRIPTION = "onnx", "model.yaml"
+FOLDER, DESCRIPTION, FORMAT = "onnx", "model.yaml", 1
 KINDS = ("fp32", "int8")
 
 

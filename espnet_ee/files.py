@@ -155,6 +155,11 @@ def is_file(path: str | Path) -> bool:
         return False
 
 
+def is_beside(name: Any) -> bool:
+    """Whether it names a file of the same folder, and no hidden one: a stranger's file names no others."""
+    return isinstance(name, str) and bool(name) and name == os.path.basename(name) and not name.startswith(".")
+
+
 def refuse_pointer(path: str | Path) -> None:
     """Raises UserError for what stands in a file's place until Git LFS or git-annex fetches it."""
     with open(path, "rb") as stream:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_ee.errors import UserError, missing_package
+from espnet_ee.errors import UserError, first_line, missing_package
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -42,5 +42,4 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{name}: no such folder, and the hub says: {first}") from None
+        raise UserError(f"{name}: no such folder, and the hub says: {first_line(error)}") from None

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "espnet_ee"
 # The rooms of the house, from the ground up: a file imports its own room and lower floors, never upwards or sideways.
 FLOORS = {
-    **dict.fromkeys(("errors", "text", "compute"), 0),  # the standard library only
+    **dict.fromkeys(("errors", "text", "values", "compute", "subsampling"), 0),  # the standard library only
     **dict.fromkeys(("files", "hub", "host", "exported"), 1),
     **dict.fromkeys(("kaldi", "policy", "frontend"), 2),
     **dict.fromkeys(("search", "data", "score", "encoder"), 3),

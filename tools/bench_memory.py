@@ -25,13 +25,17 @@ from espnet_ee.api import EarlyExitASR
 from espnet_ee.decode.torch_session import TorchSession
 from espnet_ee.errors import UsageError, run
 from espnet_ee.files import read_yaml
+from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.store.build import build_model
 
 CONFIGS = [f"egs/an4/asr1/conf/train_ee_{name}conformer.yaml" for name in ("", "fast_")]
 TOKENS = ["<blank>", "<unk>", *(chr(65 + number) for number in range(26)), "<space>", "<sos/eos>"]
 RATE = 16000
 # What ESPnet's training fills in where a configuration is silent.
-DEFAULTS = {"frontend": "default", "frontend_conf": {}, "normalize": "utterance_mvn", "normalize_conf": {}, "ctc_conf": {}}
+DEFAULTS = {
+    "frontend": "default", "frontend_conf": {}, "normalize": "utterance_mvn", "normalize_conf": {}, "ctc_conf": {}, "decoder_conf": {},
+    **dict.fromkeys(("specaug", "decoder", "input_size", "init", "preencoder", "postencoder")), "token_list": TOKENS,
+}  # fmt: skip
 
 
 def resident() -> float:
@@ -44,20 +48,11 @@ def measure(path: Path, seconds: float, exit_layer: int | None) -> dict[str, flo
     """Transcribes noise in this process."""
     config = read_yaml(path, "give a training configuration")
     used = ("encoder", "encoder_conf", "model", "model_conf", "frontend", "frontend_conf", "ctc_conf")
-    empty = dict.fromkeys(("specaug", "decoder", "input_size", "init", "preencoder", "postencoder"))
-    config = {
-        **DEFAULTS,
-        **{key: config[key] for key in used if key in config},
-        **empty,
-        "token_list": TOKENS,
-        "decoder_conf": {},
-    }
+    config = {**DEFAULTS, **{key: config[key] for key in used if key in config}}
     torch.manual_seed(0)
     model = build_model(config, path).eval()
     recogniser = EarlyExitASR(TorchSession(model), RATE)
     if exit_layer is not None:
-        from espnet_ee.policy.fixed import FixedExitPolicy
-
         recogniser.use(FixedExitPolicy(exit_layer))
     samples = np.random.default_rng(0).standard_normal(round(seconds * RATE)).astype(np.float32) * 0.05
     before, started = resident(), time.perf_counter()

@@ -10,9 +10,10 @@ from typing import Any
 from espnet_ee.data.datadir import DataDir, read_data_dir
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_lines
+from espnet_ee.subsampling import FAST, Convolutions, padded, subsampled
 
 # Kernel and stride over time of the convolutions before the first block, by ESPnet's input_layer and by our subsampling.
-SUBSAMPLING: dict[str, tuple[tuple[int, int], ...]] = {
+SUBSAMPLING: dict[str, Convolutions] = {
     "linear": (),
     "conv2d1": ((3, 1), (3, 1)),
     "conv2d2": ((3, 2), (3, 1)),
@@ -22,9 +23,7 @@ SUBSAMPLING: dict[str, tuple[tuple[int, int], ...]] = {
     "conv1d1": ((3, 1), (3, 1)),
     "conv1d2": ((3, 1), (3, 2)),
     "conv1d3": ((3, 1), (5, 3)),
-    "4": ((3, 2), (3, 2)),
-    "6": ((3, 2), (5, 3)),
-    "8": ((3, 2), (3, 2), (3, 2)),
+    **{str(factor): layers for factor, layers in FAST.items()},
     # Of samples: what wav2vec 2.0, HuBERT and WavLM have.
     "early_exit_hf": ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)),
 }
@@ -82,17 +81,6 @@ def frames_needed(units: Sequence[Any]) -> int:
     return len(units) + sum(a == b for a, b in pairwise(units))
 
 
-def subsampled(frames: int, layers: tuple[tuple[int, int], ...]) -> int:
-    """Frames left by convolutions without padding.
-
-    >>> subsampled(100, ((3, 2), (3, 2)))
-    24
-    """
-    for kernel, stride in layers:
-        frames = max(0, (frames - kernel) // stride + 1)
-    return frames
-
-
 def subsampling(config: Mapping[str, Any]) -> str:
     """Our encoders' ``subsampling``, or the ``input_layer`` of ESPnet's; a key of ``SUBSAMPLING``, if it is known."""
     encoder, conf = str(config.get("encoder")), config.get("encoder_conf") or {}
@@ -103,11 +91,11 @@ def subsampling(config: Mapping[str, Any]) -> str:
     return str(conf.get("input_layer", "conv2d")) if encoder.endswith("former") else "unknown"
 
 
-def convolutions(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...] | None:
-    """Kernel and stride of each convolution before the first block, of a padded one less its padding; None: not known."""
+def convolutions(config: Mapping[str, Any]) -> Convolutions | None:
+    """Those before the first block; None: not known."""
     layers = SUBSAMPLING.get(subsampling(config))
-    padded = layers is not None and bool((config.get("encoder_conf") or {}).get("chunk_range"))
-    return tuple((stride, stride) for _, stride in layers or ()) if padded else layers
+    streams = layers is not None and bool((config.get("encoder_conf") or {}).get("chunk_range"))
+    return padded(layers or ()) if streams else layers
 
 
 def feature_frames(data: DataDir, config: Mapping[str, Any]) -> Mapping[str, int] | None:

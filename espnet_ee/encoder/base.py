@@ -1,6 +1,6 @@
 """The layer loop of an early-exit encoder: start, advance, stop.
 
-``SegmentEncoder`` owns the loop for every backbone; a backbone says how its input becomes frames (``embed``), what one
+``SegmentEncoder`` owns the loop for every backbone; a backbone says how its input becomes frames (``embed_frames``), what one
 block does (``block``), and which norm stands before an exit's head. Nothing above the exit that was asked for is computed.
 """
 
@@ -20,6 +20,8 @@ from espnet_ee.compute import MacTable
 from espnet_ee.encoder.counting import count_encoder
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import TooShortUttError
+from espnet_ee.subsampling import Convolutions, reach
+from espnet_ee.values import is_whole
 
 
 class TooShortError(UserError, TooShortUttError):
@@ -61,12 +63,8 @@ class EncoderState:
     layer: int = 0
 
     def select(self, indices: Sequence[int] | torch.Tensor) -> EncoderState:
-        """Keeps only some utterances, so that the ones that are finished cost nothing more.
-
-        Frames that are padding for all the kept utterances go, too.
-
-        Args:
-            indices: rows of the batch to keep, in the order in which they are kept; at least one.
+        """Keeps only some utterances (rows of the batch, in their new order; at least one), so that the ones that are finished cost
+        nothing more. Frames that are padding for all the kept utterances go, too.
         """
         rows = torch.as_tensor(indices, device=self.hidden.device, dtype=torch.long)
         olens = self.olens[rows.to(self.olens.device)]
@@ -228,8 +226,8 @@ class SegmentEncoder(AbsEncoder):
 
     @property
     @abstractmethod
-    def subsampling(self) -> tuple[tuple[int, int], ...]:
-        """Kernel and stride of each convolution over time before the first block; of a padded one less its padding."""
+    def subsampling(self) -> Convolutions:
+        """The convolutions over time before the first block; of a padded one the kernel less its padding."""
 
     def place_exits(self, exit_layers: Sequence[int], num_blocks: int) -> None:
         """Sets ``exit_layers``, under ESPnet's name, too. Raises UsageError as :func:`check_exit_layers`."""
@@ -294,17 +292,14 @@ class SegmentEncoder(AbsEncoder):
         return EncoderState(packed, olens, self.traced_carry(packed, olens), layer)
 
 
-def reach(convolutions: Sequence[tuple[int, int]]) -> int:
-    """Length that one frame is made of by convolutions of such kernels and strides."""
-    length = 1
-    for kernel, stride in reversed(convolutions):
-        length = (length - 1) * stride + kernel
-    return length
-
-
 def real_frames(olens: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
     """Which frames of a padded batch (B, T, ...) are real (B, T); ``olens`` says how many of each utterance (B,)."""
     return torch.arange(padded.size(1), device=padded.device) < olens.to(padded.device)[:, None]
+
+
+def block_of(name: str) -> int:
+    """1-based number of the block that an encoder's parameter of this name belongs to; 0 for what lies before the first."""
+    return int(name.split(".")[1]) + 1 if name.startswith("encoders.") else 0
 
 
 def trains_with_others() -> bool:
@@ -348,7 +343,7 @@ def check_exit_layers(exit_layers: Sequence[int], num_blocks: int) -> tuple[int,
         UsageError: not whole numbers, not rising, beyond the last block, or without the last block.
     """
     layers = tuple(exit_layers)
-    if not layers or any(isinstance(layer, bool) or not isinstance(layer, int) for layer in layers):
+    if not layers or not all(is_whole(layer, -math.inf) for layer in layers):
         raise UsageError(f"encoder_conf: exit_layers is {exit_layers!r}; give block numbers such as [2, 4, {num_blocks}]")
     if any(a >= b for a, b in pairwise(layers)) or layers[0] < 1:
         raise UsageError(f"encoder_conf: exit_layers {list(layers)} must rise, from 1 on")

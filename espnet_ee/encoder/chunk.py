@@ -14,18 +14,13 @@ from collections.abc import Sequence
 import torch
 
 from espnet_ee.errors import UsageError, UserError
+from espnet_ee.values import is_whole
 
 _WHOLE_SHARE = 0.5  # of the training steps, without chunks
 
 
 def chunk_mask(frames: int, chunk: int, left: int, device: torch.device) -> torch.Tensor:
-    """Which frames a frame sees (T, T), row by row: those of its chunk, and some before.
-
-    Args:
-        frames: T.
-        chunk: frames of a chunk, C.
-        left: frames before its chunk that it sees.
-        device: of the mask.
+    """Which frames a frame sees (T, T), row by row: those of its chunk of so many frames, and the ``left`` before that.
 
     >>> chunk_mask(5, 2, 1, torch.device("cpu")).int().tolist()
     [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 1, 1]]
@@ -70,12 +65,7 @@ class BlockCache:
 
 
 def drawn_chunk(limits: tuple[int, int], step: int) -> int | None:
-    """Frames of a chunk for a training step: none for half of them, else of a size between the limits.
-
-    Args:
-        limits: the shortest and the longest chunk.
-        step: 1, or 2 for even sizes only.
-    """
+    """Frames of a chunk for a training step, between the limits, even where ``step`` is 2; half of the time None: no chunks."""
     if torch.rand(()).item() < _WHOLE_SHARE:
         return None
     least, most = limits
@@ -85,20 +75,15 @@ def drawn_chunk(limits: tuple[int, int], step: int) -> int | None:
 def check_chunks(chunk_range: Sequence[int], left_frames: int, step: int) -> tuple[int, int] | None:
     """Returns the shortest and the longest chunk, None for none.
 
-    Args:
-        chunk_range: both, or nothing.
-        left_frames: frames before its chunk that a frame sees.
-        step: 2 where blocks see every second frame: then a chunk has an even number.
-
     Raises:
-        UsageError: they are something else.
+        UsageError: they are something else; where ``step`` is 2 (blocks see every second frame), odd numbers, too.
     """
-    if isinstance(left_frames, bool) or not isinstance(left_frames, int) or left_frames < 0:
+    if not is_whole(left_frames, 0):
         raise UsageError(f"encoder_conf: left_frames is {left_frames!r}; give a number of frames, 0 or more")
     if isinstance(chunk_range, (list, tuple)) and not chunk_range:
         return None
-    numbers = isinstance(chunk_range, (list, tuple)) and all(type(frames) is int for frames in chunk_range)
-    if not numbers or len(chunk_range) != 2 or not 1 <= chunk_range[0] <= chunk_range[1]:
+    numbers = isinstance(chunk_range, (list, tuple)) and all(map(is_whole, chunk_range))
+    if not numbers or len(chunk_range) != 2 or chunk_range[0] > chunk_range[1]:
         raise UsageError(
             f"encoder_conf: chunk_range is {chunk_range!r}; give the frames of the shortest and of the longest chunk that a "
             "training draws, such as [4, 24], or [] for a model that is not to stream"
@@ -112,8 +97,8 @@ def chunk_of(limits: tuple[int, int] | None, step: int, frame_seconds: float | N
     """Frames of a chunk that lasts so long.
 
     Args:
-        limits: what the model was trained for; None: it was not.
-        step: 1, or 2 for even numbers only.
+        limits: of the encoder, see :class:`espnet_ee.encoder.base.SegmentEncoder`; so is ``step``.
+        step: likewise.
         frame_seconds: length of a frame; None: not known.
         milliseconds: of a chunk.
 

@@ -28,11 +28,7 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def count_encoder(encoder: SegmentEncoder) -> MacTable:
-    """Counts the subsampling layer and the blocks up to every exit.
-
-    Args:
-        encoder: stays as it is; on any device.
-    """
+    """Counts the subsampling layer and the blocks up to every exit of an encoder, which stays as it is; on any device."""
     twin = copy_on_same(encoder)
     stride, period = encoder.stride, encoder.frame_period
     # Lengths between which the first convolution has no place more cost the same; of samples that is one count in five.

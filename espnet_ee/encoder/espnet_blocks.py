@@ -31,6 +31,7 @@ from espnet_ee.host.compat import (
     with_positions,
 )
 from espnet_ee.host.signature import reject_unknown_keys
+from espnet_ee.subsampling import Convolutions
 
 # What exit_layers stands for, and what no early exit can honour, each with the value that changes nothing; a recipe may
 # write that down, and no encoder of ours shows it.
@@ -68,7 +69,6 @@ class BlockCarry:
     logits: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor, frames: int) -> BlockCarry:
-        """See :class:`espnet_ee.encoder.base.Carry`."""
         positions, masks = self.positions, self.masks
         if positions is not None:
             # The embedding runs from distance T-1 to -(T-1): a shorter batch needs the middle.
@@ -141,14 +141,13 @@ class BlockListEncoder(SegmentEncoder):
         isolate_calls(self.encoders)
 
     @property
-    def subsampling(self) -> tuple[tuple[int, int], ...]:
-        """See :class:`SegmentEncoder`; nothing for ``input_layer: linear``."""
+    def subsampling(self) -> Convolutions:
+        """Nothing for ``input_layer: linear``."""
         layers = getattr(self.embed, "conv", ())
         kinds = (torch.nn.Conv2d, torch.nn.Conv1d)
         return tuple((layer.kernel_size[0], layer.stride[0]) for layer in layers if isinstance(layer, kinds))
 
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
-        """Subsamples and adds positions; see :class:`SegmentEncoder`."""
         embed = with_positions(self.embed, int(self.frames_of(torch.tensor(xs.size(1)))))
         if embed is not self.embed and not self.legacy:  # the older positions are read from the end of the table
             self.embed = embed
@@ -161,43 +160,6 @@ class BlockListEncoder(SegmentEncoder):
         padded = int(olens.min()) < hidden.size(1)
         masks = ~make_pad_mask(olens, maxlen=hidden.size(1))[:, None, :].to(hidden.device) if padded else None
         return EncoderState(hidden, olens, BlockCarry(positions, masks))
-
-    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
-        if self.legacy:
-            raise UserError(
-                "rel_pos_type: legacy: positions that look at an utterance's length have no ONNX form here; compute it with torch"
-            )
-        return traced_embed(self.embed, xs)
-
-    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> BlockCarry:
-        """See :class:`SegmentEncoder`."""
-        return BlockCarry(traced_positions(self.embed, hidden.size(1)), real_frames(olens, hidden)[:, None])
-
-    def forward(
-        self,
-        xs_pad: torch.Tensor,
-        ilens: torch.Tensor,
-        prev_states: torch.Tensor | None = None,
-        ctc: torch.nn.Module | None = None,
-    ) -> tuple[tuple[torch.Tensor, list[tuple[int, torch.Tensor]]], torch.Tensor, None]:
-        """All exits; see :class:`SegmentEncoder`. ``ctc`` reads the exits of a conditioned encoder that knows no other heads."""
-        if self.conditioned and self.heads is None and ctc is not None:
-            self.heads = _StockHead(ctc)
-        return super().forward(xs_pad, ilens)
-
-    def advance(self, state: EncoderState) -> ExitOutput:
-        """Computes the blocks up to the next exit; see :class:`SegmentEncoder`. Of a conditioned encoder also the exit's head."""
-        if not self.conditioned:
-            return super().advance(state)
-        if self.heads is None:
-            raise UsageError("interctc_use_conditioning: such an encoder reads the heads of its exits; compute it in its model")
-        below = cast(BlockCarry, state.carry).logits
-        if below is not None:
-            state = replace(state, hidden=state.hidden + self.conditioning_layer(below.softmax(dim=-1)))
-        output = super().advance(state)
-        logits = self.heads.logits(output.layer, output.hs, output.olens)
-        carry = replace(cast(BlockCarry, output.state.carry), logits=logits)
-        return replace(output, logits=logits, state=replace(output.state, carry=carry))
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
         """Computes one block, or in training leaves it out as ``layer_drop_rate`` says."""
@@ -230,7 +192,7 @@ class BlockListEncoder(SegmentEncoder):
         return result
 
     def exit_norm_of(self, layer: int) -> torch.nn.Module | None:
-        """The norm of the exit after block ``layer``, or None where it has none."""
+        """Its own, or the stock ``after_norm``."""
         if str(layer) in self.exit_norms:
             return self.exit_norms[str(layer)]
         if self.exit_norm == "none" and layer != self.exit_layers[-1]:
@@ -250,13 +212,49 @@ class BlockListEncoder(SegmentEncoder):
         own = self.exit_layers[:-1] if exit_norm == "separate" and hasattr(self, "after_norm") else ()
         self.exit_norms = torch.nn.ModuleDict({str(layer): LayerNorm(self.output_size()) for layer in own})
 
+    # --- conditioned on the exits below ---------------------------------------------------------------------------------
+
+    def advance(self, state: EncoderState) -> ExitOutput:
+        """Computes the blocks up to the next exit, of a conditioned encoder also the exit's head."""
+        if not self.conditioned:
+            return super().advance(state)
+        if self.heads is None:
+            raise UsageError("interctc_use_conditioning: such an encoder reads the heads of its exits; compute it in its model")
+        below = cast(BlockCarry, state.carry).logits
+        if below is not None:
+            state = replace(state, hidden=state.hidden + self.conditioning_layer(below.softmax(dim=-1)))
+        output = super().advance(state)
+        logits = self.heads.logits(output.layer, output.hs, output.olens)
+        carry = replace(cast(BlockCarry, output.state.carry), logits=logits)
+        return replace(output, logits=logits, state=replace(output.state, carry=carry))
+
+    def forward(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: torch.Tensor | None = None,
+        ctc: torch.nn.Module | None = None,
+    ) -> tuple[tuple[torch.Tensor, list[tuple[int, torch.Tensor]]], torch.Tensor, None]:
+        """``ctc`` reads the exits of a conditioned encoder that knows no other heads."""
+        if self.conditioned and self.heads is None and ctc is not None:
+            self.heads = _StockHead(ctc)
+        return super().forward(xs_pad, ilens)
+
+    # --- for ONNX -------------------------------------------------------------------------------------------------------
+
+    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+        if self.legacy:
+            raise UserError(
+                "rel_pos_type: legacy: positions that look at an utterance's length have no ONNX form here; compute it with torch"
+            )
+        return traced_embed(self.embed, xs)
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> BlockCarry:
+        return BlockCarry(traced_positions(self.embed, hidden.size(1)), real_frames(olens, hidden)[:, None])
+
 
 def effective(settings: Mapping[str, Any], drops_layers: bool) -> dict[str, Any]:
-    """The settings without those that change nothing; recipes write many of ESPnet's defaults down.
-
-    Args:
-        settings: ``encoder_conf``.
-        drops_layers: of the encoder's class.
+    """The settings of ``encoder_conf`` without those that change nothing; recipes write many of ESPnet's defaults down.
 
     Raises:
         UsageError: one that changes something and that no early exit can honour.
@@ -277,14 +275,7 @@ def effective(settings: Mapping[str, Any], drops_layers: bool) -> dict[str, Any]
 
 
 def check_padding_safe(stock: dict[str, Any]) -> None:
-    """Refuses stock settings with which an utterance's output would depend on what it is batched with.
-
-    Args:
-        stock: keywords of a stock constructor.
-
-    Raises:
-        UsageError: names the setting and its allowed values.
-    """
+    """Raises UsageError for a stock setting with which an utterance's output would depend on what it is batched with."""
     for name, allowed in _PADDING_SAFE.items():
         if name in stock and stock[name] not in allowed:
             choice = f"use {allowed[0]}" if len(allowed) == 1 else f"use one of {', '.join(allowed)}"

@@ -11,13 +11,7 @@ from torch import nn
 
 from espnet_ee.encoder.chunk import BlockCache
 from espnet_ee.errors import UsageError
-
-# Kernel and stride over time and frequency of each stage of the subsampling.
-SUBSAMPLING: dict[int, tuple[tuple[int, int], ...]] = {
-    4: ((3, 2), (3, 2)),
-    6: ((3, 2), (5, 3)),
-    8: ((3, 2), (3, 2), (3, 2)),
-}
+from espnet_ee.subsampling import FAST, subsampled
 
 
 class DepthwiseSubsampling(nn.Module):
@@ -32,18 +26,11 @@ class DepthwiseSubsampling(nn.Module):
 
     def __init__(self, input_size: int, output_size: int, factor: int, channels: int) -> None:
         super().__init__()
-        self.stages = SUBSAMPLING[factor]
-        (kernel, stride), *others = self.stages
+        (kernel, stride), *others = FAST[factor]
         self.first = nn.Conv2d(1, channels, kernel, stride)
         self.depthwise = nn.ModuleList(nn.Conv2d(channels, channels, k, s, groups=channels) for k, s in others)
         self.pointwise = nn.ModuleList(nn.Linear(channels, channels) for _ in others)
-        self.out = nn.Linear(channels * self.lengths(input_size), output_size)
-
-    def lengths(self, lengths: int) -> int:
-        """Frames, or frequencies, that are left of so many: an int, or a tensor of them."""
-        for kernel, stride in self.stages:
-            lengths = (lengths - kernel) // stride + 1
-        return lengths
+        self.out = nn.Linear(channels * subsampled(input_size, FAST[factor]), output_size)
 
     def forward(self, xs: torch.Tensor) -> torch.Tensor:
         """Subsamples (B, L, F) to (B, T, D); a frame sees nothing beyond its own stretch of the input."""
@@ -282,8 +269,8 @@ class FastConformerBlock(nn.Module):
 
 def check_sizes(output_size: int, heads: int, kernel: int, factor: int, norm: str) -> None:
     """Raises UsageError for settings that do not fit together."""
-    if factor not in SUBSAMPLING:
-        raise UsageError(f"encoder_conf: subsampling {factor}: choose {', '.join(map(str, SUBSAMPLING))}")
+    if factor not in FAST:
+        raise UsageError(f"encoder_conf: subsampling {factor}: choose {', '.join(map(str, FAST))}")
     if output_size % heads or (output_size // heads) % 2:
         raise UsageError(
             f"encoder_conf: output_size {output_size} and attention_heads {heads}: a head's width must be even and whole"

@@ -10,10 +10,11 @@ from typing import cast
 import torch
 from torch import nn
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, left_out, reach, real_frames
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, left_out, real_frames
 from espnet_ee.encoder.chunk import BlockCache, check_chunks, chunk_mask, drawn_chunk
-from espnet_ee.encoder.fast_blocks import SUBSAMPLING, DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
+from espnet_ee.encoder.fast_blocks import DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
 from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate, full_rate
+from espnet_ee.subsampling import FAST, Convolutions, padded, reach
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,6 @@ class FastCarry:
     chunk: int | None = None
 
     def select(self, rows: torch.Tensor, frames: int) -> FastCarry:
-        """See :class:`espnet_ee.encoder.base.Carry`."""
         real = None if self.real is None else self.real[rows, :frames]
         half = None if self.half is None else self.half[rows, : (frames + 1) // 2]
         real = None if real is None or bool(real.all()) else real
@@ -136,7 +136,7 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         self.chunk_step = 2 if self.half_rate else 1
         self.chunk_limits = check_chunks(chunk_range, left_frames, self.chunk_step)
         self.left_frames, self.kernel = left_frames, cnn_module_kernel
-        self.look_back = reach(SUBSAMPLING[subsampling]) - self.min_frames  # features before its own that a frame sees
+        self.look_back = reach(FAST[subsampling]) - self.min_frames  # features before its own that a frame sees
         self.new_block = partial(
             FastConformerBlock,
             output_size,
@@ -155,17 +155,13 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
             self.half_rate_outputs = nn.ModuleDict({str(layer): HalfRateOutput(output_size) for layer in (*within, last)})
 
     def output_size(self) -> int:
-        """D."""
         return self.size
 
     @property
-    def subsampling(self) -> tuple[tuple[int, int], ...]:
-        """See :class:`SegmentEncoder`."""
-        stages = SUBSAMPLING[self.factor]
-        return stages if self.chunk_limits is None else tuple((stride, stride) for _, stride in stages)
+    def subsampling(self) -> Convolutions:
+        return FAST[self.factor] if self.chunk_limits is None else padded(FAST[self.factor])
 
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
-        """Subsamples; see :class:`SegmentEncoder`."""
         hidden = self.embed_features(xs)
         olens = self.frames_of(ilens).clamp(max=hidden.size(1))
         chunk = drawn_chunk(self.chunk_limits, self.chunk_step) if self.training and self.chunk_limits else self.chunk
@@ -181,53 +177,13 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         """What goes into the first block (1, n, D), of features (1, ``look_back`` + n * ``stride``, F) of a stream."""
         return self.embed_dropout(self.embed(xs) * math.sqrt(self.size))
 
-    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
-        return self.embed_features(xs)
-
-    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> FastCarry:
-        """See :class:`SegmentEncoder`."""
-        return FastCarry(*rotary(hidden.size(1), self.head_width, hidden), real_frames(olens, hidden)[..., None])
-
     def chunked_carry(self, hidden: torch.Tensor, olens: torch.Tensor, chunk: int | None) -> FastCarry:
         """What the blocks need beside the hidden states (B, T, D); see :class:`SegmentEncoder` for ``chunk``."""
         carry = self.traced_carry(hidden, olens)
         mask = None if chunk is None else chunk_mask(hidden.size(1), chunk, self.left_frames, hidden.device)
         return replace(carry, real=carry.real if int(olens.min()) < hidden.size(1) else None, chunks=mask, chunk=chunk)
 
-    def new_cache(self) -> BlockCache:
-        """What a block needs of a stream's past, at its start."""
-        return BlockCache(self.left_frames, self.kernel)
-
-    def stream_block(self, number: int, hidden: torch.Tensor, first: int, cache: BlockCache) -> torch.Tensor:
-        """Computes one block, at full rate, for a stream's next chunk.
-
-        Args:
-            number: 1-based.
-            hidden: what goes in (1, n, D).
-            first: the stream's frame that the chunk begins with.
-            cache: the block's own; the chunk is added.
-        """
-        cosines, sines = rotary(hidden.size(1), self.head_width, hidden, first)
-        return self.encoders[number - 1](hidden, cosines, sines, None, None, cache=cache)
-
-    def packed_size(self, layer: int) -> int:
-        """See :class:`SegmentEncoder`; an exit among the blocks at half rate is followed by both."""
-        first, last = self.half_rate or (1, 0)
-        return 2 * self.size if first <= layer < last else self.size
-
-    def packed(self, state: EncoderState) -> torch.Tensor:
-        """See :class:`SegmentEncoder`."""
-        half = cast(FastCarry, state.carry).half
-        return state.hidden if half is None else torch.cat([state.hidden, full_rate(half, state.hidden.size(1))], dim=2)
-
-    def unpacked(self, packed: torch.Tensor, olens: torch.Tensor, layer: int) -> EncoderState:
-        """See :class:`SegmentEncoder`."""
-        hidden, half = packed[:, :, : self.size], packed[:, ::2, self.size :]
-        carry = self.traced_carry(hidden, olens)
-        return EncoderState(hidden, olens, replace(carry, half=half) if half.size(2) else carry, layer)
-
     def block(self, number: int, state: EncoderState) -> EncoderState:
-        """Computes one block; see :class:`SegmentEncoder`."""
         carry, (first, last) = cast(FastCarry, state.carry), self.half_rate or (0, 0)
         if number == first:
             carry = replace(carry, half=self.half_rate_input(state.hidden, carry.real))
@@ -238,13 +194,6 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         if number < last:
             return state
         return replace(state, hidden=self.exit_hidden(last, state), carry=replace(carry, half=None))
-
-    def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
-        """See :class:`SegmentEncoder`."""
-        half = cast(FastCarry, state.carry).half
-        if half is None:
-            return state.hidden
-        return state.hidden + self.half_rate_outputs[str(layer)](half, state.hidden.size(1))
 
     def block_output(self, number: int, hidden: torch.Tensor, carry: FastCarry) -> torch.Tensor:
         """What block ``number`` makes of (B, T, D): the same where it is skipped, in training, by chance."""
@@ -260,5 +209,47 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
             return 1.0
         return 0.0 if torch.rand(()).item() < rate else 1.0 / (1.0 - rate)
 
+    def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
+        half = cast(FastCarry, state.carry).half
+        if half is None:
+            return state.hidden
+        return state.hidden + self.half_rate_outputs[str(layer)](half, state.hidden.size(1))
+
     def exit_norm_of(self, layer: int) -> None:
         """None: every block ends in a norm of its own."""
+
+    # --- a stream -------------------------------------------------------------------------------------------------------
+
+    def new_cache(self) -> BlockCache:
+        """What a block needs of a stream's past, at its start."""
+        return BlockCache(self.left_frames, self.kernel)
+
+    def stream_block(self, number: int, hidden: torch.Tensor, first: int, cache: BlockCache) -> torch.Tensor:
+        """Computes one block, at full rate, for a stream's next chunk: (1, n, D), which begins with the stream's frame ``first``.
+
+        The chunk is added to ``cache``, which is the block's own.
+        """
+        cosines, sines = rotary(hidden.size(1), self.head_width, hidden, first)
+        return self.encoders[number - 1](hidden, cosines, sines, None, None, cache=cache)
+
+    # --- for ONNX -------------------------------------------------------------------------------------------------------
+
+    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+        return self.embed_features(xs)
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> FastCarry:
+        return FastCarry(*rotary(hidden.size(1), self.head_width, hidden), real_frames(olens, hidden)[..., None])
+
+    def packed_size(self, layer: int) -> int:
+        """An exit among the blocks at half rate is followed by both."""
+        first, last = self.half_rate or (1, 0)
+        return 2 * self.size if first <= layer < last else self.size
+
+    def packed(self, state: EncoderState) -> torch.Tensor:
+        half = cast(FastCarry, state.carry).half
+        return state.hidden if half is None else torch.cat([state.hidden, full_rate(half, state.hidden.size(1))], dim=2)
+
+    def unpacked(self, packed: torch.Tensor, olens: torch.Tensor, layer: int) -> EncoderState:
+        hidden, half = packed[:, :, : self.size], packed[:, ::2, self.size :]
+        carry = self.traced_carry(hidden, olens)
+        return EncoderState(hidden, olens, replace(carry, half=half) if half.size(2) else carry, layer)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from espnet_ee.errors import UsageError
+from espnet_ee.values import is_whole
 
 
 class HalfRateInput(nn.Module):
@@ -52,15 +53,11 @@ def full_rate(half: torch.Tensor, frames: int | None) -> torch.Tensor:
 
 
 def check_half_rate(half_rate: list[int], num_blocks: int) -> tuple[int, int] | None:
-    """Returns the first and the last block at half rate, None for none.
-
-    Raises:
-        UsageError: not two block numbers from 1 to ``num_blocks``, the first not above the last.
-    """
+    """Returns the first and the last block at half rate, None for none. Raises UsageError for anything else."""
     if half_rate == []:
         return None
-    numbers = isinstance(half_rate, (list, tuple)) and all(type(block) is int for block in half_rate)
-    if not numbers or len(half_rate) != 2 or not 1 <= half_rate[0] <= half_rate[1] <= num_blocks:
+    numbers = isinstance(half_rate, (list, tuple)) and all(is_whole(block, most=num_blocks) for block in half_rate)
+    if not numbers or len(half_rate) != 2 or half_rate[0] > half_rate[1]:
         raise UsageError(
             f"encoder_conf: half_rate is {half_rate!r}; give the first and the last of the blocks at half rate, "
             f"such as [{num_blocks // 2}, {num_blocks - 1}] of {num_blocks}, or [] for none"

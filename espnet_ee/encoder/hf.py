@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from espnet_ee.encoder import hf_traced
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, left_out, real_frames, trains_with_others
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, block_of, left_out, real_frames, trains_with_others
 from espnet_ee.errors import UsageError, missing_packages_named
+from espnet_ee.subsampling import Convolutions
+from espnet_ee.values import is_number, is_whole
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class HfCarry:
     bias: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor, frames: int) -> HfCarry:
-        """See :class:`espnet_ee.encoder.base.Carry`."""
         real = None if self.real is None else self.real[rows, :frames]
         bias = None if self.bias is None else self.bias[:, :frames, :frames]
         return HfCarry(None if real is None or bool(real.all()) else real, bias)
@@ -135,22 +136,19 @@ class EarlyExitHfEncoder(SegmentEncoder):
         self.exit_norms = nn.ModuleDict({str(layer): copy.deepcopy(self.after_norm) for layer in self.exit_layers[:-1]})
 
     def output_size(self) -> int:
-        """D."""
         return self.architecture["hidden_size"]
 
     @property
-    def subsampling(self) -> tuple[tuple[int, int], ...]:
-        """See :class:`SegmentEncoder`."""
+    def subsampling(self) -> Convolutions:
         return tuple(zip(self.architecture["conv_kernel"], self.architecture["conv_stride"], strict=True))
 
     def exit_norm_of(self, layer: int) -> nn.Module | None:
-        """See :class:`SegmentEncoder`; None where every block ends in a norm of its own."""
+        """None where every block ends in a norm of its own."""
         if not self.pre_norm:
             return None
         return self.exit_norms[str(layer)] if str(layer) in self.exit_norms else self.after_norm
 
     def embed_frames(self, xs: torch.Tensor, ilens: torch.Tensor) -> EncoderState:
-        """Convolves and adds positions; see :class:`SegmentEncoder`."""
         with self._gradients():
             projected = self.feature_projection(self._convolved(xs, ilens.tolist()))
             hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
@@ -181,22 +179,6 @@ class EarlyExitHfEncoder(SegmentEncoder):
             samples = (samples - samples.mean()) / torch.sqrt(samples.var(unbiased=False) + 1e-7)
         return nn.functional.pad(samples, (0, max(0, self.min_frames - len(samples))))
 
-    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
-        """See :class:`SegmentEncoder`."""
-        lengths = ilens.clamp(min=self.min_frames)  # as a session pads what is shorter
-        xs = hf_traced.standardised(xs, lengths) if self.normalizes else xs
-        projected = self.feature_projection(hf_traced.convolved(self.feature_extractor, self.subsampling, xs, lengths))
-        hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
-        hidden = hidden.masked_fill(~real_frames(self.frames_of(lengths), hidden)[..., None], 0.0)
-        hidden = hidden + self.pos_conv_embed(hidden)
-        return hidden if self.pre_norm else self.embed_norm(hidden)
-
-    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> HfCarry:
-        """See :class:`SegmentEncoder`."""
-        attention: Any = self.encoders[0].attention
-        bias = attention.compute_bias(*[hidden.size(1)] * 2) if hasattr(attention, "compute_bias") else None
-        return HfCarry(real_frames(olens, hidden), bias)
-
     def _masked(self, hidden: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """SpecAugment of the hidden states (B, T, D), in training; a masked frame is one learned vector."""
         if not self.training:
@@ -215,7 +197,6 @@ class EarlyExitHfEncoder(SegmentEncoder):
         return hidden
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
-        """Computes one block; see :class:`SegmentEncoder`."""
         skipped = self.training and self.layerdrop > 0 and not self.frozen and torch.rand(()).item() < self.layerdrop
         compute = partial(self._computed, self.encoders[number - 1], state)
         return replace(state, hidden=left_out(state.hidden, compute) if skipped else compute())
@@ -229,10 +210,25 @@ class EarlyExitHfEncoder(SegmentEncoder):
         return output[0] if isinstance(output, tuple) else output  # a tuple in transformers 4, and of WavLM
 
     def exit_hidden(self, layer: int, state: EncoderState) -> torch.Tensor:
-        """See :class:`SegmentEncoder`."""
         if layer == self.exit_layers[-1] and self.training and self.frozen and trains_with_others():
             return state.hidden + 0.0 * torch.stack([part.sum() for part in self.pretrained_parameters()]).sum()
         return state.hidden
+
+    # --- for ONNX -------------------------------------------------------------------------------------------------------
+
+    def traced_embed(self, xs: torch.Tensor, ilens: torch.Tensor) -> torch.Tensor:
+        lengths = ilens.clamp(min=self.min_frames)  # as a session pads what is shorter
+        xs = hf_traced.standardised(xs, lengths) if self.normalizes else xs
+        projected = self.feature_projection(hf_traced.convolved(self.feature_extractor, self.subsampling, xs, lengths))
+        hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
+        hidden = hidden.masked_fill(~real_frames(self.frames_of(lengths), hidden)[..., None], 0.0)
+        hidden = hidden + self.pos_conv_embed(hidden)
+        return hidden if self.pre_norm else self.embed_norm(hidden)
+
+    def traced_carry(self, hidden: torch.Tensor, olens: torch.Tensor) -> HfCarry:
+        attention: Any = self.encoders[0].attention
+        bias = attention.compute_bias(*[hidden.size(1)] * 2) if hasattr(attention, "compute_bias") else None
+        return HfCarry(real_frames(olens, hidden), bias)
 
     # --- what trains, and when ---------------------------------------------------------------------------------------
 
@@ -254,7 +250,7 @@ class EarlyExitHfEncoder(SegmentEncoder):
         """What each parameter's learning rate is multiplied by: ``layer_decay`` for each block above it."""
         blocks = len(self.encoders)
         return {
-            value: 1.0 if _is_of_an_exit(name) else self.layer_decay ** (blocks - _block_of(name))
+            value: 1.0 if _is_of_an_exit(name) else self.layer_decay ** (blocks - block_of(name))
             for name, value in self.named_parameters()
         }
 
@@ -279,11 +275,6 @@ def _is_of_an_exit(name: str) -> bool:
     return name.startswith(("exit_norms.", "after_norm."))
 
 
-def _block_of(name: str) -> int:
-    """1-based number of the block that a parameter belongs to; 0 for what lies before the first."""
-    return int(name.split(".")[1]) + 1 if name.startswith("encoders.") else 0
-
-
 def _check_settings(encoder: EarlyExitHfEncoder, input_size: int, dropouts: Sequence[float]) -> None:
     if input_size != 1:
         raise UsageError(
@@ -294,12 +285,12 @@ def _check_settings(encoder: EarlyExitHfEncoder, input_size: int, dropouts: Sequ
     rates = dict(zip(("dropout_rate", "attention_dropout_rate", "activation_dropout_rate"), dropouts, strict=True))
     rates |= {"layerdrop": encoder.layerdrop, "mask_time_prob": time_share, "mask_feature_prob": feature_share}
     for name, rate in rates.items():
-        if type(rate) not in (int, float) or not 0.0 <= rate < 1.0:
+        if not is_number(rate, 0.0) or rate >= 1.0:
             raise UsageError(f"encoder_conf: {name} {rate!r} is no rate from 0.0 to below 1.0")
     decay = encoder.layer_decay
-    if type(decay) not in (int, float) or not 0.0 < decay <= 1.0:
+    if not is_number(decay, 0.0, 1.0) or not decay:
         raise UsageError(f"encoder_conf: layer_decay {decay!r} is not above 0.0 and up to 1.0")
     counts = {"mask_time_length": time_length, "mask_feature_length": feature_length, "unfreeze_step": encoder.unfreeze_step}
     for name, count in counts.items():
-        if type(count) is not int or count < (name != "unfreeze_step"):
+        if not is_whole(count, int(name != "unfreeze_step")):
             raise UsageError(f"encoder_conf: {name} {count!r} is no whole number of that kind")

@@ -19,8 +19,9 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from transformers.utils import logging
 
 from espnet_ee.encoder.hf_wavlm import FusedWavLMAttention
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UserError, first_line
 from espnet_ee.hub import model_folder
+from espnet_ee.values import is_whole
 
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
@@ -35,7 +36,7 @@ MOST_LAYERS = 256
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MOST
+    return is_whole(value, most=MOST)
 
 
 def _are_sizes(value: Any) -> bool:
@@ -53,7 +54,7 @@ def _is_activation(value: Any) -> bool:
 _SETTINGS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size"), _is_size),
     **dict.fromkeys(("num_conv_pos_embeddings", "num_conv_pos_embedding_groups"), _is_size),
-    "num_hidden_layers": lambda value: _is_size(value) and value <= MOST_LAYERS,
+    "num_hidden_layers": lambda value: is_whole(value, most=MOST_LAYERS),
     **dict.fromkeys(("conv_dim", "conv_kernel", "conv_stride"), _are_sizes),
     **dict.fromkeys(("conv_bias", "do_stable_layer_norm"), _is_flag),
     **dict.fromkeys(("hidden_act", "feat_extract_activation"), _is_activation),
@@ -194,16 +195,13 @@ def _without_safetensors(source: str, folder: Path) -> str:
 
 
 def draw_masks(real: torch.Tensor, share: float, length: int, least: int) -> torch.Tensor:
-    """The library's random masks.
+    """The library's random masks: True where a mask is (B, T), on the CPU.
 
     Args:
         real: True on what may be masked (B, T).
         share: of it that the masks would cover if none overlapped.
         length: of a mask.
         least: masks of each row, if there is room.
-
-    Returns:
-        True where a mask is (B, T), on the CPU.
     """
     if not share or real.size(1) < length:  # the library refuses rows shorter than a mask
         return torch.zeros(real.shape, dtype=torch.bool)
@@ -222,8 +220,7 @@ def _said_in_one_line(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{what}: transformers cannot make a model of it: {first}") from error
+        raise UserError(f"{what}: transformers cannot make a model of it: {first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:

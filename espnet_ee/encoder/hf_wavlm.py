@@ -28,7 +28,7 @@ class FusedWavLMAttention(WavLMAttention):
             hidden_states: (B, T, D).
             attention_mask: True on the keys that are seen (B, 1, 1 or T, T); None: all.
             position_bias: of :meth:`compute_bias` (H, T, T): the same for every utterance and block.
-            output_attentions: not used; the library's signature.
+            output_attentions: not used, nor is ``index``; the library's signature.
             index: likewise.
         """
         assert position_bias is not None, "the encoder computes the bias once, before its blocks"

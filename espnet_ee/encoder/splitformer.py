@@ -59,7 +59,7 @@ class EarlyExitSplitformerEncoder(EarlyExitFastConformerEncoder):
         self.branch_starts = {start: end for start, end in zip(starts, self.exit_layers, strict=False) if end in ends}
 
     def block(self, number: int, state: EncoderState) -> EncoderState:
-        """Computes one block, and the branch beside its segment; see :class:`SegmentEncoder`."""
+        """Computes one block, and the branch beside its segment."""
         carry, hidden = cast(FastCarry, state.carry), state.hidden
         if number in self.branch_starts:
             carry = replace(carry, half=self.branches[str(self.branch_starts[number])](hidden, carry))

@@ -7,16 +7,13 @@ below the Nyquist frequency, samples in [-1, 1].
 
 from __future__ import annotations
 
-import math
-
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from espnet_ee.errors import UsageError
+from espnet_ee.host.mel import KALDI_BELOW_NYQUIST, KALDI_LOW, KALDI_PREEMPHASIS, kaldi_filters
 from espnet_ee.host.rate import parse_rate
 
-_LOW, _BELOW_NYQUIST = 20.0, 400.0
-_PREEMPHASIS = 0.97
 _FLOOR = torch.finfo(torch.float32).eps
 
 
@@ -42,13 +39,13 @@ class KaldiFbank(AbsFrontend):
             rate = parse_rate(fs)
         except ValueError:
             rate = 0
-        if rate / 2 - _BELOW_NYQUIST <= _LOW or n_mels < 1:
+        if rate / 2 - KALDI_BELOW_NYQUIST <= KALDI_LOW or n_mels < 1:
             raise UsageError(f"frontend_conf: fs {fs!r} and n_mels {n_mels!r}: give a rate above 840 Hz and a filter or more")
         self.width, self.hop_length, self.n_mels = rate * 25 // 1000, rate // 100, n_mels
         self.n_fft = 1 << (self.width - 1).bit_length()
         # No buffers of the model: they follow from the configuration, and a checkpoint need not hold them.
         self.register_buffer("window", povey_window(self.width), persistent=False)
-        self.register_buffer("filters", mel_filters(n_mels, self.n_fft, rate), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(kaldi_filters(n_mels, self.n_fft, rate)), persistent=False)
 
     def output_size(self) -> int:
         """Features of a frame."""
@@ -69,7 +66,7 @@ class KaldiFbank(AbsFrontend):
         strips = self.reflected(input.float(), input_lengths, longest).unfold(1, self.width, self.hop_length)
         strips = strips - strips.mean(dim=-1, keepdim=True)
         before = torch.cat([strips[..., :1], strips[..., :-1]], dim=-1)
-        spectrum = torch.fft.rfft((strips - _PREEMPHASIS * before) * self.window, n=self.n_fft)
+        spectrum = torch.fft.rfft((strips - KALDI_PREEMPHASIS * before) * self.window, n=self.n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
         features = (power @ self.filters).clamp(min=_FLOOR).log()
         padded = torch.arange(longest, device=features.device) >= frames[:, None]
@@ -102,18 +99,3 @@ class KaldiFbank(AbsFrontend):
 def povey_window(width: int) -> torch.Tensor:
     """Kaldi's own window (width,): Hann's to the power of 0.85."""
     return torch.hann_window(width, periodic=False, dtype=torch.float64).pow(0.85).float()
-
-
-def mel_filters(count: int, n_fft: int, rate: int) -> torch.Tensor:
-    """Triangles on the mel scale (n_fft/2 + 1, count), as Kaldi's ``MelBanks`` (HTK's scale; the Nyquist bin is not used)."""
-    low, high = _mel(_LOW), _mel(rate / 2 - _BELOW_NYQUIST)
-    step = (high - low) / (count + 1)
-    bins = torch.tensor([_mel(number * rate / n_fft) for number in range(n_fft // 2)], dtype=torch.float64)[:, None]
-    left = low + step * torch.arange(count, dtype=torch.float64)
-    rising, falling = (bins - left) / step, (left + 2 * step - bins) / step
-    filters = torch.minimum(rising, falling).clamp(min=0)
-    return torch.cat([filters, torch.zeros(1, count, dtype=torch.float64)]).float()
-
-
-def _mel(frequency: float) -> float:
-    return 1127.0 * math.log(1.0 + frequency / 700.0)

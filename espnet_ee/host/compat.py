@@ -36,26 +36,13 @@ except ImportError:
     from espnet.nets.scorer_interface import BatchScorerInterface
     from espnet.nets.scorers.ctc import CTCPrefixScorer
 
-__all__ = [
+__all__ = [  # what comes from either version
     "BatchBeamSearch",
     "BatchScorerInterface",
     "CTCPrefixScorer",
     "LayerNorm",
     "TooShortUttError",
-    "accept_either_version",
     "add_sos_eos",
-    "call_block",
-    "espnet_version",
-    "has_legacy_positions",
-    "isolate_calls",
-    "legacy_positions",
-    "make_mel_filters_light",
-    "make_pad_mask",
-    "make_pad_masks_linear",
-    "rename_keys",
-    "traced_embed",
-    "traced_positions",
-    "with_positions",
 ]
 
 try:
@@ -196,13 +183,9 @@ def call_block(block: torch.nn.Module, xs: Any, masks: torch.Tensor | None) -> A
 
 
 def with_positions(embed: torch.nn.Module, frames: int) -> torch.nn.Module:
-    """The subsampling layer with positions for so many frames: itself, or a copy on the same parameters.
+    """The subsampling layer with positions for so many frames (after it): itself, or a copy on the same parameters.
 
     ESPnet lets the layer's table grow in place, where another thread may be reading it.
-
-    Args:
-        embed: the layer.
-        frames: after subsampling.
     """
     entries = frames if has_legacy_positions(embed) else 2 * frames - 1
     if all(part.pe.size(1) >= entries for part in _position_tables(embed)):
@@ -236,12 +219,7 @@ def _position_tables(embed: torch.nn.Module) -> list[Any]:
 
 
 def traced_embed(embed: Any, xs: torch.Tensor) -> torch.Tensor:
-    """What the subsampling layer makes of the hidden states (B, T, D); positions come from a formula instead of its table.
-
-    Args:
-        embed: the layer.
-        xs: (B, L, F).
-    """
+    """Hidden states (B, T, D) that the subsampling layer makes of (B, L, F); positions come from a formula, not its table."""
     (positions,) = _position_tables(embed)
     if isinstance(embed, torch.nn.Sequential):  # input_layer: linear
         for part in embed:
@@ -314,12 +292,7 @@ def make_mel_filters_light() -> None:
 
 
 def rename_keys(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
-    """Renames the subsampling layer's parameters to the running version's names.
-
-    Args:
-        state: parameters as read from a checkpoint of either version.
-        wanted: names that the running model has.
-    """
+    """Gives the subsampling layer's parameters, of a checkpoint of either version, the names that the running model has."""
     return {_wanted_name(name, wanted): value for name, value in state.items()}
 
 
@@ -333,14 +306,11 @@ def _wanted_name(name: str, wanted: set[str]) -> str:
 
 
 def accept_either_version(encoder: torch.nn.Module) -> None:
-    """Lets an encoder load the parameters of its subsampling layer from either version, whoever loads them.
+    """Lets an encoder load the parameters of its subsampling layer (``embed``) from either version, whoever loads them.
 
     ESPnet's ``--init_param`` merges a file into the model's own parameters, and its ``Speech2Text`` passes over what
     is missing. So 202511 leaves the layer of a 202611 file as it was, at random, without a word; and 202611, which
     knows the older names, drops them where its own are there, too.
-
-    Args:
-        encoder: has the layer as ``embed``.
     """
     encoder.register_load_state_dict_pre_hook(_rename_to_own)
 

@@ -1,4 +1,4 @@
-"""Mel filters as librosa makes them for ESPnet's frontend, bit by bit, without librosa: it takes as long to import as torch."""
+"""Mel filters: as librosa makes them for ESPnet's frontend, bit by bit (librosa takes as long to import as torch), and as Kaldi does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from espnet_ee.errors import UserError
 # Slaney's scale: linear up to 1000 Hz, logarithmic above, 27 mels for a factor of 6.4.
 _LINEAR, _KNEE_HERTZ, _STEP = 200.0 / 3, 1000.0, np.log(6.4) / 27.0
 _KNEE = _KNEE_HERTZ / _LINEAR
+KALDI_LOW, KALDI_BELOW_NYQUIST, KALDI_PREEMPHASIS = 20.0, 400.0, 0.97
+"""Where Kaldi's first filter begins and how far below the Nyquist frequency the last one ends, in Hz; the share of the sample before."""
 
 
 def mel_filters(*, sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:
@@ -49,3 +51,17 @@ def _hertz(mels: np.ndarray, htk: bool) -> np.ndarray:
     if htk:
         return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     return np.where(mels >= _KNEE, _KNEE_HERTZ * np.exp(_STEP * (mels - _KNEE)), _LINEAR * mels)
+
+
+def kaldi_filters(count: int, n_fft: int, rate: int) -> np.ndarray:
+    """Triangles on the mel scale (n_fft/2 + 1, count) float32, as Kaldi's ``MelBanks``: HTK's scale; the Nyquist bin is not used."""
+
+    def mel(frequency: np.ndarray) -> np.ndarray:
+        return 1127.0 * np.log(1.0 + frequency / 700.0)
+
+    low, high = mel(np.array([KALDI_LOW, rate / 2 - KALDI_BELOW_NYQUIST]))
+    step = (high - low) / (count + 1)
+    bins = mel(np.arange(n_fft // 2) * (rate / n_fft))[:, None]
+    left = low + step * np.arange(count)
+    filters = np.minimum((bins - left) / step, (left + 2 * step - bins) / step).clip(min=0)
+    return np.pad(filters, ((0, 1), (0, 0))).astype(np.float32)

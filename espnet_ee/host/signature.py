@@ -55,13 +55,7 @@ def extend_signature(
 
 
 def reject_unknown_keys(cls: type, where: str, given: dict[str, Any]) -> None:
-    """Raises a UsageError that names the first keyword which a constructor does not take.
-
-    Args:
-        cls: the class; :func:`extend_signature` makes a constructor of ours tell all that it takes.
-        where: the configuration's section, such as ``"encoder_conf"``.
-        given: the keywords that were given.
-    """
+    """Raises a UsageError that names the first keyword, given in section ``where``, which a class's constructor does not take."""
     parameters = parameters_of(cls)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return

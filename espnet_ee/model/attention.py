@@ -24,7 +24,6 @@ class AttentionTerm(Term):
         self.criterion = model.criterion_att  # without parameters
 
     def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`Term`."""
         labels = batch.text.masked_fill(~real_frames(batch.text_lengths, batch.text), self.ignore_id)
         said, wanted = add_sos_eos(labels, self.sos, self.eos, self.ignore_id)
         real, losses = wanted != self.ignore_id, []

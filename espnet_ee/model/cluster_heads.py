@@ -11,6 +11,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_ee.encoder.base import real_frames
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.model.term import ExitBatch, Term
+from espnet_ee.values import is_whole
 
 CENTRES = "exit_terms.terms.clusters.centres"
 """The centres' name in a checkpoint: a file with them alone goes to ``--init_param``."""
@@ -33,13 +34,12 @@ class ClusterTerm(Term):
     def __init__(self, model: ESPnetASRModel) -> None:
         super().__init__(model)
         layers, size, count = model.encoder.exit_layers, model.encoder.output_size(), model.exit_clusters
-        if type(count) is not int or not 2 <= count <= MOST_CLUSTERS:
+        if not is_whole(count, 2, MOST_CLUSTERS):
             raise UsageError(f"model_conf: exit_clusters {count!r} is no number of clusters from 2 to {MOST_CLUSTERS}")
         self.heads = torch.nn.ModuleDict({str(layer): torch.nn.Linear(size, count) for layer in layers[:-1]})
         self.register_buffer("centres", torch.zeros(count, size))
 
     def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`Term`."""
         values = batch.logits.new_zeros(len(batch.layers), dtype=torch.float)
         if not self.training:
             return values

@@ -28,7 +28,7 @@ class ConsistencyTerm(Term):
             raise UsageError("model_conf: exit_terms: cr_ctc compares two masked copies of an utterance; set specaug: specaug")
 
     def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`Term`; the batch holds the first copies of all utterances, then the second."""
+        """The batch holds the first copies of all utterances, then the second."""
         if not self.training:
             return batch.log_probs.new_zeros(len(batch.layers))
         real = real_frames(batch.olens, batch.log_probs[0])[..., None]  # (2B, T, 1)

@@ -16,17 +16,11 @@ class CTCTerm(Term):
         self.blank = model.blank_id
 
     def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`Term`."""
         return exits_ctc_loss(batch.log_probs, batch.olens, batch.text, batch.text_lengths, self.blank)
 
 
 def frames_needed(text: torch.Tensor, text_lengths: torch.Tensor) -> torch.Tensor:
-    """Least number of frames a CTC alignment of each label sequence takes: labels + repeats (B,).
-
-    Args:
-        text: labels (B, L), padded.
-        text_lengths: (B,).
-    """
+    """Least number of frames (B,) that a CTC alignment of labels takes, (B, L), padded: labels + repeats."""
     if not text.size(1):  # a batch of utterances without a word
         return text_lengths
     repeats = (text[:, 1:] == text[:, :-1]).cumsum(dim=1)
@@ -39,7 +33,7 @@ def frames_needed(text: torch.Tensor, text_lengths: torch.Tensor) -> torch.Tenso
 def exits_ctc_loss(
     log_probs: torch.Tensor, olens: torch.Tensor, text: torch.Tensor, text_lengths: torch.Tensor, blank: int = 0
 ) -> torch.Tensor:
-    """CTC loss of every exit, from one call of ``torch.nn.functional.ctc_loss``.
+    """CTC loss of every exit (M,), from one call of ``torch.nn.functional.ctc_loss``.
 
     Equals ``espnet2.asr.ctc.CTC`` (``ctc_type: builtin``, ``zero_infinity: true``) exit by exit: the sum
     over the batch divided by its size.
@@ -50,9 +44,6 @@ def exits_ctc_loss(
         text: labels (B, L), padded.
         text_lengths: (B,).
         blank: blank id.
-
-    Returns:
-        Loss per exit (M,).
     """
     labels = torch.cat([row[:length] for row, length in zip(text, text_lengths, strict=True)])
     return utterance_ctc_losses(log_probs, olens, labels, text_lengths, blank).sum(dim=1) / len(text)

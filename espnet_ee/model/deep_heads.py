@@ -30,17 +30,14 @@ class LSTMHead(ExitHead):
         self.out = torch.nn.Linear(2 * (size // 2), vocabulary)
 
     def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
-        """See :class:`ExitHead`; the way back begins at an utterance's own last frame."""
+        """The way back begins at an utterance's own last frame."""
         lengths = olens.cpu().clamp(min=1)
         packed = torch.nn.utils.rnn.pack_padded_sequence(hs, lengths, batch_first=True, enforce_sorted=False)
         mixed, _ = torch.nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=hs.size(1))
         return self.out(self.dropout(mixed))
 
-    def stock_state(self) -> None:
-        """None; see :class:`ExitHead`."""
-
     def macs(self) -> Parabola:
-        """See :class:`ExitHead`: four gates of each direction read a frame and the state before it."""
+        """Four gates of each direction read a frame and the state before it."""
         size, units = self.lstm.input_size, self.lstm.hidden_size
         per_frame = 2 * 4 * units * (size + units) + 2 * units * self.vocabulary
         return Parabola(per_frame, per_frame)
@@ -66,13 +63,8 @@ class ConvolutionHead(ExitHead):
         self.out = torch.nn.Linear(size, vocabulary)
 
     def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
-        """See :class:`ExitHead`."""
         return self.out(self.dropout(self.norm(hs + self.convolution(hs, real_frames(olens, hs)[..., None]))))
 
-    def stock_state(self) -> None:
-        """None; see :class:`ExitHead`."""
-
     def macs(self) -> Parabola:
-        """See :class:`ExitHead`."""
         per_frame = self.size * (3 * self.size + self.kernel + self.vocabulary)
         return Parabola(per_frame, per_frame)

@@ -24,7 +24,6 @@ class DistillationTerm(Term, ABC):
             raise UsageError("model_conf: exit_terms: the one exit has none below it to teach; remove the distillation")
 
     def forward(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`Term`."""
         values = batch.log_probs.new_zeros(len(batch.layers), dtype=torch.float)
         if self.training:
             values[:-1] = self.lessons(batch).sum(dim=1) / len(batch.olens)

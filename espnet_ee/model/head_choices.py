@@ -21,15 +21,10 @@ HEADS: dict[str, Callable[[int, int, float], ExitHead] | None] = {
 
 
 def make_heads(kind: str, layers: Sequence[int], ctc: CTC) -> torch.nn.ModuleDict:
-    """Makes the heads of the exits below the final one.
-
-    Args:
-        kind: a key of ``HEADS``.
-        layers: exit layers without the final one.
-        ctc: the final exit's head.
+    """Makes the heads of the exits below the final one, whose layers are given; ``ctc`` is that one's.
 
     Raises:
-        UsageError: unknown kind.
+        UsageError: the kind is none of ``HEADS``.
     """
     if not isinstance(kind, str) or kind not in HEADS:
         raise UsageError(f"model_conf: exit_heads {kind!r} is not one of {', '.join(sorted(HEADS))}")

@@ -39,9 +39,9 @@ class ExitHead(torch.nn.Module, ABC):
             (B, T, V)
         """
 
-    @abstractmethod
     def stock_state(self) -> dict[str, torch.Tensor] | None:
         """The parameters under the names of ESPnet's ``CTC``; None: the head has no stock form."""
+        return None
 
     @abstractmethod
     def macs(self) -> Parabola:
@@ -61,15 +61,12 @@ class LinearHead(ExitHead):
         self.ctc_lo, self.vocabulary, self.dropout_rate = linear, linear.out_features, dropout_rate
 
     def forward(self, hs: torch.Tensor, olens: torch.Tensor) -> torch.Tensor:
-        """See :class:`ExitHead`."""
         return self.ctc_lo(torch.nn.functional.dropout(hs, self.dropout_rate, self.ctc_lo.training))
 
     def stock_state(self) -> dict[str, torch.Tensor]:
-        """See :class:`ExitHead`."""
         return self.state_dict()
 
     def macs(self) -> Parabola:
-        """See :class:`ExitHead`."""
         per_frame = self.ctc_lo.in_features * self.vocabulary
         return Parabola(per_frame, per_frame)
 
@@ -93,10 +90,6 @@ class ExitHeads:
         """What the head of the exit after block ``layer`` gives: hs (B, T, D), olens (B,) -> (B, T, V)."""
         return self.by_layer[layer](hs, olens)
 
-    def stock_state(self, layer: int) -> dict[str, torch.Tensor] | None:
-        """Parameters of that head under the names of ESPnet's ``CTC``; None: it has no stock form."""
-        return self.by_layer[layer].stock_state()
-
 
 def exit_heads_of(model: ESPnetASRModel) -> ExitHeads:
     """The heads of a model with an early-exit encoder: of ours, or of ESPnet's own, whose one head serves every exit.
@@ -112,11 +105,7 @@ def exit_heads_of(model: ESPnetASRModel) -> ExitHeads:
 
 
 def mac_table(model: ESPnetASRModel) -> MacTable:
-    """What a model costs: its encoder's table (with a linear layer before it) and the heads with the evidence read from them.
-
-    Args:
-        model: with an early-exit encoder.
-    """
+    """What a model costs: its encoder's table (with a linear layer before it) and the heads with the evidence read from them."""
     heads, clusters = {}, cluster_heads_of(model)
     for layer, head in exit_heads_of(model).by_layer.items():
         # A conditioned encoder computes the head at every exit, and counts it.

@@ -13,11 +13,7 @@ from espnet_ee.errors import UsageError
 
 
 def check_preencoder(preencoder: Any, frontend: Any) -> None:
-    """Refuses what no exit can be read through: anything that mixes frames, or a layer that does not fit its frontend.
-
-    Args:
-        preencoder: of a model, or None.
-        frontend: of the same model; None: it takes stored features.
+    """Refuses what no exit can be read through: what mixes frames, or a layer that does not fit its frontend (None: stored features).
 
     Raises:
         UsageError: says what to do.

@@ -20,7 +20,6 @@ class SpanDistillationTerm(DistillationTerm):
     """
 
     def lessons(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`DistillationTerm`."""
         teacher = batch.log_probs[-1].detach()
         spans = align(teacher, batch.olens, batch.text, batch.text_lengths, self.blank)
         rows, frames = (spans >= 0).nonzero(as_tuple=True)
@@ -35,15 +34,12 @@ class SpanDistillationTerm(DistillationTerm):
 
 
 def span_means(values: torch.Tensor, span: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Means over spans.
+    """Means over spans (M, S, V).
 
     Args:
         values: of frames (M, N, V).
         span: number of the span that each frame belongs to (N,).
         sizes: frames of each span (S,).
-
-    Returns:
-        (M, S, V)
     """
     sums = values.new_zeros(values.size(0), len(sizes), values.size(2)).index_add(1, span, values)
     return sums / sizes[:, None]

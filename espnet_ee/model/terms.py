@@ -6,7 +6,6 @@ terms; a new one is one class in a file of its own and one line in ``TERMS``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from espnet_ee.model.ctc import CTCTerm
 from espnet_ee.model.span_distillation import SpanDistillationTerm
 from espnet_ee.model.term import ExitBatch, Term
 from espnet_ee.model.text_distillation import TextDistillationTerm
+from espnet_ee.values import is_number, is_whole
 
 TERMS: dict[str, type[Term]] = {
     "ctc": CTCTerm,
@@ -100,11 +100,11 @@ def read_schedule(name: str, setting: float | Mapping[str, float]) -> Schedule:
     """A term's setting in ``exit_terms``; see :class:`JointTerms`."""
     table: Mapping[str, Any] = setting if isinstance(setting, Mapping) else {"weight": setting}
     weight, steps = table.get("weight", 0), {key: table.get(key, 0) for key in ("warmup", "after")}
-    if set(table) - {"weight", *steps} or type(weight) not in (int, float) or not 0 < weight < math.inf:
+    if set(table) - {"weight", *steps} or not is_number(weight, 0) or not weight:
         raise UsageError(
             f"model_conf: exit_terms: {name}: {setting!r} is no positive number, nor {{weight: 0.2, warmup: 2000}}"
         )
     for key, count in steps.items():
-        if type(count) is not int or count < 0:
+        if not is_whole(count, 0):
             raise UsageError(f"model_conf: exit_terms: {name}: {key} {count!r} is no number of steps")
     return Schedule(float(weight), **steps)

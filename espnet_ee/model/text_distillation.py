@@ -17,19 +17,13 @@ class TextDistillationTerm(DistillationTerm):
     """
 
     def lessons(self, batch: ExitBatch) -> torch.Tensor:
-        """See :class:`DistillationTerm`."""
         labels, lengths = greedy_labels(batch.logits[-1], batch.olens, self.blank)
         losses = utterance_ctc_losses(batch.log_probs[:-1], batch.olens, labels, lengths, self.blank)
         return losses * (lengths > 0)
 
 
 def greedy_labels(logits: torch.Tensor, olens: torch.Tensor, blank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best label of every real frame, repeats and blanks removed.
-
-    Args:
-        logits: (B, T, V).
-        olens: real frames (B,).
-        blank: blank id.
+    """The best label of every real frame, repeats and blanks removed; logits (B, T, V), olens (B,).
 
     Returns:
         The labels of all utterances, one after the other, and how many there are of each (B,).

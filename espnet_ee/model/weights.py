@@ -49,11 +49,7 @@ class ExitWeights(torch.nn.Module):
 
 
 def exit_weights(weights: str | Sequence[float], exits: int) -> tuple[float, ...]:
-    """Resolves the option ``exit_weights`` to one weight per exit.
-
-    Args:
-        weights: ``"sum"`` (every weight 1, the paper), ``"mean"`` (1/exits) or a list of numbers.
-        exits: number of exits.
+    """One weight per exit of the option ``exit_weights``: ``"sum"`` (every weight 1, the paper), ``"mean"`` (1/exits) or a list of numbers.
 
     Raises:
         UsageError: another word, or a list of the wrong length, with something not finite, negative or all zero.

@@ -99,10 +99,6 @@ def _epochs_left(reporter: Reporter, folder: Path) -> Reporter:
 def mend_folder(folder: Path, criteria: Criteria) -> None:
     """Makes a folder in which a training was cut off one that ESPnet can go on with; each process of a training calls it.
 
-    Args:
-        folder: of the experiment.
-        criteria: ESPnet's ``best_model_criterion``.
-
     Raises:
         UserError: a file cannot be renamed or written.
     """

@@ -16,35 +16,21 @@ _SAME_FOR_ALL = ("piecewiselinearwarmuplr", "cycliclr", "onecyclelr", "cosineann
 
 
 def begin_from_pretrained(args: argparse.Namespace) -> None:
-    """Lets a training that names pre-trained weights begin with them, also where it was given another one's config.yaml.
-
-    Args:
-        args: of a training.
-    """
+    """Lets a training that names pre-trained weights begin with them, also where it was given another one's config.yaml."""
     conf = getattr(args, "encoder_conf", None) or {}
     if conf.get("pretrained"):
         args.encoder_conf = {key: value for key, value in conf.items() if key != "architecture"}
 
 
 def remember_architecture(args: argparse.Namespace, model: torch.nn.Module) -> None:
-    """Puts what the pre-trained model is into the configuration that ESPnet writes: who reads that needs its weights no more.
-
-    Args:
-        args: that the model was built from.
-        model: any.
-    """
+    """Puts what the pre-trained model is into the configuration that ESPnet writes: who reads that needs its weights no more."""
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, EarlyExitHfEncoder):
         args.encoder_conf = {**args.encoder_conf, "architecture": encoder.architecture}
 
 
 def adapt_optimizers(optimizers: Iterable[torch.optim.Optimizer], model: torch.nn.Module, scheduler: str | None) -> None:
-    """Gives the blocks their learning rates and lets the encoder count updates.
-
-    Args:
-        optimizers: new ones, of all of the model's parameters.
-        model: any.
-        scheduler: its name in ESPnet's table.
+    """Gives the blocks their learning rates in new optimisers of all parameters, and lets the encoder count updates.
 
     Raises:
         UsageError: the scheduler takes no notice of rates that differ.
@@ -65,12 +51,8 @@ def adapt_optimizers(optimizers: Iterable[torch.optim.Optimizer], model: torch.n
 
 
 def split_by_rate(optimizer: torch.optim.Optimizer, factors: dict[torch.nn.Parameter, float]) -> None:
-    """Splits an optimiser's groups so that each has one factor, by which its learning rate is multiplied.
-
-    Args:
-        optimizer: has no state yet.
-        factors: of some parameters; that of all others is 1.
-    """
+    """Splits a new optimiser's groups by the factors of their parameters (1 where there is none), which multiply the learning
+    rates."""
     groups = []
     for group in optimizer.param_groups:
         by_factor: dict[float, list[torch.nn.Parameter]] = {}

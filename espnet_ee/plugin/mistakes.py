@@ -19,11 +19,7 @@ _OTHER_DECODERS = ("transducer", "mlm", "linear_decoder")
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Turns what ESPnet, or torch under it, says of a configuration into a UserError.
-
-    Args:
-        what: that is built from the configuration, for the message.
-    """
+    """Turns what ESPnet, or torch under it, says of a configuration into a UserError; ``what`` is built from it."""
     try:
         yield
     except UserError as error:

@@ -18,6 +18,7 @@ from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.trainer import Trainer
 
+from espnet_ee.encoder.base import trains_with_others
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
 from espnet_ee.host.signature import reject_unknown_keys
@@ -96,7 +97,7 @@ class EarlyExitASRTask(ASRTask):
         with whole_files():
             super().main_worker(args)
         # Not after an error: then the others may still wait for this process within a collective.
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if trains_with_others():
             gc.collect()  # the wrapped model, which holds the group, too
             torch.distributed.destroy_process_group()
 
@@ -166,12 +167,8 @@ def refuse_other_positions(init_param: Sequence[str], encoder: str, conf: Mappin
 
 
 def relative_positions(encoder: str, conf: Mapping[str, Any]) -> str | None:
-    """Which relative positions an encoder has: ``legacy``, the stock conformer's default, or ``latest``; None: others.
-
-    Args:
-        encoder: its name in ESPnet's table.
-        conf: ``encoder_conf``.
-    """
+    """The relative positions of an encoder of ESPnet's table: ``legacy``, the stock conformer's default, or ``latest``; None:
+    others."""
     if encoder not in encoder_choices.classes:
         return None
     known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
@@ -184,13 +181,10 @@ def relative_positions(encoder: str, conf: Mapping[str, Any]) -> str | None:
 
 
 def adopt(command: ModuleType) -> None:
-    """Gives a stock command our task in place of ESPnet's.
+    """Gives a stock command, an imported module of ``espnet2.bin``, our task in place of ESPnet's.
 
     ESPnet spawns the children of a distributed training with a method of the task: of ours, it brings this
     module along into every child, and with it the registration.
-
-    Args:
-        command: an imported module of ``espnet2.bin``.
     """
     if getattr(command, "ASRTask", None) is ASRTask:
         vars(command)["ASRTask"] = ElsewhereTask if command.__name__.endswith(("_streaming", "_maskctc")) else EarlyExitASRTask

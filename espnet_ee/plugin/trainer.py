@@ -9,6 +9,7 @@ import torch
 from espnet2.train.reporter import SubReporter
 from espnet2.train.trainer import Trainer
 
+from espnet_ee.encoder.base import trains_with_others
 from espnet_ee.errors import UserError
 
 REMEDY = "choose a lower subsampling or coarser units, or check that text and audio belong together"
@@ -30,8 +31,7 @@ class EarlyExitTrainer(Trainer):
             lesson = f"{too_short} of {utterances} utterances taught nothing: they have fewer frames than tokens and repeats"
             if too_short == utterances:
                 raise UserError(f"epoch {reporter.epoch}: {lesson}; {REMEDY}")
-            alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
-            if alone or torch.distributed.get_rank() == 0:
+            if not trains_with_others() or torch.distributed.get_rank() == 0:
                 print(f"warning: epoch {reporter.epoch}: {lesson}", file=sys.stderr, flush=True)
         return invalid
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from espnet_ee.errors import UserError
-from espnet_ee.policy.searching import SearchConfig, is_number
+from espnet_ee.policy.searching import SearchConfig
+from espnet_ee.values import is_number, is_whole
 
 ATTENTION = "attention"
 
@@ -38,7 +39,7 @@ class AttentionConfig:
     maxlenratio: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.beam, bool) or not isinstance(self.beam, int) or self.beam < 1:
+        if not is_whole(self.beam):
             raise UserError(f"search: beam is {self.beam!r}; give a whole number from 1 on")
         for key in ("ctc_weight", "maxlenratio"):
             if not is_number(getattr(self, key)):

@@ -42,21 +42,10 @@ class ExitPolicy(ABC):
 
     @abstractmethod
     def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:
-        """Says whether the utterance stops here.
-
-        Args:
-            evidence: one entry for each exit passed so far, in order; the last is the current exit. Never empty.
-        """
+        """Whether the utterance stops at the last of the exits that this is the evidence of, in their order; never empty."""
 
     def check(self, exit_layers: Sequence[int]) -> None:  # noqa: B027  (most policies fit every model)
-        """Checks the policy against a model's exits before anything is computed.
-
-        Args:
-            exit_layers: the model's exit layers, rising.
-
-        Raises:
-            UserError: the policy does not fit the model.
-        """
+        """Raises UserError, before anything is computed, if the policy does not fit a model with these exit layers, rising."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +84,7 @@ class ThresholdPolicy(ExitPolicy):
 
     @abstractmethod
     def level(self, evidence: Sequence[ExitEvidence]) -> float:
-        """Returns the number to compare; NaN or infinite when there is nothing to go by.
-
-        Args:
-            evidence: as :meth:`should_stop` takes it.
-        """
+        """The number to compare, of what :meth:`should_stop` takes; NaN or infinite when there is nothing to go by."""
 
     def should_stop(self, evidence: Sequence[ExitEvidence]) -> bool:
         level = self.level(evidence)
@@ -107,12 +92,7 @@ class ThresholdPolicy(ExitPolicy):
 
 
 def choose_exit(policy: ExitPolicy, evidence: Sequence[ExitEvidence]) -> int:
-    """Returns the index of the exit at which the policy stops; the last exit always stops.
-
-    Args:
-        policy: the policy to replay.
-        evidence: the evidence of all exits of one utterance, in the order of the exits.
-    """
+    """The index of the exit at which the policy stops, of all exits' evidence of one utterance; the last exit always stops."""
     if not evidence:
         raise ValueError("no evidence: an utterance passes at least one exit")
     for index in range(len(evidence) - 1):

@@ -41,10 +41,7 @@ class CurvePoint:
 
 
 def schedule(steps: Sequence[tuple[float, float]]) -> Budget:
-    """A budget that changes at given times.
-
-    Args:
-        steps: (seconds of audio from which it holds, MACs per second of audio), times rising from 0.
+    """A budget that changes at given times: (seconds of audio from which it holds, MACs per second of audio), times rising from 0.
 
     Raises:
         UserError: no step, the times do not rise from 0, or a budget is not above 0.
@@ -189,12 +186,7 @@ class BudgetController:
         return min(self.curve, key=lambda point: abs(point.macs_per_second - self.wanted))
 
     def spend(self, audio_seconds: float, macs: float) -> None:
-        """Enters an utterance into the account.
-
-        Args:
-            audio_seconds: its length.
-            macs: what recognising it cost.
-        """
+        """Enters an utterance into the account: its length, and what recognising it cost."""
         self.allowed += self.budget(self.seconds) * audio_seconds
         self.seconds += audio_seconds
         self.spent += macs

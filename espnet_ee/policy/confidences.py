@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from espnet_ee.errors import UserError
+from espnet_ee.values import is_number, is_whole
 
 Knots = tuple[tuple[float, float], ...]
 """Confidences, rising, and for each how often words of it are right, which never falls."""
@@ -61,7 +62,7 @@ class ConfidenceMap:
 
 
 def _layer(key: Any) -> int:
-    if isinstance(key, bool) or not isinstance(key, int) or key < 1:
+    if not is_whole(key):
         raise UserError(f"confidences: {key!r} is no exit layer; calibrate again")
     return key
 
@@ -72,14 +73,10 @@ def _knots(layer: int, table: Any) -> Knots:
         isinstance(said, list)
         and isinstance(right, list)
         and 1 <= len(said) == len(right) <= MOST_KNOTS
-        and all(map(_is_share, (*said, *right)))
+        and all(is_number(share, 0, 1) for share in (*said, *right))
         and all(a < b for a, b in pairwise(said))
         and all(a <= b for a, b in pairwise(right))
     ):
         shape = f"two lists of up to {MOST_KNOTS} numbers in 0..1, {_SAID} rising and {_RIGHT} not falling"
         raise UserError(f"confidences: exit {layer} needs {shape}; calibrate again")
     return tuple(zip(map(float, said), map(float, right), strict=True))
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

@@ -11,13 +11,14 @@ from typing import Any
 import yaml
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import read_yaml
+from espnet_ee.files import parse_yaml, read_yaml
 from espnet_ee.policy.attending import ATTENTION, Search, read_search
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy
 from espnet_ee.policy.confidences import ConfidenceMap
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.registry import build_policy
-from espnet_ee.policy.searching import SearchConfig, is_number
+from espnet_ee.policy.searching import SearchConfig
+from espnet_ee.values import is_number, is_whole
 
 KEYS = ("policy", "policy_conf", "search", "batch_size", "num_threads", "confidences", "word_exit", "word_shift")
 _REMEDY = "give a decoding configuration, such as calibration writes"
@@ -59,9 +60,8 @@ class DecodingConfig:
             if not isinstance(getattr(self, key), kinds):
                 raise UserError(f"{key} is {getattr(self, key)!r}; give an object, or a file's by DecodingConfig.read")
         for key in ("batch_size", "num_threads", *(["word_exit"] if self.word_exit is not None else [])):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"{key} is {value!r}; give a whole number from 1 on")
+            if not is_whole(getattr(self, key)):
+                raise UserError(f"{key} is {getattr(self, key)!r}; give a whole number from 1 on")
         if len(self.word_shift) != 2 or not all(is_number(value) and abs(value) < 1 for value in self.word_shift):
             raise UserError(
                 f"word_shift is {self.word_shift!r}; give two numbers, seconds for starts and for ends: [-0.12, -0.1]"
@@ -113,7 +113,7 @@ class DecodingConfig:
 
     def to_mapping(self) -> dict[str, Any]:
         """What :meth:`from_mapping` reads back: plain numbers, words and tables."""
-        conf = {} if self.policy is None else _plain(asdict(self.policy))  # type: ignore[call-overload]
+        conf = {} if self.policy is None else asdict(self.policy)  # type: ignore[call-overload]
         name = FixedExitPolicy.name if self.policy is None else self.policy.name
         search = {} if self.search == SearchConfig() else {"search": self.search.to_mapping()}
         numbers = {"batch_size": self.batch_size, "num_threads": self.num_threads}
@@ -153,10 +153,7 @@ class DecodingConfig:
             raise UsageError(str(error)) from None
 
     def policy_for(self, exit_layers: Sequence[int]) -> ExitPolicy:
-        """The policy, checked against a model's exits; that of the final exit where there is none.
-
-        Args:
-            exit_layers: the model's, rising.
+        """The policy, checked against a model's exits, rising; that of the final exit where there is none.
 
         Raises:
             UserError: the policy or ``word_exit`` does not fit them, or the policy reads what the search does not say.
@@ -180,10 +177,6 @@ def _policy(name: Any, conf: Any) -> ExitPolicy | None:
     return build_policy(name, conf)
 
 
-def _plain(value: Any) -> Any:
-    return {key: _plain(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
-
-
 def pairs(words: list[str], option: str) -> dict[str, str]:
     """Reads ``KEY=VALUE`` words.
 
@@ -202,32 +195,17 @@ def pairs(words: list[str], option: str) -> dict[str, str]:
     return table
 
 
-def values(words: list[str], option: str) -> dict[str, Any]:
-    """Reads ``KEY=VALUE`` words whose values are what YAML takes them for.
-
-    >>> values(["beam=4"], "--search")
-    {'beam': 4}
-
-    Raises:
-        UsageError: as :func:`pairs`, or a value is no YAML.
-    """
-    try:
-        return {key: yaml.safe_load(value) for key, value in pairs(words, option).items()}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{option}: {error}") from None
-
-
 def search_of_words(words: list[str], option: str) -> Search:
-    """Reads ``KEY=VALUE`` words of a command line.
+    """Reads ``KEY=VALUE`` words of a command line, whose values are what YAML takes them for.
 
     >>> search_of_words(["kind=attention", "beam=4"], "--search")
     AttentionConfig(beam=4, ctc_weight=0.3, maxlenratio=0.0)
 
     Raises:
-        UsageError: as :func:`read_search`, or a word is something else.
+        UsageError: as :func:`pairs` and :func:`read_search`, or a value is no YAML.
     """
-    settings = values(words, option)
+    settings = pairs(words, option)
     try:
-        return read_search(settings)
-    except UserError as error:
+        return read_search({key: parse_yaml(value) for key, value in settings.items()})
+    except (UserError, yaml.YAMLError) as error:
         raise UsageError(f"{option}: {error}") from None

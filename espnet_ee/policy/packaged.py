@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import is_file, read_untrusted_yaml, write_yaml
+from espnet_ee.files import is_beside, is_file, read_untrusted_yaml, write_yaml
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import SearchConfig, is_kenlm_binary
 
@@ -36,23 +35,19 @@ class PackagedConfigs:
 def read_packaged(folder: Path, exit_layers: Sequence[int]) -> PackagedConfigs:
     """Reads ``package.yaml`` and the ``decode_NAME.yaml`` beside it. Nothing in the folder is trusted.
 
-    Args:
-        folder: the package.
-        exit_layers: the model's, rising.
-
     Raises:
-        UserError: a file is missing, broken, or does not fit the model.
+        UserError: a file is missing, broken, or does not fit the model, whose exit layers are given.
     """
     return read_configs(folder, read_description(folder).get("default"), folder / DESCRIPTION, exit_layers)
 
 
 def read_configs(folder: Path, default: Any, where: Path, exit_layers: Sequence[int]) -> PackagedConfigs:
-    """Reads the ``decode_NAME.yaml`` of a folder that is not trusted.
+    """Reads the ``decode_NAME.yaml`` of a folder that is not trusted, if it has some.
 
     Args:
         folder: has them, or none.
-        default: the name of one of them, or None.
-        where: the file that names it, for messages.
+        default: the name of one of them, or None; ``where`` is the file that says it.
+        where: for messages.
         exit_layers: the model's, rising.
 
     Raises:
@@ -70,7 +65,7 @@ def read_configs(folder: Path, default: Any, where: Path, exit_layers: Sequence[
 def _with_own_files(config: DecodingConfig, file: Path) -> DecodingConfig:
     """The configuration with its search's files, which must lie beside its own: a stranger names no others."""
     for key, name in config.search.files.items():
-        if name != os.path.basename(name) or name.startswith(".") or not is_file(file.parent / name):
+        if not is_beside(name) or not is_file(file.parent / name):
             raise UserError(f"{file}: search: {key} {name!r} is not a file beside it, refused")
         if is_kenlm_binary(file.parent / name):  # KenLM maps it as it is into memory, whatever is in it
             raise UserError(f"{file}: search: {key} {name!r} is KenLM's binary, refused; packages carry ARPA files")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file
+from espnet_ee.values import is_number, is_whole
 
 GREEDY, BEAM = "greedy", "beam"
 HOTWORD_BOOST = 6.0
@@ -58,9 +58,8 @@ class SearchConfig:
         if self.kind not in (GREEDY, BEAM):
             raise UserError(f"search: kind {self.kind!r} is unknown; choose {GREEDY} or {BEAM}")
         for key in _COUNTS:
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"search: {key} is {value!r}; give a whole number from 1 on")
+            if not is_whole(getattr(self, key)):
+                raise UserError(f"search: {key} is {getattr(self, key)!r}; give a whole number from 1 on")
         for key, kind in (("lm", "an ARPA file"), ("lexicon", "a file of words")):
             if getattr(self, key) is not None and not isinstance(getattr(self, key), str):
                 raise UserError(f"search: {key} is {getattr(self, key)!r}; give the path of {kind}")
@@ -125,15 +124,7 @@ class SearchConfig:
         return replace(self, **paths)
 
     def with_hotwords(self, hotwords: Any, boost: float = HOTWORD_BOOST) -> SearchConfig:
-        """With these hotwords in place of its own; a greedy search, which has no use for them, becomes a beam.
-
-        Args:
-            hotwords: a table of words and boosts, or a list of words.
-            boost: of the words of a list.
-
-        Raises:
-            UserError: a word or a boost is none.
-        """
+        """With :func:`read_hotwords` in place of its own; a greedy search, which has no use for them, becomes a beam."""
         return replace(self, kind=BEAM, hotwords=read_hotwords(hotwords, boost))
 
     def __str__(self) -> str:
@@ -187,8 +178,3 @@ def is_kenlm_binary(path: str | Path) -> bool:
         return False
     with open(path, "rb") as stream:
         return stream.read(len(_KENLM)) == _KENLM
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a configuration is a finite number."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)

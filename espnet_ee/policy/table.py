@@ -73,14 +73,8 @@ class EvidenceTable:
 
 
 def macs_of_stop(rows: Sequence[EvidenceRow], index: int, needs_every_exit: bool, needs_every_search: bool = False) -> int:
-    """Returns the multiply-accumulates spent when an utterance stops at exit number ``index`` (0-based).
-
-    Args:
-        rows: the utterance's rows, one for each exit.
-        index: the exit it stopped at.
-        needs_every_exit: whether the heads of the exits below were computed too.
-        needs_every_search: whether their attention decoders were.
-    """
+    """Multiply-accumulates of stopping at exit ``index`` (0-based), with its own head and decoder, or those of every exit up to
+    it."""
     heads, decoders = (rows[0 if every else index : index + 1] for every in (needs_every_exit, needs_every_search))
     return rows[index].encoder_macs + sum(row.head_macs for row in heads) + sum(row.decoder_macs for row in decoders)
 
@@ -165,17 +159,10 @@ def read_table(path: str | Path) -> EvidenceTable:
 def read_cells(
     path: str | Path, lines: Sequence[str], needed: Sequence[str], known: Sequence[str], remedy: str
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields file and line of every row of a TSV file, and its cells by column; empty lines are passed over.
-
-    Args:
-        path: of the file, for messages.
-        lines: the header and the rows.
-        needed: columns that must be there.
-        known: all that may.
-        remedy: what to do when something is wrong.
+    """Yields file and line of every row of a TSV file, and its cells by column; the first line is the header, empty ones are passed over.
 
     Raises:
-        UserError: a column is missing, unknown or there twice, or a row has more or fewer cells.
+        UserError: a needed column is missing, one is unknown or there twice, or a row has more or fewer cells.
     """
     columns = lines[0].split("\t")
     for name in needed:
@@ -194,10 +181,6 @@ def read_cells(
 
 def parse_row(cell: Mapping[str, str], hypothesis: str) -> EvidenceRow:
     """Makes a row of its cells; empty or missing ones among ``NUMBERS`` are not known.
-
-    Args:
-        cell: the columns of our own tables.
-        hypothesis: the exit's text.
 
     Raises:
         ValueError: a cell is no number, or one that no decoding gives: a policy would take it for an exit to stop at.
@@ -237,11 +220,7 @@ _RANGES = {
 
 
 def read_seconds(text: str) -> float:
-    """The length of an utterance.
-
-    Raises:
-        ValueError: it is no number above 0.
-    """
+    """The length of an utterance. Raises ValueError if it is no number above 0."""
     seconds = float(text)
     if not 0 < seconds < math.inf:
         raise ValueError(f"an utterance of {text} seconds; its length must be above 0")

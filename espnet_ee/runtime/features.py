@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from espnet_ee.errors import UserError
-from espnet_ee.host.mel import mel_filters
+from espnet_ee.host.mel import KALDI_BELOW_NYQUIST, KALDI_LOW, KALDI_PREEMPHASIS, kaldi_filters, mel_filters
+from espnet_ee.values import is_number, is_whole
 
-_KALDI_LOW, _KALDI_BELOW_NYQUIST, _KALDI_PREEMPHASIS = 20.0, 400.0, 0.97
 _KALDI_FLOOR = float(np.finfo(np.float32).eps)
 _ESPNET_FLOOR = 1e-10
 _AT_A_TIME = 128
@@ -101,10 +101,10 @@ class KaldiFbank:
         All of this is linear, so the long signal is emphasised at once, and what a frame's mean has left in it, the same at all of
         its samples, goes with the window.
         """
-        rest = 1.0 - _KALDI_PREEMPHASIS
+        rest = 1.0 - KALDI_PREEMPHASIS
         strips, emphasised = _strips(samples, width, hop), np.empty_like(samples)
         emphasised[0] = 0.0  # no frame reads it: its first sample has none before it
-        np.subtract(samples[1:], _KALDI_PREEMPHASIS * samples[:-1], out=emphasised[1:])
+        np.subtract(samples[1:], KALDI_PREEMPHASIS * samples[:-1], out=emphasised[1:])
         smooth, means = _strips(emphasised, width, hop), strips @ np.full(width, 1.0 / width)
 
         def write(first: int, last: int, out: np.ndarray) -> None:
@@ -124,15 +124,7 @@ class KaldiFbank:
 
     @cached_property
     def _filters(self) -> np.ndarray:
-        def mel(frequency: np.ndarray) -> np.ndarray:
-            return 1127.0 * np.log(1.0 + frequency / 700.0)
-
-        low, high = mel(np.array([_KALDI_LOW, self.fs / 2 - _KALDI_BELOW_NYQUIST]))
-        step = (high - low) / (self.size + 1)
-        bins = mel(np.arange(self._n_fft // 2) * (self.fs / self._n_fft))[:, None]
-        left = low + step * np.arange(self.size)
-        filters = np.minimum((bins - left) / step, (left + 2 * step - bins) / step).clip(min=0)
-        return np.pad(filters, ((0, 1), (0, 0))).astype(np.float32)  # Kaldi leaves the Nyquist bin out
+        return kaldi_filters(self.size, self._n_fft, self.fs)
 
 
 @dataclass(frozen=True)
@@ -221,11 +213,7 @@ def _log_banks(write: Strips, shape: tuple[int, ...], n_fft: int, filters: np.nd
 
 
 def build_features(conf: Any, rate: int) -> Features:
-    """What a ``model.yaml`` describes.
-
-    Args:
-        conf: its ``features``: ``kind``, and that kind's numbers.
-        rate: sampling rate in Hz.
+    """What the ``features`` of a ``model.yaml`` describe: ``kind``, and that kind's numbers.
 
     Raises:
         UserError: the kind is unknown, or a number is missing, unknown or beyond reason.
@@ -242,7 +230,10 @@ def build_features(conf: Any, rate: int) -> Features:
         if kind == "samples":
             return Samples(**_checked(options, {"fs": MAX_RATE}))
         if kind == "kaldi_fbank":
-            return KaldiFbank(**_checked(options, {"fs": MAX_RATE, "size": MAX_MELS}))
+            made = KaldiFbank(**_checked(options, {"fs": MAX_RATE, "size": MAX_MELS}))
+            if made.fs / 2 - KALDI_BELOW_NYQUIST <= KALDI_LOW:
+                raise ValueError(f"fs is {made.fs}; more than 840 Hz were due")
+            return made
         if kind == "default":
             return _log_mel(options)
     except (TypeError, ValueError) as error:
@@ -260,7 +251,7 @@ def _log_mel(options: dict[str, Any]) -> LogMel:
         _checked({"win_length": made.win_length}, {"win_length": made.n_fft})
     for name in ("fmin", "fmax", "log_base"):
         value = getattr(made, name)
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= MAX_RATE):
+        if value is not None and not is_number(value, 0, MAX_RATE):
             raise ValueError(f"{name} is {value!r}")
     if made.log_base is not None and not made.log_base > 1:
         raise ValueError(f"log_base is {made.log_base!r}")
@@ -271,6 +262,6 @@ def _checked(options: dict[str, Any], limits: Mapping[str, int]) -> dict[str, An
     """The options, of which those with a limit are whole numbers from 1 to it."""
     for name, most in limits.items():
         value = options.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        if not is_whole(value, most=most):
             raise ValueError(f"{name} is {value!r}; a whole number from 1 to {most} was due")
     return options

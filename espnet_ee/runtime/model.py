@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +10,16 @@ from typing import Any
 from espnet_ee.compute import MacTable
 from espnet_ee.errors import UserError
 from espnet_ee.exported import DESCRIPTION as MODEL
-from espnet_ee.exported import FOLDER, KINDS, export_folder
-from espnet_ee.files import is_file, read_lines, read_untrusted_yaml
+from espnet_ee.exported import FOLDER, FORMAT, KINDS, export_folder
+from espnet_ee.files import is_beside, is_file, read_lines, read_untrusted_yaml
 from espnet_ee.hub import model_folder
 from espnet_ee.kaldi import is_count
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.packaged import DESCRIPTION as PACKAGE
 from espnet_ee.policy.packaged import PREFIX, PackagedConfigs, read_configs, read_packaged
 from espnet_ee.runtime.features import Features, build_features
+from espnet_ee.values import is_number, is_whole
 
-FORMAT = 1
 DOWNLOADED = (f"{FOLDER}/*", MODEL, PACKAGE, f"{PREFIX}*.yaml", "tokens.txt", "*.onnx", "*.arpa")
 MAX_EXITS, MAX_TOKENS, MAX_MIN_FRAMES = 256, 1_000_000, 100_000
 MAX_RATE, MAX_FRAME_SECONDS = 200_000, 10
@@ -100,7 +99,7 @@ def open_export(source: str | Path) -> Export:
         rate = _whole(content, "sample_rate", MAX_RATE)
         if content.get("normalize", "none") != "none":
             raise UserError(f"normalize {content['normalize']!r} is unknown here; update espnet_ee")
-        tokens = _tokens(_file(folder, content.get("tokens"), "tokens"))
+        tokens = _tokens(_place(folder, content.get("tokens"), "tokens"))
         blank = _whole(content, "blank", len(tokens) - 1, 0)
         _check_said(content, "vocabulary", len(tokens), "tokens.txt has")
         _check_said(content, "exit_layers", layers, "its segments end after")
@@ -108,7 +107,7 @@ def open_export(source: str | Path) -> Export:
         least = _whole(content, "min_frames", MAX_MIN_FRAMES)
         macs = _macs(content.get("macs"), layers)
         packaged = _configs(given, folder, content.get("default"), layers)
-        step = _seconds(content, "frame_seconds")
+        step = _frame_seconds(content)
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(str(given)) else f"{path}: {message}") from None
@@ -131,14 +130,11 @@ def _configs(given: Path, folder: Path, default: Any, layers: list[int]) -> Pack
 
 
 def _segments(listed: Any, folder: Path) -> tuple[SegmentFiles, ...]:
-    if (
-        not isinstance(listed, list)
-        or not 1 <= len(listed) <= MAX_EXITS
-        or not all(isinstance(entry, dict) for entry in listed)
-    ):
+    entries = listed if isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed) else []
+    if not 1 <= len(entries) <= MAX_EXITS:
         raise UserError("segments: no list of graphs; export again")
     segments = []
-    for entry in listed:
+    for entry in entries:
         names = {precision: entry[precision] for precision in KINDS if entry.get(precision) is not None}
         paths = {precision: _place(folder, name, f"segments: {precision}") for precision, name in names.items()}
         if not all(path.suffix == ".onnx" for path in paths.values()):  # ONNX Runtime would read .ort as another format
@@ -160,36 +156,29 @@ def _macs(mapping: Any, layers: list[int]) -> MacTable:
 
 def _whole(table: Mapping[str, Any], key: str, most: int, least: int = 1) -> int:
     value = table.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if not is_whole(value, least, most):
         raise UserError(f"{key} is {value!r}; a whole number from {least} to {most} was due; export again")
     return value
 
 
-def _seconds(table: Mapping[str, Any], key: str) -> float | None:
-    value = table.get(key)
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FRAME_SECONDS
-    ):
-        raise UserError(f"{key} is {value!r}; seconds up to {MAX_FRAME_SECONDS} were due; export again")
+def _frame_seconds(table: Mapping[str, Any]) -> float | None:
+    value = table.get("frame_seconds")
+    if value is not None and not (is_number(value, 0, MAX_FRAME_SECONDS) and value):
+        raise UserError(f"frame_seconds is {value!r}; seconds up to {MAX_FRAME_SECONDS} were due; export again")
     return value
 
 
 def _place(folder: Path, name: Any, key: str) -> Path:
     """A file of the folder, which need not be there; nothing outside of it is ever read."""
-    if not isinstance(name, str) or name != os.path.basename(name) or name.startswith(".") or not name:
+    if not is_beside(name):
         raise UserError(f"{key} {name!r} is not a file beside it, refused")
     return folder / name
 
 
-def _file(folder: Path, name: Any, key: str) -> Path:
-    path = _place(folder, name, key)
-    if not is_file(path):
-        raise UserError(f"{path}: no such file; export the model again")
-    return path
-
-
 def _tokens(path: Path) -> tuple[str, ...]:
     """Reads ``symbol id`` lines, in any order."""
+    if not is_file(path):
+        raise UserError(f"{path}: no such file; export the model again")
     tokens: dict[int, str] = {}
     lines = read_lines(path)
     for number, line in enumerate(lines, 1):

@@ -28,6 +28,7 @@ _ATTRIBUTE = {"tensor": 5, "graph": 6, "tensors": 10, "graphs": 11, "sparse": 22
 _TENSOR = {"dims": 1, "name": 8, "external": 13, "location": 14}
 _TENSOR_DATA = (4, 5, 6, 7, 9, 10, 11)
 _EXTERNAL = 1
+_MOST_ELEMENTS = 1 << 64
 
 Field = tuple[int, int, "memoryview | int"]
 
@@ -125,7 +126,7 @@ class _Model:
         for number, kind, value in _fields(message):
             if number == _TENSOR["dims"]:
                 for size in [value] if isinstance(value, int) else _varints(value):
-                    elements *= size
+                    elements = min(elements * size, _MOST_ELEMENTS)  # a product without end would take hours
             elif number == _TENSOR["name"]:
                 name = bytes(_bytes(kind, value)).decode()
             elif number == _TENSOR["external"] or (number == _TENSOR["location"] and value == _EXTERNAL):

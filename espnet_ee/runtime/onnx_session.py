@@ -12,7 +12,7 @@ import onnxruntime
 
 from espnet_ee.decode.session import OutOfMemoryError, UtteranceError, usable_threads
 from espnet_ee.decode.utterance import check_utterance
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UserError, first_line
 from espnet_ee.exported import KINDS as PRECISIONS
 from espnet_ee.files import is_file
 from espnet_ee.policy.attending import AttentionConfig
@@ -193,8 +193,9 @@ class OnnxSession:
         return self.export.segments[number].paths[self.precision]
 
     def _refusal(self, number: int, error: Exception) -> UserError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        return UserError(f"{self._path(number)}: ONNX Runtime cannot compute it ({reason}); export the model again")
+        return UserError(
+            f"{self._path(number)}: ONNX Runtime cannot compute it ({first_line(error)[:300]}); export the model again"
+        )
 
     def _check_signature(self, number: int) -> None:
         """Compares what a graph declares with ``model.yaml`` and its neighbours, before it is loaded."""

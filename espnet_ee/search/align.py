@@ -32,15 +32,7 @@ class Graph:
 
 
 def align(log_probs: np.ndarray, graph: Graph) -> np.ndarray | None:
-    """The most probable path.
-
-    Args:
-        log_probs: (T, V).
-        graph: which paths there are.
-
-    Returns:
-        The token or blank of each frame (T,); None where the frames are too few.
-    """
+    """The token or blank of each frame (T,) on the most probable path through (T, V); None where the frames are too few."""
     count, frames = len(graph.labels), len(log_probs)
     if not frames:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, refuse_mark
 from espnet_ee.policy.searching import is_kenlm_binary
-from espnet_ee.search.scorer import most_of
+from espnet_ee.search.scorer import Scorer
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LN10 = math.log(10)
@@ -134,7 +134,7 @@ def read_words(path: str | Path) -> set[str]:
     return {words[0] for words, _, _ in read_arpa(path) if len(words) == 1}
 
 
-class NgramScorer:
+class NgramScorer(Scorer):
     """The weighted natural logarithms of an n-gram model's probabilities, token by token, as KenLM gives them.
 
     Args:
@@ -156,24 +156,19 @@ class NgramScorer:
         words = {ngram[0] for ngram in self._ngrams if len(ngram) == 1}
         self._names = names_of_tokens(path, words, tokens, blank)
         self._weight = weight * LN10
-        self._most = most_of(weight)
 
     def start(self) -> State:
-        """Before the first token."""
         return self._cut((BEGIN,))
 
     def step(self, state: State, token: int) -> tuple[State, float]:
-        """After a token, and what it adds."""
         name = self._names[token]
         return self._cut((*state, name)), self._weight * self._log10(state, name)
 
     def end(self, state: State) -> float:
-        """What the end of the text adds."""
         return self._weight * self._log10(state, END)
 
     def most(self, state: State) -> float:
-        """No token adds more."""
-        return self._most
+        return 0.0 if self._weight >= 0 else math.inf  # of weighted logarithms of probabilities
 
     def _cut(self, words: State) -> State:
         return words[max(0, len(words) - self._order + 1) :]

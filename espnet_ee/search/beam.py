@@ -106,14 +106,9 @@ def with_insertion(found: Scored, insertion: float) -> Scored:
 
 
 def without_blank_frames(log_probs: np.ndarray, blank: int, probability: float) -> np.ndarray:
-    """The frames without those that are the blank as good as surely; each run of them is one frame that can be nothing else.
+    """The frames (T, V) without those whose blank has so high a probability; each run of them is one frame that can be nothing else.
 
     The scores of a search are then those of all alignments that have the blank in these frames.
-
-    Args:
-        log_probs: (T, V).
-        blank: blank id.
-        probability: of the blank, from which on a frame is.
     """
     sure = log_probs[:, blank] >= math.log(probability)
     starts = run_starts(sure)

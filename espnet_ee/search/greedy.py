@@ -40,12 +40,7 @@ class Hypothesis:
 
 
 def greedy(frames: Frames, blank: int) -> Hypothesis:
-    """The greedy hypothesis of one exit's frames.
-
-    Args:
-        frames: of one utterance.
-        blank: blank id.
-    """
+    """The greedy hypothesis of one exit's frames."""
     tokens, spans = spans_of_path(frames.labels, frames.log_confidence, blank)
     return Hypothesis(tokens, float(np.add.reduce(frames.log_confidence)), spans)
 
@@ -53,13 +48,7 @@ def greedy(frames: Frames, blank: int) -> Hypothesis:
 def spans_of_path(
     labels: np.ndarray, log_probabilities: np.ndarray, blank: int
 ) -> tuple[tuple[int, ...], tuple[TokenSpan, ...]]:
-    """Tokens of a path, and where each lies.
-
-    Args:
-        labels: a token or the blank of every frame (T,).
-        log_probabilities: of each of these (T,).
-        blank: blank id.
-    """
+    """Tokens of a path (T,) of tokens and blanks, and where each lies; ``log_probabilities`` are those of the path (T,)."""
     starts = run_starts(labels)
     tokens = labels[starts]
     spoken = (tokens != blank).nonzero()[0]

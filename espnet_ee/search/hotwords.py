@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from espnet_ee.errors import UserError
 from espnet_ee.search.align import Speller
+from espnet_ee.search.scorer import Scorer
 from espnet_ee.text import spelling
 
 
-class HotwordScorer:
+class HotwordScorer(Scorer):
     """Adds each hotword's boost as often as a text says it, between blanks or the text's ends; nothing else in the end.
 
     Letters are matched (Aho and Corasick's automaton), so it does not matter which tokens spell a word. On the way a text that spells
@@ -48,7 +49,6 @@ class HotwordScorer:
         return self._following[0][self._edge] if self._edge else 0
 
     def step(self, state: int, token: int) -> tuple[int, float]:
-        """After a token, and what it adds."""
         known = self._steps.get((state, token))
         if known is None:
             known = self._steps[state, token] = self._spell(state, self._letters[token])
@@ -60,7 +60,6 @@ class HotwordScorer:
         return added - self._promised[last]
 
     def most(self, state: int) -> float:
-        """No token adds more in this state."""
         known = self._mosts.get(state)
         if known is None:
             known = self._mosts[state] = max(self.step(state, token)[1] for token in range(len(self._letters)))

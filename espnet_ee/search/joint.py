@@ -32,12 +32,7 @@ class JointTexts:
         return replace(evidence, decoder_log_prob=self.decoder_log_prob, decoder_scores=self.scores)
 
     def hypothesis(self, log_probs: np.ndarray, blank: int) -> Hypothesis:
-        """The best text with the spans of its most probable alignment; without spans where the frames cannot say it.
-
-        Args:
-            log_probs: of the exit's head (T, V).
-            blank: blank id.
-        """
+        """The best text with the spans of its most probable alignment with (T, V); without spans where the frames are too few."""
         score = self.scores[0] if self.scores else 0.0
         placed = aligned(log_probs, chain(self.tokens, blank), blank)
         return Hypothesis(self.tokens, score, () if placed is None else placed[1])

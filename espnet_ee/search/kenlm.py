@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,10 @@ from typing import Any
 from espnet_ee.errors import UserError
 from espnet_ee.policy.searching import is_kenlm_binary
 from espnet_ee.search.arpa import END, LN10, NgramScorer, names_of_tokens, read_words
-from espnet_ee.search.scorer import Scorer, most_of
+from espnet_ee.search.scorer import Scorer
 
 
-class KenlmScorer:
+class KenlmScorer(Scorer):
     """The same numbers as :class:`espnet_ee.search.arpa.NgramScorer`, up to float32's digits.
 
     Args:
@@ -44,26 +45,21 @@ class KenlmScorer:
             self._names = names_of_tokens(path, self._model, tokens, blank)
         self._new_state, self._score = kenlm.State, self._model.BaseScore
         self._weight = weight * LN10
-        self._most = most_of(weight)
 
     def start(self) -> Any:
-        """Before the first token."""
         state = self._new_state()
         self._model.BeginSentenceWrite(state)
         return state
 
     def step(self, state: Any, token: int) -> tuple[Any, float]:
-        """After a token, and what it adds."""
         following = self._new_state()
         return following, self._weight * self._score(state, self._names[token], following)
 
     def end(self, state: Any) -> float:
-        """What the end of the text adds."""
         return self._weight * self._score(state, END, self._new_state())
 
     def most(self, state: Any) -> float:
-        """No token adds more."""
-        return self._most
+        return 0.0 if self._weight >= 0 else math.inf  # of weighted logarithms of probabilities
 
 
 def open_ngrams(path: str | Path, tokens: Sequence[str], blank: int, weight: float) -> Scorer:

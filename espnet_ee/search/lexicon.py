@@ -10,10 +10,11 @@ from pathlib import Path
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_lines
 from espnet_ee.search.align import Speller
+from espnet_ee.search.scorer import Scorer
 from espnet_ee.text import spelling
 
 
-class LexiconScorer:
+class LexiconScorer(Scorer):
     """Takes from a text that says another word all its probability, as soon as no word of the lexicon begins so.
 
     Letters are matched, so it does not matter which tokens spell a word. A state is what is spelled since the last blank.
@@ -35,7 +36,6 @@ class LexiconScorer:
         self._sorted = sorted(self._known)
 
     def start(self) -> str:
-        """Before the first token."""
         return ""
 
     def step(self, state: str, token: int) -> tuple[str, float]:
@@ -52,11 +52,9 @@ class LexiconScorer:
         return word, 0.0 if self._sorted[place : place + 1] and self._sorted[place].startswith(word) else -math.inf
 
     def end(self, state: str) -> float:
-        """What the end of the text adds."""
         return 0.0 if not state or state in self._known else -math.inf
 
     def most(self, state: str) -> float:
-        """No token adds more."""
         return 0.0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,30 +22,21 @@ class Scorer(Protocol):
         """No token adds more in this state."""
 
 
-def most_of(weight: float) -> float:
-    """What weighted logarithms of probabilities add at most."""
-    return 0.0 if weight >= 0 else math.inf
-
-
-class ScorerSum:
+class ScorerSum(Scorer):
     """Several scorers as one."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self._scorers = scorers
 
     def start(self) -> tuple[Any, ...]:
-        """See :class:`Scorer`."""
         return tuple(scorer.start() for scorer in self._scorers)
 
     def step(self, state: tuple[Any, ...], token: int) -> tuple[tuple[Any, ...], float]:
-        """See :class:`Scorer`."""
         steps = [scorer.step(own, token) for scorer, own in zip(self._scorers, state, strict=True)]
         return tuple(following for following, _ in steps), sum(added for _, added in steps)
 
     def end(self, state: tuple[Any, ...]) -> float:
-        """See :class:`Scorer`."""
         return sum(scorer.end(own) for scorer, own in zip(self._scorers, state, strict=True))
 
     def most(self, state: tuple[Any, ...]) -> float:
-        """See :class:`Scorer`."""
         return sum(scorer.most(own) for scorer, own in zip(self._scorers, state, strict=True))

@@ -14,6 +14,7 @@ from espnet_ee.errors import UserError
 from espnet_ee.host.compat import rename_keys
 from espnet_ee.plugin.mistakes import refuse_ignored
 from espnet_ee.store.parts import are_known, assemble
+from espnet_ee.values import is_number
 
 # The mel filters follow from frontend_conf: a model trained on extracted features has none, and needs none to
 # become a model on audio (or the other way round) by a change of its configuration.
@@ -21,12 +22,7 @@ _FROM_CONFIGURATION = "frontend.logmel.melmat"
 
 
 def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:
-    """Builds an untrained model; whatever ESPnet finds wrong with the configuration is one line.
-
-    Args:
-        config: a training's configuration.
-        path: where it was read from.
-    """
+    """Builds an untrained model of a training's configuration, read from ``path``; what ESPnet finds wrong is said in one line."""
     args = argparse.Namespace(**config)
     try:
         if are_known(config):
@@ -47,19 +43,13 @@ def build_model(config: Mapping[str, Any], path: str | Path) -> ESPnetASRModel:
 def _volume(config: Mapping[str, Any], path: str | Path) -> float | None:
     """The peak to which ESPnet's preprocessor brings every utterance, of a training and of an inference; None: as they are."""
     value = config.get("speech_volume_normalize") if config.get("use_preprocessor", True) else None
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6):
+    if value is not None and not (is_number(value, 0, 1e6) and value):
         raise UserError(f"{path}: speech_volume_normalize {value!r} is no peak of audio; give the one of the training, or null")
     return value
 
 
 def fit_state(model: ESPnetASRModel, state: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:
-    """Renames a checkpoint's parameters to the running ESPnet's names and checks that they are the model's.
-
-    Args:
-        model: what the configuration describes.
-        state: from :func:`read_tensors`.
-        path: where it was read from.
-    """
+    """Renames a checkpoint's parameters to the running ESPnet's names and checks that they are those of the model."""
     expected = model.state_dict()
     state = rename_keys(state, set(expected))
     state.pop(_FROM_CONFIGURATION, None)

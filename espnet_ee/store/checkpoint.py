@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_ee.errors import UsageError, UserError
+from espnet_ee.errors import UsageError, UserError, first_line
 from espnet_ee.plugin.classes import MODELS
 from espnet_ee.policy.packaged import DESCRIPTION
 from espnet_ee.store.build import build_model, fit_state
@@ -131,5 +131,4 @@ def move(model: ESPnetASRModel, device: str) -> ESPnetASRModel:
 
 
 def _unusable(device: str, error: Exception) -> UsageError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UsageError(f"device {device}: {reason}; cpu always works")
+    return UsageError(f"device {device}: {first_line(error)}; cpu always works")

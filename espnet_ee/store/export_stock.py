@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_ee.encoder.base import block_of
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_yaml
 from espnet_ee.host.signature import parameters_of
@@ -50,9 +51,7 @@ def export_stock(train_config: str | Path, model_file: str | Path, exit_layer: i
     lack = stock_lacks(config)
     if lack:
         raise UserError(f"{train_config}: {lack} is none of ESPnet's own: no exit of this model can be a plain ESPnet model")
-    layers = model.encoder.exit_layers
-    if exit_layer not in layers:
-        raise UsageError(f"exit_layer {exit_layer}: no exit there; the exits are {', '.join(map(str, layers))}")
+    check_exit_layer(model, exit_layer)
     with atomic_dir(output_dir) as folder:
         alone = stock_config(config, exit_layer)
         exported = copy_needed_files(alone, folder, output_dir)
@@ -122,7 +121,7 @@ def stock_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tenso
             f"exit_layer {exit_layer}: its blocks read exits with heads or norms of their own, where a stock encoder has one; "
             f"only the exit after block {lowest} can be exported"
         )
-    if exit_heads_of(model).stock_state(exit_layer) is None:
+    if exit_heads_of(model).by_layer[exit_layer].stock_state() is None:
         raise UserError(f"exit_layer {exit_layer}: its kind of head has no stock form and cannot be exported")
     return {name: value.detach().clone() for name, value in exit_state(model, exit_layer).items()}
 
@@ -131,7 +130,7 @@ def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor
     """What stopping at an exit uses of a model: everything up to its block, its norm, its head and its decoder, as stock names them."""
     replaced = ("encoder.exit_norms.", "encoder.after_norm.", "exit_", "ctc.", "decoder.")
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(replaced)}
-    state = {name: value for name, value in state.items() if _block_of(name) < exit_layer}
+    state = {name: value for name, value in state.items() if block_of(name.removeprefix("encoder.")) <= exit_layer}
     if exit_layer == model.encoder.exit_layers[0]:  # of a conditioned encoder: no block so far read an exit
         state = {name: value for name, value in state.items() if not name.startswith("encoder.conditioning_layer.")}
     head = exit_heads_of(model).by_layer[exit_layer]
@@ -145,6 +144,16 @@ def exit_state(model: ESPnetASRModel, exit_layer: int) -> dict[str, torch.Tensor
     return state
 
 
-def _block_of(name: str) -> int:
-    """0-based number of the block that a parameter belongs to; -1 for what lies before the blocks."""
-    return int(name.split(".")[2]) if name.startswith("encoder.encoders.") else -1
+def parameter_counts(model: ESPnetASRModel) -> dict[int, int]:
+    """Numbers that a training learned and that stopping at an exit uses, by exit layer."""
+    learned = {value.data_ptr() for value in model.parameters()}
+    return {
+        layer: sum(value.numel() for value in exit_state(model, layer).values() if value.data_ptr() in learned)
+        for layer in model.encoder.exit_layers
+    }
+
+
+def check_exit_layer(model: ESPnetASRModel, layer: int) -> None:
+    """Raises UsageError if a model has no such exit."""
+    if layer not in model.encoder.exit_layers:
+        raise UsageError(f"exit_layer {layer}: no exit there; the exits are {', '.join(map(str, model.encoder.exit_layers))}")

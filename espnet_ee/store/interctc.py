@@ -15,11 +15,7 @@ def from_interctc(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rewrites the configuration of a stock InterCTC model: the same parameters, read as a shared-head early-exit model.
 
     The layers of ``interctc_layer_idx`` and the last block become the exits, also where the blocks above read their heads
-    (``interctc_use_conditioning``); the model stays ESPnet's own.
-    Any other configuration comes back as it is.
-
-    Args:
-        config: of a training.
+    (``interctc_use_conditioning``); the model stays ESPnet's own. Any other configuration comes back as it is.
     """
     conf = dict(config.get("encoder_conf") or {})
     layers = conf.get("interctc_layer_idx") or []

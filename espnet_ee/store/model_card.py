@@ -19,7 +19,7 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import GREEDY
 from espnet_ee.score.page import markdown
 from espnet_ee.score.points import Point, describe_policy, read_exits
-from espnet_ee.store.export_stock import exit_state, stock_lacks
+from espnet_ee.store.export_stock import parameter_counts, stock_lacks
 from espnet_ee.store.train_config import sampling_rate
 
 _RAN = ("calibrated", "online")
@@ -162,12 +162,10 @@ def _exits(
     sets = list(dict.fromkeys(name for name, _ in fixed))
     table = mac_table(model)
     frames = _input_frames(config, model)
-    learned = {value.data_ptr() for value in model.parameters()}
     sizes = {} if exported is None else {exit_["layer"]: exit_["mb"] for exit_ in exported["exits"]}
     kinds = list(next(iter(sizes.values()), {}))
     rows = []
-    for layer in model.encoder.exit_layers:
-        count = sum(value.numel() for value in exit_state(model, layer).values() if value.data_ptr() in learned)
+    for layer, count in parameter_counts(model).items():
         macs = table.encoder_macs(layer, frames) + table.head_macs(layer, table.encoder_frames(frames))
         rates = [fixed.get((name, f"exit {layer}"), "") for name in sets]
         megabytes = [f"{sizes[layer][kind]:.1f}" for kind in kinds]

@@ -39,15 +39,7 @@ class Assembly:
         return name
 
     def place(self, model: ModelProto, inputs: Mapping[str, str]) -> Names:
-        """Adds a graph's nodes.
-
-        Args:
-            model: without branches of its own.
-            inputs: which value here is each of its inputs.
-
-        Returns:
-            The names here of all its values.
-        """
+        """Adds the nodes of a graph without branches, whose inputs are these values; returns the names here of all its values."""
         self._placed += 1
         self._ir_version = max(self._ir_version, model.ir_version)
         for opset in model.opset_import:
@@ -104,9 +96,7 @@ class Assembly:
 def with_short_names(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
     """The model, changed, with nodes that have no names and values that have short ones: of a small model's 8-bit file names are 4 %.
 
-    Args:
-        model: whose values have names that no branch uses twice.
-        keep: names that stay, beside those of its inputs and outputs.
+    No branch may use a name twice. Names of inputs and outputs stay, and those to ``keep``.
     """
     graph = model.graph
     names = {name: name for name in ("", *keep, *(value.name for value in (*graph.input, *graph.output)))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,20 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ee import __version__
 from espnet_ee.errors import UserError
-from espnet_ee.exported import DESCRIPTION
+from espnet_ee.exported import DESCRIPTION, FORMAT
 from espnet_ee.files import read_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
 from espnet_ee.model.heads import mac_table
 from espnet_ee.model.inputs import input_step, input_width
 from espnet_ee.score.points import read_exits
-from espnet_ee.store.export_stock import exit_state
+from espnet_ee.store.export_stock import parameter_counts
 
-FORMAT = 1
 _BLANKS = ("<blk>", "<eps>", "<blank>")  # what sherpa-onnx takes for it
 _SPACE, _SPACE_THERE = "<space>", "▁"
 
 
 def describe_model(model: ESPnetASRModel, sample_rate: int, exits_csv: Path | None = None) -> dict[str, Any]:
-    """Everything of ``model.yaml`` that follows from the model.
-
-    Args:
-        model: loaded.
-        sample_rate: of the audio it takes, in Hz.
-        exits_csv: scores of stage 13, for the error rates of the exits.
+    """Everything of ``model.yaml`` that follows from a loaded model that takes audio of so many Hz, and from stage 13's scores.
 
     Raises:
         UserError: its frontend is none that an engine without torch has.
@@ -46,7 +40,6 @@ def describe_model(model: ESPnetASRModel, sample_rate: int, exits_csv: Path | No
         raise UserError(
             "interctc_use_conditioning: a segment that reads the exit below has no ONNX form; compute it with torch"
         )
-    macs = asdict(mac_table(model))
     return {
         "format": FORMAT,
         "made_by": {"espnet_ee": __version__},
@@ -61,14 +54,8 @@ def describe_model(model: ESPnetASRModel, sample_rate: int, exits_csv: Path | No
         "tokens": "tokens.txt",
         "exit_layers": list(encoder.exit_layers),
         "exits": exits_of(model, exits_csv),
-        "macs": _plain(macs),
+        "macs": asdict(mac_table(model)),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
 
 
 def features_of(model: ESPnetASRModel, sample_rate: int) -> dict[str, Any]:
@@ -98,13 +85,10 @@ def features_of(model: ESPnetASRModel, sample_rate: int) -> dict[str, Any]:
 def exits_of(model: ESPnetASRModel, exits_csv: Path | None) -> list[dict[str, Any]]:
     """Of each exit: layer, parameters that are computed up to it, and its error rate in per cent on every scored set."""
     points = [] if exits_csv is None else [point for point in read_exits(exits_csv) if point.kind == "fixed"]
-    learned = {value.data_ptr() for value in model.parameters()}
     exits = []
-    for layer in model.encoder.exit_layers:
-        state = exit_state(model, layer).values()
-        exits.append({"layer": layer, "parameters": sum(value.numel() for value in state if value.data_ptr() in learned)})
+    for layer, count in parameter_counts(model).items():
         rates = {point.set: round(point.wer, 2) for point in points if point.name == f"exit {layer}"}
-        exits[-1].update({"wer": rates} if rates else {})
+        exits.append({"layer": layer, "parameters": count, **({"wer": rates} if rates else {})})
     return exits
 
 

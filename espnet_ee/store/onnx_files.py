@@ -67,13 +67,7 @@ class Shape:
 
 
 def single_exit(segments: Mapping[int, ModelProto], layer: int, shape: Shape) -> ModelProto:
-    """The exit after block ``layer`` as a plain CTC model.
-
-    Args:
-        segments: graphs by exit layer, rising, from the first on.
-        layer: the exit.
-        shape: of the model.
-    """
+    """The exit after block ``layer`` as a plain CTC model; ``segments`` are graphs by exit layer, rising, from the first on."""
     graph = Assembly()
     values = _begin(graph, shape)
     for exit_layer, segment in segments.items():
@@ -85,12 +79,8 @@ def single_exit(segments: Mapping[int, ModelProto], layer: int, shape: Shape) ->
 def self_stopping(segments: Mapping[int, ModelProto], policy: ExitPolicy, shape: Shape) -> ModelProto:
     """A model that computes a batch as far as its utterances need it; each gets what its own exit says.
 
-    Further output: ``exit_layer`` (N,). The policy's threshold is the weight ``threshold``.
-
-    Args:
-        segments: all graphs by exit layer, rising.
-        policy: when an utterance stops.
-        shape: of the model.
+    Further output: ``exit_layer`` (N,). The policy's threshold is the weight ``threshold``. ``segments`` are all
+    graphs by exit layer, rising.
 
     Raises:
         UserError: a graph cannot compute what the policy reads.

@@ -10,7 +10,6 @@ from typing import Any
 import onnx
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_ee.errors import UsageError
 from espnet_ee.exported import DESCRIPTION, FOLDER, KINDS
 from espnet_ee.files import atomic_dir, atomic_write, refuse_other_folder, write_yaml
 from espnet_ee.frontend.kaldi_fbank import KaldiFbank
@@ -20,6 +19,7 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.packaged import write_configs
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.store import onnx_graphs
+from espnet_ee.store.export_stock import check_exit_layer
 from espnet_ee.store.onnx_description import describe_model, token_lines
 from espnet_ee.store.onnx_files import Shape, self_stopping, single_exit
 from espnet_ee.store.onnx_int8 import quantised
@@ -76,9 +76,7 @@ def export_onnx(
     folder = Path(out) / FOLDER
     refuse_other_folder(folder, (DESCRIPTION,))
     for layer in export.exit_layers:
-        if layer not in model.encoder.exit_layers:
-            have = ", ".join(map(str, model.encoder.exit_layers))
-            raise UsageError(f"exit_layer {layer}: no exit there; the exits are {have}")
+        check_exit_layer(model, layer)
     description = describe_model(model, sample_rate, export.exits_csv)
     policy = None if export.default is None else export.configs[export.default].policy_for(model.encoder.exit_layers)
     if policy is not None:

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch.nn.utils import parametrize
 
-from espnet_ee.errors import UserError
+from espnet_ee.errors import UserError, first_line
 from espnet_ee.files import atomic_write
 from espnet_ee.store.onnx_assembly import with_short_names
 from espnet_ee.store.onnx_modules import Segment
@@ -53,7 +53,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise UserError(f"this model has no ONNX form: torch cannot trace it ({reason})") from error
 
 

@@ -126,10 +126,7 @@ class FirstSegment(Segment):
         self.linear = None if preencoder is None else preencoder.linear_out
 
     def forward(self, x: torch.Tensor, x_lens: torch.Tensor) -> Tensors:
-        """Computes features (B, L, F), or samples (B, L, 1), of which ``x_lens`` (B,) are real; L is ``least`` or more.
-
-        See :class:`Segment`.
-        """
+        """Computes features (B, L, F), or samples (B, L, 1), of which ``x_lens`` (B,) are real; L is ``least`` or more."""
         lens = self.encoder.frames_of(x_lens.clamp(min=self.least))
         features = self.normalisation(x, x_lens)
         if self.linear is not None:

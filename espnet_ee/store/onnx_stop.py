@@ -148,7 +148,6 @@ class FixedRule(StopRule[FixedExitPolicy]):
     """Of ``fixed``: the threshold is the exit layer."""
 
     def stop(self, graph: Assembly, layer: int, exit_: Names) -> str:
-        """See :class:`StopRule`."""
         text = "here = GreaterOrEqual(layer, threshold)  size = Shape(lens)  result = Expand(here, size)"
         return self.combine(graph, text, layer=self.number(graph, float(layer)), threshold=THRESHOLD, lens=exit_["lens"])
 
@@ -157,7 +156,6 @@ class EntropyRule(StopRule[EntropyPolicy]):
     """Of ``entropy``."""
 
     def stop(self, graph: Assembly, layer: int, exit_: Names) -> str:
-        """See :class:`StopRule`."""
         level = self.measure(graph, exit_, _ENTROPY)["level"]
         return self.combine(graph, "result = Less(level, threshold)", level=level, threshold=THRESHOLD)
 
@@ -166,7 +164,6 @@ class ConfidenceRule(StopRule[ConfidencePolicy]):
     """Of ``confidence``: of an exit that spoke nothing it is 0/0, which is above no threshold."""
 
     def stop(self, graph: Assembly, layer: int, exit_: Names) -> str:
-        """See :class:`StopRule`."""
         level = self.measure(graph, exit_, _CONFIDENCE)["spoken_confidence"]
         return self.combine(graph, "result = Greater(level, threshold)", level=level, threshold=THRESHOLD)
 
@@ -177,7 +174,6 @@ class PatienceRule(StopRule[PatiencePolicy]):
     before: Names | None = None
 
     def stop(self, graph: Assembly, layer: int, exit_: Names) -> str:
-        """See :class:`StopRule`."""
         values = self.measure(graph, exit_, _ENTROPY, _TOKENS)
         agreeing = self.combine(graph, "result = Cast<to=1>(known)", known=values["known"])
         if self.before is not None:
@@ -191,14 +187,13 @@ class PatienceRule(StopRule[PatiencePolicy]):
 
 
 class LearnedRule(StopRule[LearnedPolicy]):
-    """Of ``learned``, with the features that its weights name."""
+    """Of ``learned``: its features, as in :data:`espnet_ee.policy.features.FEATURES`, are methods of the same names."""
 
     def __init__(self, policy: LearnedPolicy, vocabulary: int, blank: int) -> None:
         super().__init__(policy, vocabulary, blank)
         self.passed: list[Names] = []
 
     def stop(self, graph: Assembly, layer: int, exit_: Names) -> str:
-        """See :class:`StopRule`."""
         values = self.measure(graph, exit_, _ENTROPY, _CONFIDENCE, _TOKENS, _DOUBT)
         if self.passed:
             least = "result = Min(before, now)"
@@ -215,16 +210,13 @@ class LearnedRule(StopRule[LearnedPolicy]):
         return self.combine(graph, text, total=total, known=values["known"], threshold=THRESHOLD)
 
     def log_entropy(self, graph: Assembly, values: Names) -> str:
-        """As :func:`espnet_ee.policy.features.log_entropy`."""
         text = "floor = Constant<value_float=1e-06>()  more = Add(level, floor)  result = Log(more)"
         return self.combine(graph, text, level=values["level"])
 
     def least_token_doubt(self, graph: Assembly, values: Names) -> str:
-        """As :func:`espnet_ee.policy.features.least_token_doubt`."""
         return values["doubt"]
 
     def changed_tokens(self, graph: Assembly, values: Names) -> str:
-        """As :func:`espnet_ee.policy.features.changed_tokens`."""
         if not self.passed:
             return self.number(graph, 0.0)
         before = self.passed[-1]
@@ -232,7 +224,6 @@ class LearnedRule(StopRule[LearnedPolicy]):
         return graph.place(piece(_CHANGED), inputs)["changed"]
 
     def agreeing_exits(self, graph: Assembly, values: Names) -> str:
-        """As :func:`espnet_ee.policy.features.agreeing_exits`."""
         agreeing = self.number(graph, 0.0)
         for exit_ in self.passed:
             equal = graph.place(piece(_EQUAL), {"a": exit_["tokens"], "b": values["tokens"]})["equal"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from espnet_ee.errors import UserError
 from espnet_ee.exported import DESCRIPTION, FOLDER, KINDS, export_folder
-from espnet_ee.files import is_file, read_yaml, write_yaml
+from espnet_ee.files import is_beside, is_file, read_yaml, write_yaml
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.store.onnx_files import set_threshold
@@ -38,7 +38,7 @@ def change_threshold(folder: str | Path, threshold: float) -> tuple[list[Path], 
     if not isinstance(entry, dict):
         raise UserError(f"{path}: no self-stopping file was exported; export with --policy")
     names = [entry[kind] for kind in KINDS if kind in entry]
-    if not (isinstance(entry.get("policy"), dict) and _are_layers(layers) and all(map(_is_beside, names))):
+    if not (isinstance(entry.get("policy"), dict) and _are_layers(layers) and all(map(is_beside, names))):
         raise UserError(f"{path}: self_stopping or exit_layers is not what an export writes; export the model again")
     config = DecodingConfig.from_mapping(entry["policy"], str(path))
     fixed = config.policy is None or isinstance(config.policy, FixedExitPolicy)
@@ -55,8 +55,3 @@ def change_threshold(folder: str | Path, threshold: float) -> tuple[list[Path], 
 
 def _are_layers(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(layer, int) for layer in value)
-
-
-def _is_beside(name: Any) -> bool:
-    """Whether it is the name of a file in the export's own folder; no other is ever written to."""
-    return isinstance(name, str) and name == Path(name).name

@@ -48,12 +48,9 @@ def are_known(config: Mapping[str, Any]) -> bool:
 
 
 def assemble(config: Mapping[str, Any]) -> ESPnetASRModel:
-    """The model that ``espnet2.tasks.asr.ASRTask.build_model`` builds, its parts made in the same order.
+    """The model that ``espnet2.tasks.asr.ASRTask.build_model`` builds of parts that :func:`are_known`, made in the same order.
 
     Its parameters are to be loaded: they are not initialised as ``init`` says.
-
-    Args:
-        config: a training's configuration of parts that :func:`are_known`.
 
     Raises:
         UserError: a part does not take its settings.

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from espnet_ee.errors import UserError, is_mendable
+from espnet_ee.errors import UserError, first_line, is_mendable
 from espnet_ee.files import atomic_write, refuse_pointer
 
 SAFETENSORS = ".safetensors"
@@ -65,7 +65,7 @@ def read_header(path: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, RuntimeError, TypeError, ValueError, OverflowError, OSError) as error:
         if isinstance(error, OSError) and is_mendable(error):
             raise
-        raise UserError(f"{path}: damaged, or not a safetensors file, refused: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: damaged, or not a safetensors file, refused: {first_line(error)}") from None
 
 
 def _dtype(name: str, tensor: str) -> torch.dtype:

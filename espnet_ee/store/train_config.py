@@ -17,12 +17,7 @@ _NEEDED_FILES = (("normalize_conf", "stats_file"), (None, "bpemodel"))
 
 
 def check_encoder(config: dict[str, Any], path: str | Path) -> None:
-    """Raises a UserError when the configuration's encoder has no exits, saying which have.
-
-    Args:
-        config: from :func:`read_train_config`.
-        path: where it was read from.
-    """
+    """Raises a UserError when the configuration's encoder has no exits, saying which have."""
     encoder = config["encoder"]
     if encoder in ENCODERS:
         return
@@ -45,11 +40,7 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
 
 
 def complete(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A configuration with its tokens, and with the files it names where they are found.
-
-    Args:
-        config: as it was read.
-        path: where from.
+    """A configuration, read from ``path``, with its tokens, and with the files it names where they are found (:func:`locate`).
 
     Raises:
         UserError: it lacks a key that every ESPnet training writes.
@@ -64,21 +55,11 @@ def complete(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {section or key} is not what training writes; give the config.yaml that it wrote")
     if isinstance(config["token_list"], str):  # espnet2 writes the tokens, espnet3 the name of their file
         config["token_list"] = [line.rstrip() for line in read_lines(locate(config["token_list"], path))]
-    return located(config, path)
-
-
-def located(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration with the files it names where they are; see :func:`locate`."""
     return map_files(config, lambda _, name: str(locate(name, path)))
 
 
 def map_files(config: Mapping[str, Any], change: Callable[[str, str], str]) -> dict[str, Any]:
-    """The configuration with other names of the files that a model cannot do without.
-
-    Args:
-        config: of a training.
-        change: takes key and name of each, gives the other name.
-    """
+    """A configuration with other names, made by ``change`` of key and name, of the files that a model cannot do without."""
     changed = dict(config)
     for section, key in _NEEDED_FILES:
         holder = changed if section is None else dict(changed.get(section) or {})
@@ -90,13 +71,7 @@ def map_files(config: Mapping[str, Any], change: Callable[[str, str], str]) -> d
 
 
 def copy_needed_files(config: Mapping[str, Any], folder: Path, shown: Path) -> dict[str, Any]:
-    """Copies the files that a configuration names into a folder and names them there.
-
-    Args:
-        config: of a training.
-        folder: where to copy to.
-        shown: the folder's name in the returned configuration.
-    """
+    """Copies the files that a configuration names into a folder, and names them there, the folder being called ``shown``."""
 
     def copy(key: str, name: str) -> str:
         source = Path(name)
@@ -118,11 +93,7 @@ def locate(name: str, path: Path) -> Path:
 
 
 def sampling_rate(config: dict[str, Any]) -> int:
-    """The rate in Hz that a training's frontend was made for (``frontend_conf: fs``, such as ``16k``).
-
-    Args:
-        config: from :func:`read_train_config`.
-    """
+    """The rate in Hz that a training's frontend was made for (``frontend_conf: fs``, such as ``16k``)."""
     conf = config.get("frontend_conf") or {}
     if not isinstance(conf, dict):
         raise UserError(f"frontend_conf: {conf!r}: write 'key: value' lines")
@@ -137,9 +108,9 @@ def write_raw_audio_config(config: Path, frontend: Path, out: Path) -> None:
     """Writes the training configuration of a feature model as that of the same model with its frontend in front.
 
     Args:
-        config: ``config.yaml`` of a model trained with ``feats_type: extracted``.
+        config: ``config.yaml`` of a model trained with ``feats_type: extracted``; what is written goes with the same checkpoint.
         frontend: ``frontend.yaml`` of the features it was trained on.
-        out: the configuration to write; it goes with the same checkpoint.
+        out: the configuration to write.
 
     Raises:
         UserError: a file is missing or no mapping, or the model takes audio already, or other features.

@@ -7,7 +7,6 @@ parameters have.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import is_file, read_untrusted_yaml
+from espnet_ee.files import is_beside, is_file, read_untrusted_yaml
 from espnet_ee.model.decoders import has_decoders
 from espnet_ee.plugin.classes import ENCODERS, FRONTENDS, MODELS
 from espnet_ee.store.build import build_model, fit_state
@@ -47,11 +46,7 @@ _SECTIONS = ("encoder_conf", "model_conf", "frontend_conf", "specaug_conf", "nor
 
 
 def check_package(config: Path, model_file: Path) -> dict[str, Any]:
-    """Checks what a model is to be made of, before it is.
-
-    Args:
-        config: a package's ``config.yaml``.
-        model_file: its parameters, of which no more than names, sizes and types are read.
+    """Checks what a model is to be made of, before it is; of the parameters no more than names, sizes and types are read.
 
     Returns:
         The configuration.
@@ -67,11 +62,7 @@ def check_package(config: Path, model_file: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Checks a package's configuration before anything is built from it.
-
-    Raises:
-        UserError: names the key that asks for another class, a file elsewhere or a size beyond reason.
-    """
+    """Raises UserError for a package's configuration that asks for another class, a file elsewhere or a size beyond reason."""
     for key in ("encoder", "encoder_conf", "model", "token_list"):
         if key not in config:
             raise UserError(f"{path}: lacks the key {key!r}; this is no package of espnet_ee")
@@ -100,8 +91,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_file(path: Path, key: str, name: Any) -> str:
-    plain = isinstance(name, str) and name == os.path.basename(name) and not name.startswith(".")
-    if not plain or not is_file(path.parent / name):
+    if not is_beside(name) or not is_file(path.parent / name):
         raise UserError(f"{path}: {key} {name!r} is not a file beside it, refused")
     if key == "stats_file":
         _check_statistics(path.parent / name)
@@ -144,13 +134,7 @@ def _check_numbers(value: Any, where: str, limit: int = MAX_NUMBER) -> None:
 
 
 def check_sizes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Checks that the model has the sizes of its parameters, without allocating it: on torch's ``meta`` device.
-
-    Args:
-        config: checked by :func:`check_config`.
-        state: the model file's tensors, or what its header declares.
-        path: the model file, for messages.
-    """
+    """Checks, on torch's ``meta`` device, that the model has the sizes of its file's tensors (or of what its header declares)."""
     stored = {name.split(".")[2] for name in state if name.startswith("encoder.encoders.")}
     conf = config["encoder_conf"] or {}
     blocks = conf.get("num_blocks") or (conf.get("architecture") or {}).get("num_hidden_layers")

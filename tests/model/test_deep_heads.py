@@ -45,7 +45,7 @@ def test_a_model_has_them_below_the_final_exit(kind: str) -> None:
     model = tiny.model(model_conf={"ctc_weight": 1.0, "exit_heads": kind})
     heads = exit_heads_of(model)
     assert [type(heads.by_layer[layer]) for layer in (1, 2)] == [KINDS[kind]] * 2
-    assert heads.stock_state(1) is None and heads.stock_state(4) is not None
+    assert heads.by_layer[1].stock_state() is None and heads.by_layer[4].stock_state() is not None
     assert mac_table(model).head_macs(1, 10) > mac_table(model).head_macs(4, 10)
     speech = torch.randn(2, 8000)
     loss, _, _ = model.train()(speech, torch.tensor([8000, 6000]), torch.tensor([[3, 4], [5, 3]]), torch.tensor([2, 2]))

@@ -38,7 +38,7 @@ def test_loss_of_each_exit_is_espnets_ctc_and_the_joint_loss_their_sum():
     total = 0.0
     for layer, hs in [*below, (4, final)]:
         head = CTC(len(tiny.TOKENS), 16)
-        head.load_state_dict(exit_heads_of(model).stock_state(layer))
+        head.load_state_dict(exit_heads_of(model).by_layer[layer].stock_state())
         expected = head.eval()(hs, olens, text, text_lengths)
         torch.testing.assert_close(stats[f"loss_exit{layer:02d}"][0], expected)
         total += expected.item()
@@ -88,7 +88,7 @@ def test_a_heads_dropout_is_applied_in_training_and_only_there(heads):
     model = tiny.model(ctc_conf={"dropout_rate": 0.5}, model_conf={"ctc_weight": 1.0, "exit_heads": heads})
     hs, olens = torch.randn(1, 30, 16), torch.tensor([30])
     for layer in (1, 2, 4):
-        state = exit_heads_of(model).stock_state(layer)
+        state = exit_heads_of(model).by_layer[layer].stock_state()
         plain = torch.nn.functional.linear(hs, state["ctc_lo.weight"], state["ctc_lo.bias"])
         assert torch.equal(exit_heads_of(model.eval()).logits(layer, hs, olens), plain)
         one, other = (exit_heads_of(model.train()).logits(layer, hs, olens) for _ in range(2))
@@ -134,12 +134,12 @@ def test_a_new_term_is_one_class_and_one_line(monkeypatch):
 
 def test_separate_heads_are_separate_and_shared_ones_shared():
     separate, shared = tiny.model(), tiny.model(model_conf={"ctc_weight": 1.0, "exit_heads": "shared"})
-    states = [exit_heads_of(separate).stock_state(layer)["ctc_lo.weight"] for layer in (1, 2, 4)]
+    states = [exit_heads_of(separate).by_layer[layer].stock_state()["ctc_lo.weight"] for layer in (1, 2, 4)]
     assert not torch.equal(states[0], states[1]) and not torch.equal(states[1], states[2])
     assert states[2].data_ptr() == separate.ctc.ctc_lo.weight.data_ptr()
     for model in (shared, tiny.model(model="espnet", model_conf={"ctc_weight": 1.0, "interctc_weight": 0.5})):
         for layer in (1, 2, 4):
-            state = exit_heads_of(model).stock_state(layer)
+            state = exit_heads_of(model).by_layer[layer].stock_state()
             assert state["ctc_lo.weight"].data_ptr() == model.ctc.ctc_lo.weight.data_ptr()
     assert [name for name in separate.state_dict() if "ctc" in name] == [
         f"{head}.ctc_lo.{part}" for head in ("ctc", "exit_ctc.1", "exit_ctc.2") for part in ("weight", "bias")

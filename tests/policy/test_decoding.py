@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.policy.decoding import DecodingConfig
+from espnet_ee.policy.decoding import DecodingConfig, search_of_words
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.policy.learned import LearnedPolicy
@@ -155,6 +155,11 @@ def test_the_ends_of_what_a_search_can_be_are_taken(more: dict[str, object]) -> 
     assert SearchConfig.from_mapping(search.to_mapping()) == search
 
 
+def test_a_word_that_yaml_cannot_take_is_the_command_lines_mistake() -> None:
+    with pytest.raises(UsageError, match="--search: month must be in"):
+        search_of_words(["lm=2020-13-01"], "--search")
+
+
 def test_a_search_is_said_in_a_few_words() -> None:
     hotwords = (("A", 1.0), ("B", 2.0))
     search = SearchConfig("beam", 3, "/x/lm.arpa", 0.25, -1.5, blank_skip=0.99, hotwords=hotwords, lexicon="/x/w.txt")
@@ -171,6 +176,7 @@ def test_a_search_is_said_in_a_few_words() -> None:
         ({"kind": "best"}, "kind 'best' is unknown"),
         ({"kind": "beam", "wide": 3}, "unknown key 'wide'"),
         ({"kind": "beam", "width": 0}, "width is 0"),
+        ({"kind": "beam", "width": 10**400}, "width is 1000"),  # more than a float can hold
         ({"kind": "beam", "tokens": 0}, "tokens is 0"),
         *(({"kind": "beam", "blank_skip": share}, f"blank_skip is {share}") for share in (0.3, 0.5, 1.01)),
         ({"kind": "beam", "blank_skip": True}, "blank_skip is True"),

@@ -58,6 +58,10 @@ def huge_tensor(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].dims[:] = [1 << 40, 8]
 
 
+def dimensions_without_end(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims.extend([1 << 62] * 1000)
+
+
 def huge_output(model: onnx.ModelProto) -> None:
     model.graph.output[-1].type.tensor_type.shape.dim[2].dim_value = 1 << 40
 
@@ -116,6 +120,7 @@ def tokens_beyond_the_list(model: onnx.ModelProto) -> None:
         (custom_operator, "operators of 'com.example'"),
         (functions, "functions"),
         (huge_tensor, "declares 8796093022208 numbers"),
+        (dimensions_without_end, "declares 18446744073709551616 numbers"),
         (huge_output, "beyond 65536"),
         (another_input, "takes .*secret"),
         (renamed_output, "gives .*labels"),
@@ -227,6 +232,7 @@ def segments(**changes: Any) -> list[dict[str, Any]]:
         ({"min_frames": 10**9}, "min_frames is 1000000000"),
         ({"normalize": "utterance"}, "normalize 'utterance'"),
         ({"features": {"kind": "s3prl"}}, "kind 's3prl'"),
+        ({"features": {"kind": "kaldi_fbank", "n_mels": 16}, "sample_rate": 50}, "fs is 50; more than 840 Hz"),
         ({"features": {"kind": "samples"}}, "x is 16 wide where the model has 1;"),
         ({"frame_seconds": float("nan")}, "frame_seconds is nan"),
         ({"default": "quick"}, "default 'quick'"),
