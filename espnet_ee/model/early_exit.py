@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jiwer
@@ -71,23 +72,8 @@ class EarlyExitASRModel(ESPnetASRModel):
         **stock: Any,
     ) -> None:
         reject_unknown_keys(type(self), "model_conf", stock)
+        check_parts(exit_terms, stock)
         encoder, ctc = stock["encoder"], stock["ctc"]
-        if not isinstance(encoder, SegmentEncoder):
-            raise UsageError(f"encoder: model early_exit needs an early_exit_* encoder, not {type(encoder).__name__}")
-        check_decoder(exit_terms, stock)
-        if ctc.ctc_type != "builtin":
-            raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
-        if not ctc.reduce or not ctc.ctc_loss.zero_infinity:
-            raise UsageError("ctc_conf: early_exit sums the batch, infinite losses as 0; remove reduce and zero_infinity")
-        check_preencoder(stock.get("preencoder"), stock.get("frontend"))
-        if stock.get("postencoder") is not None:
-            raise UsageError(NO_POSTENCODER)
-        for part in ("normalize", "specaug") if encoder.takes == "samples" else ():
-            if stock.get(part) is not None:
-                raise UsageError(
-                    f"{part}: {type(encoder).__name__} (early_exit_hf) takes audio, which it normalises and masks itself; "
-                    f"set {part}: null (of a recipe: --feats_normalize config)"
-                )
         report_cer = stock.get("report_cer", True)
         # The stock calculator decodes padding; ours replaces it.
         stock.update(report_cer=False, report_wer=False)
@@ -195,3 +181,24 @@ class EarlyExitASRModel(ESPnetASRModel):
             rate = jiwer.cer([reference[i] for i in spoken], [hypothesis[i] for i in spoken]) if spoken else math.nan
             cers[f"cer_exit{layer:02d}"] = logits.new_tensor(rate)
         return cers
+
+
+def check_parts(exit_terms: Any, stock: Mapping[str, Any]) -> None:
+    """Raises UsageError for what ESPnet's constructor takes and an early-exit model with such terms cannot be made of."""
+    encoder, ctc = stock["encoder"], stock["ctc"]
+    if not isinstance(encoder, SegmentEncoder):
+        raise UsageError(f"encoder: model early_exit needs an early_exit_* encoder, not {type(encoder).__name__}")
+    check_decoder(exit_terms, stock)
+    if ctc.ctc_type != "builtin":
+        raise UsageError(f"ctc_conf: early_exit needs ctc_type builtin, not {ctc.ctc_type}")
+    if not ctc.reduce or not ctc.ctc_loss.zero_infinity:
+        raise UsageError("ctc_conf: early_exit sums the batch, infinite losses as 0; remove reduce and zero_infinity")
+    check_preencoder(stock.get("preencoder"), stock.get("frontend"))
+    if stock.get("postencoder") is not None:
+        raise UsageError(NO_POSTENCODER)
+    for part in ("normalize", "specaug") if encoder.takes == "samples" else ():
+        if stock.get(part) is not None:
+            raise UsageError(
+                f"{part}: {type(encoder).__name__} (early_exit_hf) takes audio, which it normalises and masks itself; "
+                f"set {part}: null (of a recipe: --feats_normalize config)"
+            )

@@ -133,7 +133,8 @@ def _mend(folder: Path, criteria: Criteria) -> None:
 
 
 def _epoch_files(folder: Path) -> list[Path]:
-    numbered = {int(path.name[: -len("epoch.pth")]): path for path in folder.glob("*epoch.pth") if re.match(r"\d+e", path.name)}
+    names = ((re.fullmatch(r"(\d+)epoch\.pth", path.name), path) for path in folder.glob("*epoch.pth"))
+    numbered = {int(name[1]): path for name, path in names if name}
     return [numbered[number] for number in sorted(numbered)]
 
 

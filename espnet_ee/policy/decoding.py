@@ -195,17 +195,26 @@ def pairs(words: list[str], option: str) -> dict[str, str]:
     return table
 
 
+def values(words: list[str], option: str) -> dict[str, Any]:
+    """Reads ``KEY=VALUE`` words whose values are what YAML takes them for. Raises UsageError as :func:`pairs`, or if one is no YAML.
+
+    >>> values(["beam=4"], "--search")
+    {'beam': 4}
+    """
+    try:
+        return {key: parse_yaml(value) for key, value in pairs(words, option).items()}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
 def search_of_words(words: list[str], option: str) -> Search:
-    """Reads ``KEY=VALUE`` words of a command line, whose values are what YAML takes them for.
+    """Reads ``KEY=VALUE`` words of a command line. Raises UsageError as :func:`values` and :func:`read_search`.
 
     >>> search_of_words(["kind=attention", "beam=4"], "--search")
     AttentionConfig(beam=4, ctc_weight=0.3, maxlenratio=0.0)
-
-    Raises:
-        UsageError: as :func:`pairs` and :func:`read_search`, or a value is no YAML.
     """
-    settings = pairs(words, option)
+    settings = values(words, option)
     try:
-        return read_search({key: parse_yaml(value) for key, value in settings.items()})
-    except (UserError, yaml.YAMLError) as error:
+        return read_search(settings)
+    except UserError as error:
         raise UsageError(f"{option}: {error}") from None

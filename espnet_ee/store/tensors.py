@@ -91,10 +91,15 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: damaged, or not a file of tensors only, refused; {advice}") from error
     if isinstance(state, dict) and "pytorch-lightning_version" in state:  # espnet3 saves with Lightning
         state = state.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(name, str) and _is_plain(value) for name, value in state.items()):
         raise UserError(f"{path}: not a model's parameters; give *.best.pth or *.ave.pth, not checkpoint.pth")
     for name, value in state.items():
         # A view may repeat one number a million times a million times.
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UserError(f"{path}: {name} of shape {tuple(value.shape)} is larger than what is stored, refused")
     return state
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor of numbers that are there, one after the other: no sparse one, and none of torch's ``meta`` device."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta

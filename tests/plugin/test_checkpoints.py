@@ -112,12 +112,13 @@ def test_without_any_whole_checkpoint_a_training_begins_again_and_says_what_is_l
     folder = tmp_path / "exp"
     train(folder, 3)
     left = parameters(folder / "3epoch.pth")
+    (folder / "1e-3_epoch.pth").write_text("the user's own")
     cut(folder / "checkpoint.pth")
     cut(folder / "checkpoint.pth.old")
     train(folder, 4)
     said = capsys.readouterr().err
     assert "begins again at epoch 1" in said and "3epoch.pth.old" in said
-    assert parameters(folder / "3epoch.pth.old") == left
+    assert parameters(folder / "3epoch.pth.old") == left and (folder / "1e-3_epoch.pth").exists()
     assert parameters(folder / "4epoch.pth") == parameters(whole / "4epoch.pth")
 
 

@@ -360,6 +360,15 @@ def test_a_tensor_larger_than_what_is_stored(tmp_path):
         read_tensors(tmp_path / "model.pth")
 
 
+@pytest.mark.parametrize(
+    "content", [{1: torch.zeros(1)}, {"a": torch.eye(2).to_sparse()}, {"a": torch.zeros(1, device="meta")}, {"a": 1}, [1]]
+)
+def test_tensors_that_are_no_models(tmp_path, content):
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"model.pth: (not a model's parameters|damaged)"):
+        read_tensors(tmp_path / "model.pth")
+
+
 def test_a_checkpoint_that_unpacks_to_more_than_itself(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pth", "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("archive/data.pkl", bytes(10_000_000))
