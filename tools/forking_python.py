@@ -124,7 +124,10 @@ def _child(connection: socket.socket) -> None:
 def _receive(connection: socket.socket, size: int) -> bytes:
     content = b""
     while len(content) < size:
-        content += connection.recv(size - len(content))
+        block = connection.recv(size - len(content))
+        if not block:
+            raise EOFError("the client was killed while it asked")
+        content += block
     return content
 
 
