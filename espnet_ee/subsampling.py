@@ -16,7 +16,7 @@ FAST: dict[int, Convolutions] = {
 
 
 def padded(convolutions: Convolutions) -> Convolutions:
-    """Convolutions before whose first frame so many stand that their frames end where a stretch of the input ends (``chunk_range``)."""
+    """The same where the input is padded before its start, so that a frame sees nothing after its own stretch (``chunk_range``)."""
     return tuple((stride, stride) for _, stride in convolutions)
 
 
