@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from espnet2.train.trainer import Trainer
 from espnet_ee.encoder.base import trains_with_others
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_yaml
-from espnet_ee.host.signature import reject_unknown_keys
+from espnet_ee.host.signature import parameters_of, reject_unknown_keys
 from espnet_ee.plugin.checkpoints import mend_folder, whole_files
 from espnet_ee.plugin.classes import ENCODERS
 from espnet_ee.plugin.finetuning import adapt_optimizers, begin_from_pretrained, remember_architecture
@@ -171,7 +170,7 @@ def relative_positions(encoder: str, conf: Mapping[str, Any]) -> str | None:
     others."""
     if encoder not in encoder_choices.classes:
         return None
-    known = inspect.signature(encoder_choices.get_class(encoder).__init__).parameters
+    known = parameters_of(encoder_choices.get_class(encoder))
     kind, version = (
         conf.get(name, known[name].default if name in known else None) for name in ("pos_enc_layer_type", "rel_pos_type")
     )
