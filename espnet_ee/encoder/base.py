@@ -21,7 +21,7 @@ from espnet_ee.encoder.counting import count_encoder
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.host.compat import TooShortUttError
 from espnet_ee.subsampling import Convolutions, reach
-from espnet_ee.values import is_whole
+from espnet_ee.values import is_number, is_whole
 
 
 class TooShortError(UserError, TooShortUttError):
@@ -342,7 +342,7 @@ def check_exit_layers(exit_layers: Sequence[int], num_blocks: int) -> tuple[int,
     Raises:
         UsageError: not whole numbers, not rising, beyond the last block, or without the last block.
     """
-    layers = tuple(exit_layers)
+    layers = tuple(exit_layers) if isinstance(exit_layers, (list, tuple)) else ()
     if not layers or not all(is_whole(layer, -math.inf) for layer in layers):
         raise UsageError(f"encoder_conf: exit_layers is {exit_layers!r}; give block numbers such as [2, 4, {num_blocks}]")
     if any(a >= b for a, b in pairwise(layers)) or layers[0] < 1:
@@ -352,3 +352,17 @@ def check_exit_layers(exit_layers: Sequence[int], num_blocks: int) -> tuple[int,
     if layers[-1] != num_blocks:
         raise UsageError(f"encoder_conf: exit_layers {list(layers)} lack the last block; add {num_blocks} or lower num_blocks")
     return layers
+
+
+def check_counts(least: int, **counts: Any) -> None:
+    """Raises UsageError for the first setting that is no whole number from ``least`` on."""
+    for name, count in counts.items():
+        if not is_whole(count, least):
+            raise UsageError(f"encoder_conf: {name} {count!r} is no whole number from {least} on")
+
+
+def check_rates(**rates: Any) -> None:
+    """Raises UsageError for the first setting that is no rate; YAML takes 1e-1 for a word."""
+    for name, rate in rates.items():
+        if not is_number(rate, 0.0) or rate >= 1.0:
+            raise UsageError(f"encoder_conf: {name} {rate!r} is no rate from 0.0 to below 1.0")

@@ -269,13 +269,13 @@ class FastConformerBlock(nn.Module):
 
 def check_sizes(output_size: int, heads: int, kernel: int, factor: int, norm: str) -> None:
     """Raises UsageError for settings that do not fit together."""
-    if factor not in FAST:
-        raise UsageError(f"encoder_conf: subsampling {factor}: choose {', '.join(map(str, FAST))}")
+    if factor not in tuple(FAST):
+        raise UsageError(f"encoder_conf: subsampling {factor!r}: choose {', '.join(map(str, FAST))}")
     if output_size % heads or (output_size // heads) % 2:
         raise UsageError(
             f"encoder_conf: output_size {output_size} and attention_heads {heads}: a head's width must be even and whole"
         )
-    if kernel < 1 or kernel % 2 == 0:
+    if kernel % 2 == 0:
         raise UsageError(f"encoder_conf: cnn_module_kernel {kernel}: give an odd number")
-    if norm not in CONVOLUTION_NORMS:
+    if norm not in tuple(CONVOLUTION_NORMS):
         raise UsageError(f"encoder_conf: convolution_norm {norm!r}: choose {' or '.join(CONVOLUTION_NORMS)}")

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, left_out, real_frames
+from espnet_ee.encoder.base import EncoderState, SegmentEncoder, check_counts, check_rates, left_out, real_frames
 from espnet_ee.encoder.chunk import BlockCache, check_chunks, chunk_mask, drawn_chunk
 from espnet_ee.encoder.fast_blocks import DepthwiseSubsampling, FastConformerBlock, check_sizes, rotary
 from espnet_ee.encoder.half_rate import HalfRateInput, HalfRateOutput, check_half_rate, full_rate
@@ -125,6 +125,12 @@ class EarlyExitFastConformerEncoder(SegmentEncoder):
         left_frames: int = 64,
     ) -> None:
         super().__init__()
+        check_counts(
+            1, output_size=output_size, attention_heads=attention_heads, linear_units=linear_units, num_blocks=num_blocks
+        )
+        check_counts(1, subsampling_channels=subsampling_channels, cnn_module_kernel=cnn_module_kernel)
+        check_rates(dropout_rate=dropout_rate, positional_dropout_rate=positional_dropout_rate)
+        check_rates(attention_dropout_rate=attention_dropout_rate, stochastic_depth_rate=stochastic_depth_rate)
         check_sizes(output_size, attention_heads, cnn_module_kernel, subsampling, convolution_norm)
         self.input_size = input_size
         self.place_exits(exit_layers, num_blocks)

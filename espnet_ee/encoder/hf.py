@@ -12,10 +12,19 @@ import torch
 from torch import nn
 
 from espnet_ee.encoder import hf_traced
-from espnet_ee.encoder.base import EncoderState, SegmentEncoder, block_of, left_out, real_frames, trains_with_others
+from espnet_ee.encoder.base import (
+    EncoderState,
+    SegmentEncoder,
+    block_of,
+    check_counts,
+    check_rates,
+    left_out,
+    real_frames,
+    trains_with_others,
+)
 from espnet_ee.errors import UsageError, missing_packages_named
 from espnet_ee.subsampling import Convolutions
-from espnet_ee.values import is_number, is_whole
+from espnet_ee.values import is_number
 
 
 @dataclass(frozen=True)
@@ -282,15 +291,11 @@ def _check_settings(encoder: EarlyExitHfEncoder, input_size: int, dropouts: Sequ
             "(in a recipe, with --feats_type raw)"
         )
     (time_share, time_length), (feature_share, feature_length) = encoder.masks
-    rates = dict(zip(("dropout_rate", "attention_dropout_rate", "activation_dropout_rate"), dropouts, strict=True))
-    rates |= {"layerdrop": encoder.layerdrop, "mask_time_prob": time_share, "mask_feature_prob": feature_share}
-    for name, rate in rates.items():
-        if not is_number(rate, 0.0) or rate >= 1.0:
-            raise UsageError(f"encoder_conf: {name} {rate!r} is no rate from 0.0 to below 1.0")
+    names = ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate")
+    check_rates(**dict(zip(names, dropouts, strict=True)), layerdrop=encoder.layerdrop)
+    check_rates(mask_time_prob=time_share, mask_feature_prob=feature_share)
+    check_counts(1, mask_time_length=time_length, mask_feature_length=feature_length)
+    check_counts(0, unfreeze_step=encoder.unfreeze_step)
     decay = encoder.layer_decay
     if not is_number(decay, 0.0, 1.0) or not decay:
         raise UsageError(f"encoder_conf: layer_decay {decay!r} is not above 0.0 and up to 1.0")
-    counts = {"mask_time_length": time_length, "mask_feature_length": feature_length, "unfreeze_step": encoder.unfreeze_step}
-    for name, count in counts.items():
-        if not is_whole(count, int(name != "unfreeze_step")):
-            raise UsageError(f"encoder_conf: {name} {count!r} is no whole number of that kind")

@@ -17,6 +17,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_ee.errors import UsageError
 from espnet_ee.host.compat import isolate_calls
 from espnet_ee.model.terms import read_schedule
+from espnet_ee.values import is_number
 
 SEPARATE, SHARED = "separate", "shared"
 TERM = "attention"
@@ -35,6 +36,8 @@ def check_decoder(terms: Any, stock: Mapping[str, Any]) -> None:
             a model has a decoder, is not the share of CTC among the two.
     """
     weight, decoder = stock.get("ctc_weight", 0.5), stock.get("decoder")
+    if not is_number(weight):
+        raise UsageError(f"model_conf: ctc_weight {weight!r} is no number; write 1.0, or 3.0e-1")
     if not isinstance(terms, Mapping) or TERM not in terms:
         if weight != 1.0:
             raise UsageError(

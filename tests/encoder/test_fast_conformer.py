@@ -111,7 +111,14 @@ def test_stochastic_depth_skips_upper_blocks_more_often_and_none_in_evaluation()
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"dropout_rate": "1e-1"}, "dropout_rate '1e-1' is no rate"),  # YAML takes it for a word
+        ({"stochastic_depth_rate": 1.0}, "stochastic_depth_rate 1.0 is no rate"),
+        ({"num_blocks": None}, "num_blocks None is no whole number from 1 on"),
+        ({"attention_heads": 0}, "attention_heads 0 is no whole number"),
+        ({"output_size": 16.0}, "output_size 16.0 is no whole number"),
+        ({"exit_layers": 4}, "exit_layers is 4; give block numbers"),
         ({"subsampling": 5}, "subsampling 5"),
+        ({"subsampling": [4]}, r"subsampling \[4\]"),
         ({"attention_heads": 3}, "attention_heads 3"),
         ({"output_size": 6, "attention_heads": 2}, "attention_heads 2"),
         ({"cnn_module_kernel": 8}, "cnn_module_kernel 8"),

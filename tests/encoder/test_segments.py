@@ -199,6 +199,7 @@ def test_other_features_than_it_takes_are_one_line(backbone):
         ([2, 2, 4], "must rise"),
         ([0, 4], "must rise, from 1"),
         ([], "give block numbers"),
+        (4, "exit_layers is 4; give block numbers"),
         ([1.5, 4], "give block numbers"),
         ([True, 4], "give block numbers"),
     ],

@@ -121,6 +121,7 @@ def test_without_a_word_the_statistics_are_the_same() -> None:
         ({"model_conf": {"ctc_weight": 1.0, "exit_decoders": "shared"}}, "exit_decoders: shared without decoders"),
         ({"model_conf": {"ctc_weight": 1.0, "exit_decoders": "own"}}, "exit_decoders 'own' is not one of separate, shared"),
         (tiny.attention("own"), "exit_decoders 'own' is not one of separate, shared"),
+        (tiny.attention(ctc_weight="3e-1"), "ctc_weight '3e-1' is no number"),
         (tiny.attention(ctc_weight=1.0), "ctc_weight 1.0, where .*set ctc_weight: 0.3"),
         (tiny.attention(ctc_weight=0.5), "set ctc_weight: 0.3"),
         (tiny.attention(exit_terms={"ctc": 1, "attention": 1}), "set ctc_weight: 0.5"),
