@@ -13,6 +13,7 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet_ee.errors import UsageError
 from espnet_ee.host.mel import KALDI_BELOW_NYQUIST, KALDI_LOW, KALDI_PREEMPHASIS, kaldi_filters
 from espnet_ee.host.rate import parse_rate
+from espnet_ee.values import is_whole
 
 _FLOOR = torch.finfo(torch.float32).eps
 
@@ -39,7 +40,7 @@ class KaldiFbank(AbsFrontend):
             rate = parse_rate(fs)
         except ValueError:
             rate = 0
-        if rate / 2 - KALDI_BELOW_NYQUIST <= KALDI_LOW or n_mels < 1:
+        if rate / 2 - KALDI_BELOW_NYQUIST <= KALDI_LOW or not is_whole(n_mels):
             raise UsageError(f"frontend_conf: fs {fs!r} and n_mels {n_mels!r}: give a rate above 840 Hz and a filter or more")
         self.width, self.hop_length, self.n_mels = rate * 25 // 1000, rate // 100, n_mels
         self.n_fft = 1 << (self.width - 1).bit_length()
