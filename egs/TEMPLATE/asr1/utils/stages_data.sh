@@ -245,7 +245,35 @@ make_tokens() {
         run+=(--model_type "${bpemode}" --nbpe "${nbpe}")
     fi
     wanted=$(identity "$(stage_options 5)"$'\n'"${words}" "${text}")
-    run_once "stage 5: ${words} tokens" "${token_dir}/.done" "${wanted}" "${datadir}/log/tokens.log" "${run[@]}"
+    # Whoever deletes the list or its model wants both made again.
+    if [ ! -f "${token_list}" ] || { [ "${token_type}" = bpe ] && [ ! -f "${token_dir}/bpe.model" ]; }; then rm -f "${token_dir}/.done"; fi
+    keep_other_tokens
+    run_once "stage 5: ${words} tokens" "${token_dir}/.done" "${wanted}" "${datadir}/log/tokens.log" make_token_list
+}
+
+make_token_list() {
+    { mkdir -p "${token_dir}" && : >"${token_dir}/.stage05"; } || return
+    "${run[@]}" || return
+    cksum <"${token_list}" >"${token_dir}/.stage05"
+}
+
+# keep_other_tokens: .stage05 tells what stage 5 made, or that it was cut off. A list that is something else was brought or changed by
+# somebody, or cut: it is used as it is, but not without a word, and a copy of it stays when another is made.
+keep_other_tokens() {
+    local made=${token_dir}/.stage05 number=1
+    if [ ! -f "${token_list}" ]; then return 0; fi
+    if [ -f "${made}" ]; then
+        if [ ! -s "${made}" ] || [ "$(cksum <"${token_list}")" = "$(<"${made}")" ]; then return 0; fi
+    elif [ -f "${token_dir}/.done" ]; then
+        return 0 # of a time when nobody kept what was made
+    fi
+    if is_done "${token_dir}/.done" "${wanted}"; then
+        log "warning: ${token_list} is not what stage 5 made: changed, or cut? It is used as it is; delete it to have it made again"
+        return 0
+    fi
+    while [ -e "${token_list}.old${number}" ]; do number=$((number + 1)); done
+    cp "${token_list}" "${token_list}.old${number}"
+    log "stage 5: ${token_list} is not of stage 5; it is kept as ${token_list}.old${number}"
 }
 
 # Still stage 5: what its units will have against them in the training, as warnings.

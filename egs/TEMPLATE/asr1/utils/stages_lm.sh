@@ -5,6 +5,7 @@
 # Stage 9. An n-gram model of the tokens. The text is that of stage 1: at other speeds every sentence would count thrice.
 train_lm() {
     local text=${lm_text:-${datadir}/${raw_train}/text} files=("${token_list}") args=() wanted
+    [ -z "${lm_text}" ] || [ -f "${lm_text}" ] || usage_error "option '--lm_text': no such file: $(realpath -m -- "${lm_text}")"
     need "${text}" 1
     need "${token_list}" 5
     if [ "${token_type}" = bpe ]; then files+=("${token_dir}/bpe.model"); fi

@@ -6,7 +6,8 @@
 # gets who asks for none: the first that was given, or else that of the experiment itself (as `espnet-ee transcribe` has it).
 pack_model() {
     local configs=(${inference_list[@]+"${inference_list[@]}"}) exported=() args=() data=${pack_data:-${raw_train}}
-    local name=${pack_name:-${asr_exp##*/}} package_files=${asr_exp}/.stage14.files file wanted
+    local tag=${asr_exp##*/}
+    local name=${pack_name:-${tag//[[:space:]]/_}} package_files=${asr_exp}/.stage14.files file wanted
     for file in "${asr_exp}"/policies/decode_*.yaml; do
         if [ -f "${file}" ]; then configs+=("${file}"); fi
     done
