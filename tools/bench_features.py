@@ -26,7 +26,7 @@ from espnet_ee.data.audio import read_audio, write_flac
 from espnet_ee.data.clip import Clip
 from espnet_ee.data.datadir import read_data_dir
 from espnet_ee.data.draft import new_data_dir
-from espnet_ee.data.features import build_frontend, extract_features, read_frontend_conf
+from espnet_ee.data.features import build_frontend, extract_features, read_frontend
 from espnet_ee.errors import run
 
 RATE = 16000
@@ -69,7 +69,7 @@ def bare_seconds(clips: list[Clip]) -> float:
     import torch
 
     torch.set_num_threads(1)
-    frontend = build_frontend(yaml.safe_dump(read_frontend_conf(None)))
+    frontend = build_frontend(yaml.safe_dump(read_frontend(None)))
     seconds = 0.0
     for clip in clips:
         samples = torch.from_numpy(read_audio(clip.path, clip.span)[0])
