@@ -69,7 +69,9 @@ def _add_prepare(parser: Parser) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from espnet_ee.data.prepare import prepare_set, write_lm_text
+    from espnet_ee.data.skips import check_limit
 
+    check_limit(options.max_skipped)
     corpus = open_corpus(options.corpus, options.root, options.sets, pairs(options.corpus_options, "--corpus_options"))
     for name in corpus.sets:
         limit = options.max_skipped if name in options.skip_in else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +27,9 @@ JOINED = {
 """Sets of several parts, as ESPnet's recipe calls them."""
 
 HELD_OUT = ("dev", "test")
+
+_NAME = re.compile(r"[^\s/.][^\s/]*")
+"""Of a set, and so of its folder: one word, in no other folder."""
 
 
 class LibriSpeech(Corpus):
@@ -71,7 +75,7 @@ class LibriSpeech(Corpus):
             name, _, joined = part.partition("=")
             members = tuple(joined.split("+")) if joined else JOINED.get(name.replace("-", "_"), tuple(name.split("+")))
             known = {other.replace("-", "_") for other in sets}
-            if not name or "" in members or ("+" in name) or name.replace("-", "_") in known:
+            if not _NAME.fullmatch(name) or "" in members or ("+" in name) or name.replace("-", "_") in known:
                 raise UsageError(f"--sets: {part!r} is not PART or NAME=PART+PART with a new name")
             sets[name] = tuple(self._part_of(member) for member in members)
         return sets
