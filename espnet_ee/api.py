@@ -87,9 +87,8 @@ class EarlyExitASR:
         Args:
             train_config: ``exp/.../config.yaml``.
             model_file: ``exp/.../*.pth``.
-            policy: when to stop; None: the final exit.
+            policy, hotwords: see the class.
             device: torch device.
-            hotwords: words that are to be preferred.
 
         Raises:
             UserError: a file is missing or does not fit, or the policy does not.
@@ -121,7 +120,7 @@ class EarlyExitASR:
             device: torch device; ONNX Runtime computes on the CPU.
             engine: what computes it; None: torch where it and the model's tensors are there, else ONNX Runtime.
             int8: of an export, whether the graphs of 8-bit weights are taken; None: only where there are no others.
-            hotwords: words that are to be preferred.
+            hotwords: see the class.
 
         Raises:
             UserError: there is no such model, it is damaged, the policy does not fit it, or a package is not installed.

@@ -92,10 +92,6 @@ class MacTable:
     def from_mapping(cls, mapping: Any, exit_layers: Iterable[int]) -> MacTable:
         """Reads what :func:`dataclasses.asdict` makes of a table, lists for tuples, as a stranger's file may hold it.
 
-        Args:
-            mapping: the file's.
-            exit_layers: the model's.
-
         Raises:
             ValueError: it is something else.
         """
@@ -118,24 +114,14 @@ class MacTable:
         return max(0, (feature_frames - self.min_frames) // self.stride + 1)
 
     def encoder_macs(self, layer: int, feature_frames: int) -> int:
-        """MACs from the front of the encoder up to the exit after block ``layer``, for one utterance.
-
-        Args:
-            layer: an exit layer.
-            feature_frames: of the utterance; an utterance that leaves no encoder frame costs nothing.
-        """
+        """MACs from the front of the encoder up to the exit after block ``layer``; what leaves no encoder frame costs nothing."""
         if feature_frames < self.min_frames:
             return 0
         further, rest = divmod(feature_frames - self.min_frames, self.stride)
         return self.front[rest] + further * self.front_step + self.block_macs(layer, further + 1)
 
     def block_macs(self, layer: int, frames: int) -> int:
-        """MACs of the blocks alone up to the exit after block ``layer``, for one utterance.
-
-        Args:
-            layer: an exit layer.
-            frames: encoder frames.
-        """
+        """MACs of the blocks alone up to the exit after block ``layer``, for so many encoder frames."""
         if frames < 1:
             return 0
         parabolas = self.blocks[layer]
@@ -143,12 +129,7 @@ class MacTable:
         return parabolas[rest](further + 1)
 
     def head_macs(self, layer: int, frames: int) -> int:
-        """MACs of the head of the exit after block ``layer`` and of its evidence, for one utterance.
-
-        Args:
-            layer: an exit layer.
-            frames: encoder frames.
-        """
+        """MACs of the head of the exit after block ``layer`` and of its evidence, for so many encoder frames."""
         return self.heads[layer](frames)
 
 

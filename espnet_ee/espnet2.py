@@ -27,7 +27,7 @@ from espnet_ee.files import read_yaml
 from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.decoding import DecodingConfig, pairs, values
 from espnet_ee.policy.searching import SearchConfig
-from espnet_ee.score.failed import FAILED
+from espnet_ee.score.kept import FAILED, write_failed
 from espnet_ee.store.checkpoint import experiment_files, load_trained
 
 _OWN = ("policy", "policy_conf", "search", "num_threads")
@@ -40,10 +40,7 @@ _ELSEWHERE = (
 
 
 def main(stock: ModuleType) -> None:
-    """Runs the command with ``sys.argv``, in place of its own ``main``.
-
-    Args:
-        stock: the imported ``espnet2.bin.asr_inference``, its task already ours.
+    """Runs the command (the imported ``espnet2.bin.asr_inference``, its task already ours) with ``sys.argv``.
 
     Raises:
         UserError: a file is missing or does not fit, or an option has no place beside the policy.
@@ -84,9 +81,6 @@ def ctc_weight(options: Mapping[str, Any]) -> float:
     """The weight of CTC in stock search; that of a model without a decoder is 1.0, else its hypotheses would be arbitrary.
 
     With less, ESPnet prunes before CTC is asked, by the scores of all others: of none.
-
-    Args:
-        options: of the stock command.
     """
     asked, path = options["ctc_weight"], options["asr_train_config"]
     if path is None or asked == 1.0:
@@ -158,8 +152,8 @@ def _decode(stock: ModuleType, options: argparse.Namespace, config: DecodingConf
         write_scp(out / name, {**(dict.fromkeys(failed, "") if name.startswith(BEST) else {}), **table})
     depth = sum(layers) / len(layers)
     print(f"policy {policy.name}: {len(layers)} utterances, mean exit layer {depth:.2f} of {session.exit_layers[-1]}")
+    write_failed(out, failed)
     if failed:
-        write_scp(out / FAILED, {key: " ".join(reason.split()) for key, reason in failed.items()})
         first = "{}: {}".format(*next(iter(failed.items())))
         print(f"warning: {len(failed)} utterances have no text, see {out / FAILED}; {first}", file=sys.stderr, flush=True)
 

@@ -47,11 +47,7 @@ class EarlyExitSpeech2Text:
         self.sample_rate = self.asr.sample_rate  # espnet3 resamples to it
 
     def __call__(self, speech: np.ndarray | Sequence[np.ndarray]) -> list:
-        """The hypotheses of one utterance, best (and only) first; for a list of utterances, a list of those.
-
-        Args:
-            speech: samples (N,), or a list of them.
-        """
+        """The hypotheses of one utterance (N,), best (and only) first; for a list of utterances, a list of those."""
         if isinstance(speech, (list, tuple)):
             return [[_hypothesis(result)] for result in self.asr.recognise(speech)]
         return [_hypothesis(self.asr.recognise([cast(np.ndarray, speech)])[0])]
@@ -66,12 +62,7 @@ class EarlyExitInferenceRunner(ASRInferenceRunner):
 
     @staticmethod
     def format_output(result: list, *, batched: bool) -> Any:
-        """Named outputs of one call: of an utterance, or a list of them for a batch.
-
-        Args:
-            result: from :class:`EarlyExitSpeech2Text`.
-            batched: whether the call was a batch.
-        """
+        """Named outputs of one call of :class:`EarlyExitSpeech2Text`: of an utterance, or a list of them for a batch."""
         if batched:
             return [EarlyExitInferenceRunner.format_output(hypotheses, batched=False) for hypotheses in result]
         recognition = result[0][3]

@@ -208,16 +208,17 @@ def refuse_mark(path: str | Path, line: str) -> None:
 
 
 def files_digest(paths: Sequence[str | Path]) -> str:
-    """What some files hold.
+    """What some files hold; raises as :func:`file_digest`."""
+    return " ".join(map(file_digest, paths))
+
+
+def file_digest(path: str | Path, algorithm: str = "") -> str:
+    """What a file holds, in hexadecimal: by an algorithm of :mod:`hashlib`; by default blake2b of 16 bytes.
 
     Raises:
-        UserError: one is missing or cannot be read.
+        UserError: it is missing or cannot be read.
     """
-    return " ".join(_file_digest(str(path)) for path in paths)
-
-
-def _file_digest(path: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.new(algorithm) if algorithm else hashlib.blake2b(digest_size=16)
     try:
         with open(path, "rb") as stream:
             while block := stream.read(1 << 20):
@@ -227,19 +228,20 @@ def _file_digest(path: str) -> str:
     return digest.hexdigest()
 
 
-def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False) -> dict[str, Any]:
+def read_yaml(path: str | Path, remedy: str, allow_empty: bool = False, aliases: bool = True) -> dict[str, Any]:
     """Reads a table of settings from plain YAML; no tag of it builds anything. Its keys are for the caller to check.
 
     Args:
         path: the file.
         remedy: what to do when there is no such file, or something else in it.
         allow_empty: an empty file is an empty table.
+        aliases: see :func:`parse_yaml`.
 
     Raises:
         UserError: the file is missing or unreadable, not UTF-8, not plain YAML or no table, or a key is there twice.
     """
     try:
-        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"), aliases)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
@@ -317,15 +319,7 @@ def _not_yaml(path: str | Path, error: yaml.YAMLError | UnicodeDecodeError) -> U
 
 
 def read_untrusted_yaml(path: Path) -> dict[str, Any]:
-    """Reads a small table of plain YAML, without aliases."""
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise UserError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, refused")
-        content = parse_yaml(path.read_text(encoding="utf-8"), aliases=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; this is no package of espnet_ee") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _not_yaml(path, error) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a table")
-    return content
+    """Reads a small table of plain YAML, without aliases, of a stranger's package."""
+    if is_file(path) and path.stat().st_size > MAX_YAML_BYTES:
+        raise UserError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, refused")
+    return read_yaml(path, "this is no package of espnet_ee", aliases=False)

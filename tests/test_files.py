@@ -158,7 +158,7 @@ def test_scp_may_allow_empty_values(tmp_path: Path) -> None:
 
 
 def test_missing_scp_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file; run the stage"):
+    with pytest.raises(UserError, match="no such file; check the path, or run the stage"):
         read_scp(tmp_path / "t")
 
 

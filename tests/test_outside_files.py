@@ -44,8 +44,8 @@ from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.runtime.model import open_export
 from espnet_ee.runtime.onnx_file import read_signature
 from espnet_ee.score.bootstrap import draws
-from espnet_ee.score.failed import read_failed
 from espnet_ee.score.grid import fixed_outcomes, read_grid
+from espnet_ee.score.kept import read_failed
 from espnet_ee.score.models import compare_models, page_lines
 from espnet_ee.score.points import make_point, read_exits, write_exits
 from espnet_ee.score.runs import read_run

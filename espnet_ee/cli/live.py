@@ -38,11 +38,7 @@ def add_live(parser: Parser) -> None:
 
 
 def check_live(options: argparse.Namespace) -> None:
-    """Refuses options that do not go together before a model is loaded.
-
-    Raises:
-        UserError: says what to change.
-    """
+    """Raises UserError for options that do not go together, before a model is loaded."""
     if not options.live:
         for name in _NAMES:
             if getattr(options, name):
@@ -66,12 +62,7 @@ def check_live(options: argparse.Namespace) -> None:
 
 
 def transcribe_live(options: argparse.Namespace, recogniser: EarlyExitASR) -> None:
-    """Prints what is said until the file ends, or until somebody interrupts the microphone.
-
-    Args:
-        options: checked by :func:`check_live`.
-        recogniser: of the model.
-    """
+    """Prints what is said until the file ends, or until somebody interrupts the microphone; :func:`check_live` has seen the options."""
     from espnet_ee.decode.stream import Endpoint
 
     silence = Endpoint.silence if options.silence_ms is None else options.silence_ms / 1000

@@ -13,7 +13,7 @@ from espnet_ee import __version__
 from espnet_ee.cli.reports import Progress
 from espnet_ee.data.audio_files import AudioFile
 from espnet_ee.decode.formats import FORMATS
-from espnet_ee.files import atomic_write, files_digest, is_file
+from espnet_ee.files import atomic_write, file_digest, files_digest, is_file
 from espnet_ee.policy.table import escape
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def identity_of(recogniser: EarlyExitASR, options: argparse.Namespace) -> dict[s
         "model": _digest_of_model(recogniser.session),
         "name": recogniser.policy_name,
         "config": {key: value for key, value in mapping.items() if key not in ("batch_size", "num_threads")},
-        "files": {key: files_digest([path]) for key, path in recogniser.config.search.files.items()},
+        "files": {key: file_digest(path) for key, path in recogniser.config.search.files.items()},
         "max_segment_seconds": options.max_segment_seconds,
         "cut": options.cut,
         "format": options.format,

@@ -53,12 +53,7 @@ class Progress:
             self._drawn = self._terminal
 
     def state(self, done: float, elapsed: float) -> str:
-        """In words.
-
-        Args:
-            done: seconds of audio.
-            elapsed: seconds that they took.
-        """
+        """In words, when so many seconds of audio are done after so many seconds."""
         if self._total is None:
             self._total = self._ask()
         total, speed = max(self._total, done), done / elapsed

@@ -14,20 +14,19 @@ from espnet_ee.errors import UsageError
 from espnet_ee.files import refuse_other_folder
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.registry import POLICIES
+from espnet_ee.score.calibrate import DEFAULT_POLICIES, DEFAULT_TARGETS
 from espnet_ee.score.fit import DEFAULT_FEATURES
 
-CALIBRATED = ("entropy", "confidence", "patience", "learned")
-TARGETS = ("wer_loss=1", "wer_loss=1@90", "wer_loss=5", "wer_loss=10", "mean_layer=6")
 EVIDENCE = "evidence table: of `espnet-ee decode --every_exit`, or imported (see espnet_ee/score/imported.py)"
 TEXT = "its references, a Kaldi text file (not for an imported table)"
 
 
 def add_calibration(parser: Parser) -> None:
     """The options of what is calibrated, of ``calibrate`` and of ``decode``; see :func:`calibration_of`."""
-    known, names = ", ".join(POLICIES), " ".join(CALIBRATED)
+    known, names = ", ".join(POLICIES), " ".join(DEFAULT_POLICIES)
     parser.option("--policies", f"of {known} (default: {names})", nargs="*", metavar="NAME")
     kinds = "wer_loss=P (at most P %% relative WER above the final exit; P@90: for new utterances, with 90 %% confidence), mean_layer=L, macs_per_second=M"
-    targets = f"what to meet on the development set: {kinds} (default: {' '.join(TARGETS)})"
+    targets = f"what to meet on the development set: {kinds} (default: {' '.join(DEFAULT_TARGETS)})"
     parser.option("--targets", targets, nargs="*", metavar="KIND=NUMBER")
     words = f"what `learned` reads, of {', '.join(FEATURES)} (default: {' '.join(DEFAULT_FEATURES)})"
     parser.option("--features", words, nargs="*", metavar="NAME")
@@ -39,7 +38,7 @@ def calibration_of(options: argparse.Namespace) -> tuple[list[str], list[str], l
     Raises:
         UsageError: there is no such policy or feature.
     """
-    lists = ((options.policies, CALIBRATED), (options.targets, TARGETS), (options.features, DEFAULT_FEATURES))
+    lists = ((options.policies, DEFAULT_POLICIES), (options.targets, DEFAULT_TARGETS), (options.features, DEFAULT_FEATURES))
     policies, targets, features = (list(dict.fromkeys(default if words is None else words)) for words, default in lists)
     for option, words, known in (("--policies", policies, POLICIES), ("--features", features, FEATURES)):
         for word in words:
@@ -100,7 +99,7 @@ def _score(options: argparse.Namespace) -> None:
     if len(set(options.test_sets)) < len(options.test_sets):
         raise UsageError("--test_sets: name each set once")
     from espnet_ee.score.experiment import ScoreOptions, score_experiment
-    from espnet_ee.score.page import print_summary
+    from espnet_ee.score.page import set_table
 
     page = score_experiment(
         ScoreOptions(
@@ -114,7 +113,8 @@ def _score(options: argparse.Namespace) -> None:
             date=options.date,
         )
     )
-    print_summary(page, sys.stdout)
+    for result in page.sets:
+        print(*set_table(result, page.valid_set), sep="\n")
 
 
 def add_replay(parser: Parser) -> None:
@@ -138,8 +138,6 @@ def _replay(options: argparse.Namespace) -> None:
     from espnet_ee.score.grid import read_grid
     from espnet_ee.score.replay import replay_table
 
-    if not options.policy and not options.config:
-        raise UsageError("give at least one --policy or --config")
     _refuse_input(options.out, [options.evidence, options.text])
     grid = read_grid(options.evidence, options.text)
     write_text(options.out, replay_table(grid, options.policy, options.config, options.thresholds))

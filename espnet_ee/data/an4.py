@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from espnet_ee.data.corpus import UNPACK, Corpus
-from espnet_ee.data.utterance import Utterance
+from espnet_ee.data.corpus import UNPACK, Corpus, Utterance
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_lines
 
@@ -36,11 +35,7 @@ class An4(Corpus):
         yield from read[cuts.get(set_name, slice(None))]
 
     def _base(self) -> Path:
-        places = (self.root / "an4", self.root)
-        for base in places:
-            if (base / "etc" / "an4_train.fileids").is_file():
-                return base
-        raise self.missing([base / "etc" / "an4_train.fileids" for base in places])
+        return self.first_there([base / "etc" / "an4_train.fileids" for base in (self.root / "an4", self.root)]).parents[1]
 
     def _read(self, base: Path, part: str) -> Iterator[Utterance]:
         transcripts = base / "etc" / f"an4_{part}.transcription"

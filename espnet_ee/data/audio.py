@@ -57,24 +57,13 @@ def loudest(samples: np.ndarray) -> float:
 
 
 def check_scale(samples: np.ndarray, where: str = "") -> None:
-    """Raises UserError for floats that are not in [-1, 1], nor near it.
-
-    Args:
-        samples: of any shape.
-        where: what the line begins with.
-    """
+    """Raises UserError, which begins with ``where``, for floats that are not in [-1, 1], nor near it."""
     if (most := loudest(samples)) > _LOUDEST:
         raise UserError(f"{where}floats up to {most:g} are not in [-1, 1]; divide them by their full scale (32768 for 16 bits)")
 
 
 def check_rates(rate: Any, new_rate: int, where: str = "") -> None:
-    """Raises UserError for a rate in Hz that is none, or that cannot become the other.
-
-    Args:
-        rate: what somebody gives, or a file's header says.
-        new_rate: the model's.
-        where: what the line begins with.
-    """
+    """Raises UserError, which begins with ``where``, for a rate in Hz that is none, or that cannot become the other."""
     is_number = isinstance(rate, Real) and not isinstance(rate, bool) and math.isfinite(rate)
     if not is_number or rate < 1 or rate != int(rate):
         raise UserError(f"{where}a rate of {rate!r} Hz is none; give the samples' rate")
@@ -83,9 +72,15 @@ def check_rates(rate: Any, new_rate: int, where: str = "") -> None:
         raise UserError(f"{where}{int(rate)} Hz cannot become {new_rate} Hz; correct the rate, or get the original")
 
 
-def loudness_note(most: float) -> str:
-    """What is said of a recording whose largest float is so large; empty for what nobody needs to know."""
-    return "louder than twice full scale (1), taken as it is" if most > _LOUD else ""
+def treatment(channels: int, cancelled: bool, most: float, rate: int, new_rate: int) -> str:
+    """What is done to a recording, and what is odd about it; empty where there is nothing to say. ``most`` is its loudest float."""
+    mixed = "of opposite phase, which cancel out: channel 1 is taken" if cancelled else "mixed down"
+    notes = (
+        f"{channels} channels{' ' if cancelled else ', '}{mixed}" if channels > 1 else "",
+        "louder than twice full scale (1), taken as it is" if most > _LOUD else "",
+        f"{rate} Hz, resampled to {new_rate} Hz" if rate != new_rate else "",
+    )
+    return "; ".join(filter(None, notes))
 
 
 def read_any(path: str | Path, rate: int) -> tuple[np.ndarray, str]:
@@ -103,35 +98,27 @@ def read_any(path: str | Path, rate: int) -> tuple[np.ndarray, str]:
     """
     channels, file_rate, _ = _read(path, "float32", mono=False)
     check_rates(file_rate, rate, f"{path}: ")
-    samples, note = mix_down(_checked(channels, path))
-    loud = loudness_note(loudest(channels))
-    notes = [words for words in (note, loud) if words]
-    if file_rate != rate:
-        notes.append(f"{file_rate} Hz, resampled to {rate} Hz")
-        samples = resample(to_int16(samples * FULL_SCALE), file_rate, rate) / FULL_SCALE
-    return samples.astype(np.float32), "; ".join(notes)
+    samples, cancelled = mix_down(_checked(channels, path))
+    note = treatment(channels.shape[1], cancelled, loudest(channels), file_rate, rate)
+    return resample_floats(samples, file_rate, rate).astype(np.float32), note
 
 
-def mix_down(channels: np.ndarray) -> tuple[np.ndarray, str]:
-    """Makes one channel (T,) float64 of (T, channels), and says how; nothing where there is one.
-
-    Their mean; but the first alone where they cancel each other out: a cable or a converter turned one upside down.
-    """
-    mean = channels.mean(axis=1, dtype=np.float64)
+def mix_down(channels: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Makes one channel (T,) float64 of (T, channels), and says whether they cancel each other out: a cable or a converter turned
+    one upside down. Then it is the first alone, else their mean."""
+    mean = one_channel(channels, False)
     cancelled = cancel_out(np.square(mean).mean(), np.square(channels, dtype=np.float64).mean())
-    return channels[:, 0].astype(np.float64) if cancelled else mean, mixing_note(channels.shape[1], cancelled)
+    return one_channel(channels, True) if cancelled else mean, cancelled
+
+
+def one_channel(channels: np.ndarray, first: bool) -> np.ndarray:
+    """The first of (T, channels) or their mean, (T,) float64."""
+    return channels[:, 0].astype(np.float64) if first else channels.mean(axis=1, dtype=np.float64)
 
 
 def cancel_out(power_of_mean: float, power: float) -> bool:
     """Whether channels cancel each other out, by the mean square of their mean and that of all of them."""
     return power_of_mean < _CANCELLED * power
-
-
-def mixing_note(channels: int, cancelled: bool) -> str:
-    """What is done to so many channels; empty for one."""
-    if channels == 1:
-        return ""
-    return f"{channels} channels{' of opposite phase, which cancel out: channel 1 is taken' if cancelled else ', mixed down'}"
 
 
 def read_blocks(path: str | Path, size: int) -> Iterator[np.ndarray]:
@@ -168,9 +155,7 @@ def float_samples(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     rate, floats = int(rate), _on_unit_scale(np.asarray(samples))
     if floats.ndim == 2:
         floats, _ = mix_down(floats)
-    if rate != new_rate:
-        floats = resample(to_int16(floats * FULL_SCALE), rate, new_rate) / FULL_SCALE
-    return floats.astype(np.float32)
+    return resample_floats(floats, rate, new_rate).astype(np.float32)
 
 
 def _on_unit_scale(samples: np.ndarray) -> np.ndarray:
@@ -203,6 +188,11 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Resamples (T,) int16 from ``rate`` to ``new_rate`` Hz into ceil(T * new_rate / rate) int16 samples."""
     return stretch(samples, Fraction(new_rate, rate))
+
+
+def resample_floats(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Resamples (T,) floats in [-1, 1] with 16 bits, as ``espnet-ee data format`` does it; those of the same rate stay as they are."""
+    return samples if rate == new_rate else resample(to_int16(samples * FULL_SCALE), rate, new_rate) / FULL_SCALE
 
 
 def stretch(samples: np.ndarray, ratio: Fraction) -> np.ndarray:

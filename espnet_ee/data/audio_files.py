@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_ee.data.datadir import refuse_command
+from espnet_ee.data.datadir import read_wav_scp
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_lines
-from espnet_ee.kaldi import read_scp
 
 SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".snd", ".sph", ".w64", ".wav")
 """Files that a folder is searched for; any other has to be named itself."""
@@ -19,12 +18,7 @@ LISTS = (".list", ".lst", ".txt")
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A recording.
-
-    Attributes:
-        name: what it is called: the path as it was given, or the id of a wav.scp.
-        path: where it is.
-    """
+    """A recording: what it is called (its path as it was given, or the id of a wav.scp), and where it is."""
 
     name: str
     path: Path
@@ -45,13 +39,11 @@ def audio_files(word: str) -> Iterator[AudioFile]:
     Raises:
         UserError: the folder or the list holds none, or cannot be read.
     """
-    path, found = Path(word), list[AudioFile]()
+    path = Path(word)
     if path.is_dir():
         found = [AudioFile(str(file), file) for file in sorted(_files_in(path))]
     elif path.suffix == ".scp" and is_file(path):
-        for number, (utt_id, value) in enumerate(read_scp(path).items(), 1):
-            refuse_command(value, f"{path}:{number}")
-            found.append(AudioFile(utt_id, Path(value)))
+        found = [AudioFile(utt_id, Path(value)) for utt_id, value in read_wav_scp(path).items()]
     elif path.suffix in LISTS and is_file(path):
         found = [AudioFile(line, Path(line)) for line in read_lines(path) if line.strip()]
     else:

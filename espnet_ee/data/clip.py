@@ -25,12 +25,7 @@ class Span:
     end: Decimal
 
     def samples(self, rate: int, available: int, where: str) -> tuple[int, int]:
-        """First sample and sample after the last.
-
-        Args:
-            rate: sampling rate in Hz.
-            available: samples the recording has.
-            where: what an error names.
+        """First sample and sample after the last, of a recording of so many samples; an error names ``where``.
 
         Raises:
             UserError: the span begins after the recording's end, or ends more than OVERSHOOT_SECONDS after it.
@@ -95,12 +90,7 @@ def parse_segment(value: str, where: str) -> tuple[str, Span]:
 
 
 def clips_of(wavs: Mapping[str, str], segments: Mapping[str, str] | None, folder: str | Path) -> dict[str, Clip]:
-    """Where the sound of every utterance is: a file of ``wav.scp``, or with ``segments`` a stretch of one.
-
-    Args:
-        wavs: the table ``wav.scp``.
-        segments: the table ``segments``, if there is one.
-        folder: the data directory, for errors.
+    """Where the sound of every utterance is: a file of ``wav.scp``, or with ``segments`` a stretch of one; errors name the folder.
 
     Raises:
         UserError: a line of ``segments`` is malformed, or names a recording that ``wav.scp`` has not.

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from espnet_ee.data.clip import Span
 from espnet_ee.data.skips import Skip
-from espnet_ee.data.utterance import Utterance
 from espnet_ee.data.word_times import TimedWords
 from espnet_ee.errors import UsageError, UserError
 
 UNPACK = "unpack the corpus again"
 
 
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance of a corpus.
+
+    Attributes:
+        utt_id: its name, unique in the corpus; begins with ``speaker`` so that both sort alike.
+        speaker: who speaks.
+        audio: the file holding this utterance, one channel.
+        text: the reference transcript; one space between words.
+        span: where in the file it is; None: the file holds exactly this utterance.
+    """
+
+    utt_id: str
+    speaker: str
+    audio: Path
+    text: str
+    span: Span | None = None
+
+
 class Corpus(ABC):
-    """A speech corpus as it is distributed.
+    """A speech corpus as it is distributed, in a folder (``root``).
 
     Attributes:
         name: what ``--corpus`` calls it; ``--NAME_root`` is the recipe's option for its folder.
         db_key: the key of ``db.sh`` that holds its folder.
         known_sets: name of every set -> the parts of the distribution it is made of.
         known_options: name of every option of this corpus -> its choices (none: any value).
-        sets: the sets chosen, in the order in which they are to be made.
-
-    Args:
-        root: the folder the corpus lies in.
-        parts: the names of the sets wanted; none means all.
-        options: what this corpus alone has options for.
+        sets: the sets chosen (``parts``; none: all), in the order in which they are to be made.
     """
 
     name: ClassVar[str]
@@ -82,6 +98,13 @@ class Corpus(ABC):
         Raises:
             UserError: the corpus is not there, or audio and transcripts do not belong together.
         """
+
+    def first_there(self, places: Sequence[Path]) -> Path:
+        """The first of these files or folders that is there. Raises UserError if none is."""
+        for place in places:
+            if os.path.exists(place):  # a path longer than the system takes is none
+                return place
+        raise self.missing(places)
 
     def missing(self, looked_for: Sequence[Path]) -> UserError:
         """The error for a corpus that is not where it was looked for."""

@@ -7,7 +7,7 @@ n-th entry stands on line n.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,12 @@ class DataDir:
         """Where the sound of every utterance is: a file of ``wav.scp``, or with ``segments`` a stretch of one."""
         return clips_of(self.tables["wav.scp"], self.tables.get("segments"), self.path)
 
+    def files(self) -> Iterator[tuple[str, str, str]]:
+        """``file:line``, value and path of everything that ``wav.scp`` and ``feats.scp`` name."""
+        for name in ("wav.scp", "feats.scp"):
+            for number, value in enumerate(self.tables.get(name, {}).values(), 1):
+                yield f"{self.path / name}:{number}", value, value.rpartition(":")[0] if name == "feats.scp" else value
+
     def where(self, table: str, utt_id: str) -> str:
         """``file:line`` of an utterance."""
         return f"{self.path / table}:{list(self.tables[table]).index(utt_id) + 1}"
@@ -60,9 +66,7 @@ class DataDir:
 def read_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
     """Reads a data directory and checks everything but whether the audio is there.
 
-    Args:
-        path: the directory.
-        feats_type: ``raw`` (needs wav.scp) or ``extracted`` (needs feats.scp); by default what the directory says.
+    ``feats_type`` is ``raw`` (needs wav.scp) or ``extracted`` (needs feats.scp); by default what the directory says.
 
     Raises:
         UserError: a table is missing, broken, unsorted, or the tables do not list the same utterances.
@@ -73,8 +77,8 @@ def read_data_dir(path: str | Path, feats_type: str | None = None) -> DataDir:
     notes = {name: _read_note(path / name) for name in NOTES if (path / name).is_file()}
     tables = {name: read_scp(path / name, allow_empty=name == "text") for name in TABLES if (path / name).is_file()}
     data = DataDir(path, tables, notes)
-    check_complete(data, feats_type or notes.get("feats_type", "").strip() or None)
-    check_tables(data)
+    _check_complete(data, feats_type or notes.get("feats_type", "").strip() or None)
+    _check_tables(data)
     return data
 
 
@@ -95,11 +99,9 @@ def validate_data_dir(path: str | Path, feats_type: str | None = None) -> DataDi
     spk2utt = data.path / "spk2utt"
     if spk2utt.is_file() and read_scp(spk2utt) != make_spk2utt(data.tables["utt2spk"]):
         raise UserError(f"{spk2utt}: does not fit {data.path / 'utt2spk'}; delete it or run the stage again")
-    for name in ("wav.scp", "feats.scp"):
-        for number, value in enumerate(data.tables.get(name, {}).values(), 1):
-            if not is_file(_file_of(name, value)):
-                where = f"{data.path / name}:{number}"
-                raise UserError(f"{where}: there is no file {value}; mend the line or make the file")
+    for where, value, file in data.files():
+        if not is_file(file):
+            raise UserError(f"{where}: there is no file {value}; mend the line or make the file")
     _check_segments_end(data)
     if WORD_TIMES in data.notes:
         read_word_times(data.path / WORD_TIMES)
@@ -122,11 +124,9 @@ def refuse_to_replace_files(data: DataDir, out: Path) -> None:
     if not out.exists():
         return
     folder = out.resolve()
-    for name in ("wav.scp", "feats.scp"):
-        for number, value in enumerate(data.tables.get(name, {}).values(), 1):
-            if folder in Path(_file_of(name, value)).resolve().parents:
-                where = f"{data.path / name}:{number}"
-                raise UsageError(f"{out}: is to be replaced but holds {value}, which {where} needs; give another folder")
+    for where, value, file in data.files():
+        if folder in Path(file).resolve().parents:
+            raise UsageError(f"{out}: is to be replaced but holds {value}, which {where} needs; give another folder")
 
 
 def make_spk2utt(utt2spk: Mapping[str, str]) -> Table:
@@ -137,12 +137,7 @@ def make_spk2utt(utt2spk: Mapping[str, str]) -> Table:
     return {speaker: " ".join(utterances[speaker]) for speaker in sorted(utterances)}
 
 
-def _file_of(table: str, value: str) -> str:
-    return value.rpartition(":")[0] if table == "feats.scp" else value
-
-
-def check_complete(data: DataDir, feats_type: str | None) -> None:
-    """Raises UserError if a table is missing that such a directory needs."""
+def _check_complete(data: DataDir, feats_type: str | None) -> None:
     if feats_type is not None and feats_type not in _SOURCE_OF:
         raise UserError(f"{data.path / 'feats_type'}: {feats_type!r} is not known; write raw or extracted")
     source = _SOURCE_OF[feats_type] if feats_type else data.source
@@ -152,8 +147,7 @@ def check_complete(data: DataDir, feats_type: str | None) -> None:
             raise UserError(f"{data.path / name}: no such file; run the stage that makes {data.path} again")
 
 
-def check_tables(data: DataDir) -> None:
-    """Raises UserError if a table is malformed or unsorted, or lists other utterances than the others."""
+def _check_tables(data: DataDir) -> None:
     source = data.source
     if "segments" in data.tables and "wav.scp" in data.tables:
         _check_recordings(data)
@@ -187,7 +181,7 @@ def _check_lines(path: Path, table: Table) -> None:
         if counts and not (is_count(value) and int(value) > 0):
             raise UserError(f"{path}:{number}: {value!r} is not a count above 0; run the stage that makes it again")
         if path.name == "wav.scp":
-            refuse_command(value, f"{path}:{number}")
+            _refuse_command(value, f"{path}:{number}")
         if path.name == "feats.scp":
             split_place(value, f"{path}:{number}")
         odd = _ODD_BLANK.search(value) if path.name == "text" else None
@@ -209,8 +203,16 @@ def _invisible(signs: str, where: str, texts: Table) -> UserError:
     )
 
 
-def refuse_command(value: str, where: str) -> None:
-    """Raises UserError for what is no path in wav.scp but a command: Kaldi's tools would give it to a shell."""
+def read_wav_scp(path: Path) -> Table:
+    """Reads ``wav.scp``: paths of audio files by id. Raises UserError for anything else."""
+    table = read_scp(path)
+    for number, value in enumerate(table.values(), 1):
+        _refuse_command(value, f"{path}:{number}")
+    return table
+
+
+def _refuse_command(value: str, where: str) -> None:
+    """Kaldi's tools would give it to a shell."""
     if value.endswith("|"):
         raise UserError(f"{where}: commands are not run; write the audio into a file and give its path")
 

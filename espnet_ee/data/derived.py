@@ -16,13 +16,7 @@ from espnet_ee.files import refuse_overlap
 
 @dataclass
 class DerivedDir:
-    """A data directory in the making, and the one it is made of.
-
-    Attributes:
-        source: what is read.
-        draft: what becomes of it.
-        max_skipped: percentage of its utterances that may be left out because their audio is broken.
-    """
+    """A data directory in the making (``draft``), and the one it is made of (``source``)."""
 
     source: DataDir
     draft: DataDirDraft
@@ -48,7 +42,7 @@ class DerivedDir:
 def derived_dir(
     source: Path, out: Path, feats_type: str | None = None, max_skipped: float = 0, others: Sequence[Path] = ()
 ) -> Iterator[DerivedDir]:
-    """Reads ``source`` and makes ``out`` as :func:`new_data_dir` does.
+    """Reads ``source`` and makes ``out`` as :func:`new_data_dir` does. How many processes (``nj``) help does not change the result.
 
     Args:
         source: data directory to read.

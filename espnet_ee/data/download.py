@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import sys
@@ -11,25 +10,18 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from espnet_ee.errors import UsageError, UserError, is_mendable
-from espnet_ee.files import temporary_dir
+from espnet_ee.files import file_digest, temporary_dir
 
 BASE_URL = "https://www.openslr.org/resources"
 CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A part of the corpus as it is offered.
-
-    Attributes:
-        resource: its folder below the base URL.
-        checksum: ``ALGORITHM:HEXADECIMAL``, as published.
-    """
+class Archive(NamedTuple):
+    """A part of the corpus as it is offered: its folder below the base URL, and ``ALGORITHM:HEXADECIMAL`` as published."""
 
     resource: int
     checksum: str
@@ -67,7 +59,8 @@ def download_parts(parts: Sequence[str], out: Path, base_url: str = BASE_URL) ->
     for part in parts:
         folder = out / "LibriSpeech" / part
         if not folder.is_dir():
-            archive = fetch(f"{base_url}/{ARCHIVES[part].resource}/{part}.tar.gz", out, ARCHIVES[part].checksum)
+            resource, checksum = ARCHIVES[part]
+            archive = fetch(f"{base_url}/{resource}/{part}.tar.gz", out, checksum)
             unpack(archive, folder)
             archive.unlink()
         folders.append(folder)
@@ -90,7 +83,7 @@ def fetch(url: str, folder: Path, checksum: str) -> Path:
     except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: what is no URL at all
         raise UserError(f"{url}: cannot be downloaded ({error}); what has come is kept, run again to go on") from None
     algorithm, _, wanted = checksum.partition(":")
-    found = file_checksum(partial, algorithm)
+    found = file_digest(partial, algorithm)
     if found != wanted:
         partial.unlink()
         raise UserError(f"{url}: its {algorithm} is {found}, not {wanted}; it was deleted, run again or take a mirror")
@@ -125,15 +118,6 @@ def _copy(response: IO[bytes], stream: IO[bytes]) -> None:
         done += len(chunk)
         if done % (256 * CHUNK) < len(chunk):
             print(f"download: {done >> 20} MiB", file=sys.stderr, flush=True)
-
-
-def file_checksum(path: Path, algorithm: str) -> str:
-    """The hexadecimal checksum of a file."""
-    digest = hashlib.new(algorithm)
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet_ee.data.datadir import DataDir, Table, check_complete, check_tables, make_spk2utt
+from espnet_ee.data.datadir import Table, make_spk2utt, read_data_dir
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, atomic_write
+from espnet_ee.files import atomic_dir, atomic_write, file_digest
 from espnet_ee.kaldi import read_scp, write_scp
 
 MARK = ".made_by_espnet_ee"
@@ -22,17 +21,9 @@ SOUNDS = "data"
 
 @dataclass
 class DataDirDraft:
-    """A data directory in the making.
-
-    Attributes:
-        folder: where files that belong into the directory are put now.
-        final: where the directory will be; the paths in its tables begin with it.
-        tables: to be filled; written sorted.
-        notes: to be filled.
-    """
+    """A data directory in the making: tables and notes are to be filled, other files are put into its folder."""
 
     folder: Path
-    final: Path
     tables: dict[str, Table] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -41,7 +32,7 @@ class DataDirDraft:
 def new_data_dir(out: str | Path) -> Iterator[DataDirDraft]:
     """Makes a data directory that is checked and whole, or leaves what was at ``out`` untouched.
 
-    The block fills the draft's tables; they are then written sorted, with spk2utt, checked, and renamed into place.
+    The block fills the draft's tables; they are then written sorted, with spk2utt, checked by reading them, and renamed into place.
 
     Raises:
         UserError: ``out`` is something else than a data directory of ours, or what the block made is not valid.
@@ -49,7 +40,7 @@ def new_data_dir(out: str | Path) -> Iterator[DataDirDraft]:
     out = Path(out)
     refuse_to_replace(out)
     with atomic_dir(out) as folder:
-        draft = DataDirDraft(folder, out)
+        draft = DataDirDraft(folder)
         yield draft
         for name, table in draft.tables.items():
             write_scp(folder / name, table)
@@ -57,8 +48,11 @@ def new_data_dir(out: str | Path) -> Iterator[DataDirDraft]:
         for name, text in draft.notes.items():
             with atomic_write(folder / name) as stream:
                 stream.write(text)
-        _check_draft(draft)
-        write_scp(folder / MARK, {path.name: _checksum(path) for path in _files(folder)})
+        try:
+            read_data_dir(folder)
+        except UserError as error:
+            raise UserError(str(error).replace(str(folder), str(out))) from None
+        write_scp(folder / MARK, {path.name: file_digest(path, "sha256") for path in _files(folder)})
 
 
 def refuse_to_replace(out: Path) -> None:
@@ -73,25 +67,10 @@ def refuse_to_replace(out: Path) -> None:
         raise UserError(f"{other}: was put into {out}, and would be lost; {remedy}")
     checksums = read_scp(out / MARK)
     for path in _files(out):
-        if checksums.get(path.name) != _checksum(path):
+        if checksums.get(path.name) != file_digest(path, "sha256"):
             raise UserError(f"{path}: was changed or added after {out} was made, and would be lost; {remedy}")
 
 
 def _files(folder: Path) -> list[Path]:
     """The files at the top of a data directory: its tables and notes. Hidden ones are marks of commands."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check_draft(draft: DataDirDraft) -> None:
-    ordered = {name: dict(sorted(table.items())) for name, table in draft.tables.items()}
-    data = DataDir(draft.final, ordered, draft.notes)
-    for name, table in ordered.items():
-        for number, (key, value) in enumerate(table.items(), 1):
-            if not value.strip() and name != "text":
-                raise UserError(f"{draft.final / name}:{number}: nothing follows the key {key!r}; mend the source")
-    check_complete(data, draft.notes.get("feats_type", "").strip() or None)
-    check_tables(data)

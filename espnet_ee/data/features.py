@@ -64,15 +64,10 @@ def extract_features(
 
     Args:
         source: a data directory with wav.scp; its audio must have the frontend's sampling rate.
-        out: the directory to make or replace.
+        out, nj, max_skipped: see :func:`espnet_ee.data.derived.derived_dir`.
         conf_file: the frontend as YAML, as a training configuration has it (``frontend:`` and ``frontend_conf:``), or plain
             options of DefaultFrontend. None means DefaultFrontend with its defaults.
-        nj: number of processes; does not change the result.
         compress: store 8 bits a value (Kaldi's method 2) instead of 32.
-        max_skipped: percentage of the utterances that may be left out because their audio is broken.
-
-    Returns:
-        How many utterances it has, and which were skipped.
 
     Raises:
         UserError: the options or the directory are broken, or more files than may be skipped.

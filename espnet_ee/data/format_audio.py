@@ -1,14 +1,43 @@
-"""Writes every utterance of a data directory as 16-bit FLAC at one sampling rate."""
+"""Utterances written anew as 16-bit FLAC: those of a data directory at one sampling rate, and any at another rate or speed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
-from espnet_ee.data.conversion import Conversion, convert
+from espnet_ee.data.audio import read_int16, stretch, write_flac
+from espnet_ee.data.clip import Clip
 from espnet_ee.data.derived import derived_dir
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip
-from espnet_ee.errors import UsageError
+from espnet_ee.errors import UsageError, UserError
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A file of one utterance that is to be written: at what sampling rate (in Hz; None: the recording's), how much faster."""
+
+    utt_id: str
+    source: Clip
+    target: Path
+    rate: int | None = None
+    speed: Fraction = Fraction(1)
+
+
+def convert(job: Conversion) -> int | Skip:
+    """Writes the file; returns its number of samples, or why there is none."""
+    try:
+        samples, rate = read_int16(job.source.path, job.source.span)
+    except UserError as error:
+        return Skip(job.utt_id, str(error))
+    new_rate = job.rate or rate
+    if rate < new_rate:
+        why = f"has {rate} Hz, which cannot become {new_rate} Hz; get the original or run with --fs {rate}"
+        return Skip(job.utt_id, f"{job.source.path}: {why}")
+    samples = stretch(samples, Fraction(new_rate, rate) / job.speed)
+    write_flac(job.target, samples, new_rate)
+    return len(samples)
 
 
 def format_audio(source: Path, out: Path, rate: int, nj: int = 1, max_skipped: float = 0) -> Prepared:
@@ -18,13 +47,8 @@ def format_audio(source: Path, out: Path, rate: int, nj: int = 1, max_skipped: f
 
     Args:
         source: a data directory with wav.scp, with or without segments.
-        out: the directory to make or replace.
+        out, nj, max_skipped: see :func:`espnet_ee.data.derived.derived_dir`.
         rate: sampling rate in Hz.
-        nj: number of processes; does not change the result.
-        max_skipped: percentage of the utterances that may be left out because their audio is broken.
-
-    Returns:
-        How many utterances it has, and which were skipped.
 
     Raises:
         UserError: the directory is broken, or more of its files than may be skipped.

@@ -12,11 +12,11 @@ import numpy as np
 
 from espnet_ee.data.audio import clip_samples, read_audio
 from espnet_ee.data.clip import Clip, clips_of
-from espnet_ee.data.datadir import refuse_command
+from espnet_ee.data.datadir import read_wav_scp
 from espnet_ee.data.features import frame_shift
 from espnet_ee.data.kaldi_ark import load_scp
 from espnet_ee.errors import UserError
-from espnet_ee.files import files_digest
+from espnet_ee.files import file_digest
 from espnet_ee.kaldi import is_count, read_scp, split_place
 
 
@@ -36,11 +36,7 @@ class Input:
 
 
 def read_inputs(data_dir: str | Path, fs: int) -> list[Input]:
-    """Lists a data directory's utterances: its ``feats.scp`` where there is one, else its ``wav.scp``.
-
-    Args:
-        data_dir: Kaldi data directory.
-        fs: sampling rate the model was trained at, in Hz.
+    """Lists the utterances of a Kaldi data directory: its ``feats.scp`` where there is one, else its ``wav.scp``, of ``fs`` Hz.
 
     One whose sound cannot be read stands in the list, with 0 seconds: loading it says why, and the others can be decoded.
 
@@ -57,11 +53,8 @@ def _clips(folder: Path) -> dict[str, Clip]:
     table = folder / "wav.scp"
     if not table.exists():
         raise UserError(f"{folder}: has neither wav.scp nor feats.scp; give a data directory")
-    paths = read_scp(table)
-    for number, value in enumerate(paths.values(), 1):
-        refuse_command(value, f"{table}:{number}")
     segments = read_scp(folder / "segments") if (folder / "segments").exists() else None
-    return clips_of(paths, segments, folder)
+    return clips_of(read_wav_scp(table), segments, folder)
 
 
 def _audio(utt_id: str, clip: Clip, fs: int, table: Path) -> Input:
@@ -119,6 +112,6 @@ def content_digest(data_dir: str | Path) -> str:
     digest, files = hashlib.blake2b(digest_size=16), {}  # one archive or recording holds many utterances
     for utt_id, (path, part) in sorted(places.items()):
         if path not in files:
-            files[path] = files_digest([path])
+            files[path] = file_digest(path)
         digest.update(f"{utt_id} {files[path]} {part}\n".encode())
     return digest.hexdigest()

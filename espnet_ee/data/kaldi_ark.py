@@ -23,11 +23,7 @@ KALDI_SPEECH_FEATURE = 2
 
 
 def write_ark(ark: Path, matrices: Iterable[tuple[str, np.ndarray]], compress: bool = False) -> dict[str, str]:
-    """Writes (T, D) float32 matrices into one archive.
-
-    Returns:
-        utterance -> ``ark:offset``, as feats.scp has it.
-    """
+    """Writes (T, D) float32 matrices into one archive; gives utterance -> ``ark:offset``, as feats.scp has it."""
     scp = ark.with_suffix(".scp")
     method = KALDI_SPEECH_FEATURE if compress else None
     with _kaldi.WriteHelper(f"ark,scp:{ark},{scp}", compression_method=method) as writer:

@@ -33,8 +33,7 @@ def filter_lengths(source: Path, out: Path, min_seconds: float, max_seconds: flo
     Args:
         source: a data directory (raw or extracted).
         out: the directory to make or replace.
-        min_seconds: shortest duration kept.
-        max_seconds: longest duration kept.
+        min_seconds, max_seconds: shortest and longest duration kept.
         rate: sampling rate in Hz that utt2num_samples counts in.
 
     Raises:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from espnet_ee.data.corpus import UNPACK, Corpus
-from espnet_ee.data.utterance import Utterance
+from espnet_ee.data.corpus import UNPACK, Corpus, Utterance
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.kaldi import is_count, read_scp
 
@@ -84,16 +83,15 @@ class LibriSpeech(Corpus):
         return self.known_sets.get(member.replace("-", "_"), (member,))[0]
 
     def _sets_there(self) -> Mapping[str, tuple[str, ...]]:
-        sets = {name: parts for name, parts in self.known_sets.items() if self._find(parts[0]) is not None}
+        sets = {
+            name: parts for name, parts in self.known_sets.items() if any((base / parts[0]).is_dir() for base in self._bases())
+        }
         if not sets:
             raise self.missing([base / "train-clean-100" for base in self._bases()])
         return sets
 
     def _bases(self) -> tuple[Path, Path]:
         return self.root / self.folder_name, self.root
-
-    def _find(self, part: str) -> Path | None:
-        return next((base / part for base in self._bases() if (base / part).is_dir()), None)
 
     def utterances(self, set_name: str) -> Iterator[Utterance]:
         chapters = [chapter for part in self.sets[set_name] for chapter in self._chapters(part)]
@@ -110,9 +108,7 @@ class LibriSpeech(Corpus):
         return sum(PARTS[member] for member in members)
 
     def _chapters(self, part: str) -> list[Path]:
-        folder = self._find(part)
-        if folder is None:
-            raise self.missing([base / part for base in self._bases()])
+        folder = self.first_there([base / part for base in self._bases()])
         chapters = sorted(chapter for chapter in folder.glob("*/*") if chapter.is_dir())
         if not chapters:
             raise UserError(f"{folder}: no SPEAKER/CHAPTER folders in it; unpack the corpus again")

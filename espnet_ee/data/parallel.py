@@ -23,7 +23,7 @@ def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], nj: i
 
     Args:
         function: a module-level function (it is sent to other processes by name).
-        items: its arguments.
+        items: what it is applied to.
         nj: number of processes; 1 stays in this one.
         label: what the progress line (stderr, every few seconds) calls the work.
         chunk: items sent to a process at a time.

@@ -15,12 +15,7 @@ _CROSSINGS, _BETA = 10, 5.0
 
 
 def change_length(samples: np.ndarray, ratio: Fraction) -> np.ndarray:
-    """Makes (T,) samples ``ratio`` times as long: ceil(T * ratio) float64 samples, not clipped.
-
-    Args:
-        samples: (T,).
-        ratio: new rate to old.
-    """
+    """Makes (T,) samples ``ratio`` (new rate to old) times as long: ceil(T * ratio) float64 samples, not clipped."""
     up, down = ratio.numerator, ratio.denominator
     filters = _filters(up, down)
     taps = filters.shape[1]

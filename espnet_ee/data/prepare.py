@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from espnet_ee.data.corpus import Corpus
+from espnet_ee.data.corpus import Corpus, Utterance
 from espnet_ee.data.datadir import Table
 from espnet_ee.data.draft import new_data_dir
 from espnet_ee.data.skips import Prepared, Skip, check_limit, settle
-from espnet_ee.data.utterance import Utterance
 from espnet_ee.data.word_times import WORD_TIMES, word_times_text
 from espnet_ee.errors import UserError
 from espnet_ee.files import atomic_write
@@ -16,16 +15,9 @@ from espnet_ee.text import invisible_signs, without_invisible
 
 
 def prepare_set(corpus: Corpus, set_name: str, out: Path, max_skipped: float = 0) -> Prepared:
-    """Writes ``out`` from one set of a corpus.
+    """Makes or replaces the data directory ``out`` from one set of a corpus; invisible signs of its texts are removed, and counted.
 
-    Args:
-        corpus: the reader.
-        set_name: one of its sets.
-        out: the directory to make or replace.
-        max_skipped: percentage of the set that may be left out because it is broken; 0 for sets that are scored.
-
-    Returns:
-        How many utterances it has, and which were skipped; invisible signs of its texts were removed, and are counted.
+    ``max_skipped`` per cent of the set may be left out because they are broken; 0 for sets that are scored.
 
     Raises:
         UserError: the corpus is missing or too broken, or two utterances have one name.

@@ -11,7 +11,7 @@ from pathlib import Path
 from espnet_ee.data.clip import Clip
 from espnet_ee.data.datadir import DataDir, read_data_dir
 from espnet_ee.errors import UsageError
-from espnet_ee.files import files_digest, is_file
+from espnet_ee.files import file_digest, is_file
 
 _SHOWN = 10
 _ENDS = (0, 10**12)  # of a clip that is a whole file, in seconds
@@ -20,12 +20,7 @@ _ENDS = (0, 10**12)  # of a clip that is a whole file, in seconds
 def compare_sets(train: str | Path, others: Sequence[str | Path]) -> list[str]:
     """Compares sets that are developed on or scored with the training set; sound is compared byte by byte, file by file.
 
-    Args:
-        train: data directory of the training set.
-        others: data directories, each once.
-
-    Returns:
-        Warnings, one line each.
+    Gives warnings, one line each.
 
     Raises:
         UsageError: a directory is named twice.
@@ -68,7 +63,7 @@ class _Set:
 
     def stretches(self, sizes: set[int]) -> dict[str, list[tuple[str, float, float]]]:
         """Content of a file -> utterance, begin and end, for the files of one of these sizes: others need not be read."""
-        digests = {path: files_digest([path]) for path, size in self.sizes.items() if size in sizes}
+        digests = {path: file_digest(path) for path, size in self.sizes.items() if size in sizes}
         found = defaultdict(list)
         for utt_id, clip in self.clips.items():
             if clip.path in digests:
@@ -87,10 +82,7 @@ def _doubled_blanks(one: _Set) -> Iterator[str]:
 
 
 def _unknown_characters(train: _Set, other: _Set) -> Iterator[str]:
-    missing = {sign for text in other.texts.values() for sign in text} - {
-        sign for text in train.texts.values() for sign in text
-    }
-    missing.discard(" ")
+    missing = set("".join(other.texts.values())) - set("".join(train.texts.values())) - {" "}
     if missing:
         count = sum(not missing.isdisjoint(text) for text in other.texts.values())
         signs = " ".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in sorted(missing)[:_SHOWN])

@@ -35,7 +35,7 @@ def settle(skips: Sequence[Skip], total: int, max_percent: float, what: str, fol
         total: how many utterances there are, with them.
         max_percent: how many of them may go; 0 for a set that is scored.
         what: what the error calls the set.
-        folder: where the list goes, if there is anything to list.
+        folder: where the list goes.
 
     Raises:
         UserError: there are too many, or none would be left; names the first and says how to go on.

@@ -7,9 +7,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from espnet_ee.data.clip import Clip
-from espnet_ee.data.conversion import Conversion, convert
 from espnet_ee.data.datadir import DataDir, Table
 from espnet_ee.data.derived import derived_dir
+from espnet_ee.data.format_audio import Conversion, convert
 from espnet_ee.data.parallel import ordered_map
 from espnet_ee.data.skips import Prepared, Skip
 from espnet_ee.errors import UsageError, UserError
@@ -45,14 +45,9 @@ def perturb_speed(
 
     Args:
         source: a data directory with wav.scp.
-        out: the directory to make or replace.
+        out, nj, max_skipped: see :func:`espnet_ee.data.derived.derived_dir`; a broken utterance is left out at every speed.
         factors: e.g. ``["0.9", "1.0", "1.1"]``, each written as it shall stand in the ids.
         audio_dir: the folder of FLAC files to make or replace.
-        nj: number of processes; does not change the result.
-        max_skipped: percentage of the utterances that may be left out, at every speed, because their audio is broken.
-
-    Returns:
-        How many utterances ``out`` has, and which of ``source`` were skipped.
 
     Raises:
         UserError: the directory is broken, or more of its files than may be skipped, or ``audio_dir`` holds something

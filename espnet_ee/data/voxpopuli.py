@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from espnet_ee.data.corpus import Corpus
+from espnet_ee.data.corpus import Corpus, Utterance
 from espnet_ee.data.skips import Skip
-from espnet_ee.data.utterance import Utterance
 from espnet_ee.errors import UserError
 from espnet_ee.files import is_file, read_lines
 
@@ -40,8 +39,8 @@ class VoxPopuli(Corpus):
     known_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {name: (name,) for name in ROWS}
 
     def utterances(self, set_name: str) -> Iterator[Utterance | Skip]:
-        folder = self._folder(set_name)
-        table = folder / f"asr_{set_name}.tsv"
+        places = (self.root / "transcribed_data" / "en", self.root / "en", self.root)
+        table = self.first_there([place / f"asr_{set_name}.tsv" for place in places])
         for where, row in read_table(table):
             if row["split"] != set_name:
                 raise UserError(f"{where}: is of the set {row['split']!r}, not of {set_name!r}; make the tables again")
@@ -50,7 +49,7 @@ class VoxPopuli(Corpus):
                 speaker = utt_id
             else:
                 utt_id = f"{speaker}-{utt_id}"
-            audio = folder / row["id"][:4] / f"{row['id']}.ogg"
+            audio = table.parent / row["id"][:4] / f"{row['id']}.ogg"
             if not is_file(audio):
                 raise UserError(f"{where}: there is no {audio}; cut the corpus' audio again")
             text = " ".join(row["normalized_text"].split())
@@ -61,13 +60,6 @@ class VoxPopuli(Corpus):
 
     def distributed(self, set_name: str) -> int | None:
         return ROWS[set_name]
-
-    def _folder(self, set_name: str) -> Path:
-        places = [self.root / "transcribed_data" / "en", self.root / "en", self.root]
-        for place in places:
-            if is_file(place / f"asr_{set_name}.tsv"):
-                return place
-        raise self.missing([place / f"asr_{set_name}.tsv" for place in places])
 
 
 def read_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

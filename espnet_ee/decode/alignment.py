@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_ee.decode.session import ExitSession
+from espnet_ee.decode.session import ExitSession, log_probs_at
 from espnet_ee.errors import UserError
 from espnet_ee.search.align import Speller, aligned
 from espnet_ee.search.words import Word, shifted, words_of
@@ -36,27 +36,17 @@ class Aligner:
         self._speller = Speller(session.tokens, session.blank)
 
     def __call__(self, speech: np.ndarray, text: str) -> tuple[Word, ...]:
-        """The words of the text with their times and confidences.
-
-        Args:
-            speech: samples (N,) in [-1, 1] at the model's rate.
-            text: what is said in it.
+        """The words of a text with their times and confidences, by the samples (N,) in [-1, 1] in which it is said.
 
         Raises:
             UserError: the tokens cannot spell the text, the audio is too short for it, or the model's output is broken.
         """
         graph = self._speller(text)
-        state = self.session.start([speech])
-        while state.layer < self.layer:
-            state = self.session.advance(state)
-        log_probs = self.session.read(state, [0], frozenset({"log_probs"}))[0].log_probs
-        if log_probs is None or np.isnan(log_probs).any():
+        log_probs = log_probs_at(self.session, speech, self.layer)
+        if np.isnan(log_probs).any():
             raise UserError(f"the model's output at exit {self.layer} is not a number; its parameters are damaged")
-        placed = aligned(log_probs, graph, self.session.blank)
+        placed, seconds = aligned(log_probs, graph, self.session.blank), len(speech) / self._rate
         if placed is None:
-            raise UserError(
-                f"{len(speech) / self._rate:.2f} s are too short for its text of {len(text.split())} words; mend one of them"
-            )
+            raise UserError(f"{seconds:.2f} s are too short for its text of {len(text.split())} words; mend one of them")
         tokens, spans = [self.session.tokens[token] for token in placed[0]], placed[1]
-        seconds = len(speech) / self._rate
         return shifted(words_of(tokens, spans, self._frame_seconds, seconds), self.shift, seconds)

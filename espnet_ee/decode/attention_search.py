@@ -18,12 +18,7 @@ PRE_BEAM = 1.5  # ESPnet's: of so many times the beam's tokens, the decoder's be
 
 
 class CountedDecoder(BatchScorerInterface):
-    """A decoder whose every step is counted.
-
-    Args:
-        decoder: ESPnet's.
-        cost: of one step of one hypothesis, by the length of the prefix and the number of frames.
-    """
+    """A decoder of ESPnet whose every step is counted: what one costs, by the length of the prefix and the number of frames."""
 
     def __init__(self, decoder: Any, cost: Callable[[int, int], int]) -> None:
         self.decoder, self.cost, self.macs = decoder, cost, 0
@@ -32,23 +27,13 @@ class CountedDecoder(BatchScorerInterface):
         """None: nothing is known of the first token."""
 
     def batch_score(self, ys: torch.Tensor, states: list[Any], xs: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
-        """Log-probabilities of the next token (N, V) and the states after it.
-
-        Args:
-            ys: prefixes (N, L), the start among them.
-            states: of each, which the decoder gave for the prefix but its last token.
-            xs: hidden states of the exit (N, T, D).
-        """
+        """Log-probabilities of the token (N, V) that follows prefixes (N, L), by the exit's hidden states (N, T, D); and states after it."""
         self.macs += len(ys) * self.cost(ys.size(1), xs.size(1))
         return self.decoder.batch_score(ys, states, xs)
 
 
 class KnownPosteriors:
-    """A CTC head that was read already, as ESPnet's prefix scorer asks for it.
-
-    Args:
-        log_probs: (T, V).
-    """
+    """A CTC head that was read already (T, V), as ESPnet's prefix scorer asks for it."""
 
     def __init__(self, log_probs: torch.Tensor) -> None:
         self.log_probs = log_probs
@@ -61,12 +46,8 @@ class KnownPosteriors:
 class AttentionSearch:
     """Looks for the text of an exit with its decoder and its head.
 
-    An object serves one thread at a time as well as many: what belongs to an utterance is made for it.
-
-    Args:
-        model: an ESPnet model with attention decoders.
-        config: beam and weights.
-        step: what a step of any of its decoders costs.
+    An object serves one thread at a time as well as many: what belongs to an utterance is made for it. The decoders of a model are
+    alike, and so is what a step of them costs.
     """
 
     def __init__(self, model: Any, config: AttentionConfig, step: StepMacs) -> None:
@@ -77,13 +58,7 @@ class AttentionSearch:
         self.scored = 0 if not config.ctc_weight else min(pruned, self.vocabulary)
 
     def __call__(self, decoder: torch.nn.Module, hidden: torch.Tensor, log_probs: torch.Tensor) -> JointTexts:
-        """The texts of one utterance at one exit.
-
-        Args:
-            decoder: the exit's.
-            hidden: what it reads (T, D), padding cut off.
-            log_probs: what the exit's head says (T, V).
-        """
+        """The texts of one utterance at one exit: what the decoder reads (T, D), without padding, and what the head says (T, V)."""
         if not len(hidden):
             return JointTexts((), (), math.nan, 0)
         counted = CountedDecoder(decoder, self._cost)
@@ -122,11 +97,7 @@ def count_step(decoder: torch.nn.Module, size: int) -> StepMacs:
     """What a step of a decoder costs, as torch counts it over few tokens and frames.
 
     A step looks at all tokens so far and at all frames, at the one in each self-attention and at the other in each
-    source-attention: linear in both, with no product of them.
-
-    Args:
-        decoder: stays as it is; on any device.
-        size: dimension of the hidden states D.
+    source-attention: linear in both, with no product of them. The decoder stays as it is; size is that of the hidden states, D.
     """
     twin: Any = copy_on_same(decoder)
     weight = next(twin.parameters())

@@ -6,8 +6,7 @@ import html
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from espnet_ee.decode.transcript import Transcript
 from espnet_ee.errors import UserError
@@ -17,8 +16,7 @@ from espnet_ee.search.words import Word
 _LINE, _LINES, _SECONDS, _PAUSE, _STAYS = 42, 2, 7.0, 1.0, 1.0
 
 
-@dataclass(frozen=True)
-class Cue:
+class Cue(NamedTuple):
     """A subtitle: from when to when, in seconds, which lines."""
 
     start: float

@@ -57,14 +57,7 @@ def recognise_further(
 ) -> Recognition:
     """Recognises one utterance whose first exits are computed: what :func:`recognise` gives, which would compute them again.
 
-    Args:
-        session: the engine.
-        config: when to stop.
-        passed: where it stood at each of these exits, from the first one on; the policy may stop it at any of them.
-        samples: how long it is.
-
-    Raises:
-        UserError: as :func:`recognise`.
+    ``passed`` is where it stood at each of these exits, from the first one on; the policy may stop it at any of them.
     """
     run = _Run(session, ExitReader(session, config, keep=False, nbest=0), 1)
     return run.recognitions(passed[-1], [samples], passed)[0]
@@ -83,13 +76,7 @@ class _Run:
     def recognitions(
         self, state: SessionState, samples: Sequence[int], passed: Sequence[SessionState] = ()
     ) -> list[Recognition]:
-        """Goes up from a state, after having asked the policy at the exits that are passed already.
-
-        Args:
-            state: from where to go on.
-            samples: length of each utterance.
-            passed: the states at these exits.
-        """
+        """Goes up from a state, after having asked the policy at the exits that are passed already."""
         for passage, frames, length in zip(self.passages, state.feature_frames, samples, strict=True):
             passage.feature_frames, passage.samples = frames, length
         for earlier in passed:

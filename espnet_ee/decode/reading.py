@@ -117,12 +117,7 @@ class ExitReader:
         return [self._reading(state, *read) for read in zip(places, frames, strict=True)]
 
     def pass_by(self, state: SessionState, passages: Sequence[Passage]) -> None:
-        """Passes an exit that nobody else reads; words may get their times by it.
-
-        Args:
-            state: at the exit.
-            passages: of all utterances of the batch.
-        """
+        """Passes an exit that nobody else reads; words may get their times by it."""
         if state.layer == self.word_exit and passages:
             for passage, frames in zip(passages, self.session.read(state, range(len(passages)), _WORDS), strict=True):
                 passage.word_log_probs = frames.log_probs
@@ -161,12 +156,7 @@ class ExitReader:
         return joint.hypothesis(frames.log_probs, self.session.blank)
 
     def row(self, reading: Reading, feature_frames: int) -> EvidenceRow:
-        """The exit's line in an evidence table; its text only where every exit's is made.
-
-        Args:
-            reading: of the exit.
-            feature_frames: length of the utterance, in the encoder's input frames.
-        """
+        """The exit's line in an evidence table; its text only where every exit's is made."""
         macs, hypothesis, evidence = self.session.macs, reading.hypothesis, read_of(reading.evidence, self.reads)
         text, confidences = "", tuple[float, ...]()
         if hypothesis is not None:
@@ -187,11 +177,6 @@ class ExitReader:
     def recognition(self, state: SessionState, place: int, passage: Passage) -> Recognition:
         """The result of an utterance that stops; its text is made here, as are the lines of all its exits, and not as it passed them:
         right after a segment everything is several times as dear.
-
-        Args:
-            state: at the exit.
-            place: row of the batch, as it is by now.
-            passage: up to this exit.
 
         Raises:
             UtteranceError: what the model says of it is not finite.

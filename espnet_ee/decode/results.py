@@ -20,7 +20,7 @@ from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
 from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.table import EvidenceTable, Utterance, write_table
-from espnet_ee.score.failed import FAILED
+from espnet_ee.score.kept import write_failed, write_timing
 
 SUMMARY = "decode.yaml"
 BEST = "1best_recog"
@@ -123,15 +123,7 @@ def _load(batch: Sequence[Input]) -> tuple[dict[str, np.ndarray], Reasons]:
 def recognise_each(
     recognise_some: Callable[[Sequence[np.ndarray]], list[Recognition]], batch: Mapping[str, np.ndarray]
 ) -> tuple[Results, Reasons]:
-    """Recognises a batch, without those that cannot be; in halves where it does not fit into memory.
-
-    Args:
-        recognise_some: recognises some utterances; see :func:`espnet_ee.decode.loop.recognise`.
-        batch: by utterance.
-
-    Returns:
-        The results, and why the others have none.
-    """
+    """The results of a batch, and why the others of it have none; where it does not fit into memory, it is recognised in halves."""
     names = list(batch)
     if not names:
         return {}, {}
@@ -158,17 +150,13 @@ def _batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[Input]]:
 
 
 def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any], every_exit: bool) -> None:
-    """Writes a decode directory as a whole: it replaces what was there, or nothing changes.
+    """Writes a decode directory as a whole: it replaces an earlier one, or nothing changes.
 
     ``text``, which stage 13 of ESPnet's recipes scores (a line for every utterance: it pairs lines by their number);
     ``1best_recog/{text,token,token_int,score}`` as ESPnet's asr_inference; ``utt2exit``, ``utt2macs``, ``utt2dur``;
     ``decode.yaml``; with every exit also ``evidence.tsv`` and ``timing.tsv``; ``failed``, if anything could not be decoded.
 
-    Args:
-        path: the directory.
-        decoding: from :func:`decode`.
-        facts: what ``decode.yaml`` holds besides counts and times (policy, versions, ...).
-        every_exit: whether every exit was kept.
+    ``facts`` is what ``decode.yaml`` holds besides counts and times (policy, versions, ...).
 
     Raises:
         UserError: another folder stands there; see :func:`check_output_dir`.
@@ -181,10 +169,10 @@ def write_decoding(path: str | Path, decoding: Decoding, facts: Mapping[str, Any
         write_scp(folder / "text", {**dict.fromkeys(decoding.failed, ""), **{key: r.text for key, r in results.items()}})
         write_scp(folder / "utt2dur", {key: repr(value) for key, value in decoding.audio_seconds.items()})
         if every_exit:
-            write_table(folder / "evidence.tsv", evidence_table(decoding))
-            _write_timing(folder / "timing.tsv", results)
-        if decoding.failed:
-            write_scp(folder / FAILED, {key: " ".join(reason.split()) for key, reason in decoding.failed.items()})
+            table = evidence_table(decoding)
+            write_table(folder / "evidence.tsv", table)
+            write_timing(folder / "timing.tsv", table.exit_layers, {key: result.seconds for key, result in results.items()})
+        write_failed(folder, decoding.failed)
         summary = {
             **facts,
             "utterances": len(results),
@@ -206,11 +194,3 @@ def evidence_table(decoding: Decoding) -> EvidenceTable:
     utterances = {key: Utterance(decoding.audio_seconds[key], result.rows) for key, result in decoding.results.items()}
     layers = tuple(row.evidence.layer for row in next(iter(utterances.values())).rows)
     return EvidenceTable(layers, utterances)
-
-
-def _write_timing(path: Path, results: Mapping[str, Recognition]) -> None:
-    lines = ["utt_id\texit_layer\tseconds\n"]
-    for key, result in results.items():
-        for row, seconds in zip(result.rows, result.seconds, strict=True):
-            lines.append(f"{key}\t{row.evidence.layer}\t{seconds!r}\n")
-    path.write_text("".join(lines), encoding="utf-8")

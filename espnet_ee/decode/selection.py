@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,19 @@ from espnet_ee.data.word_times import WORD_TIMES, TimedWords, read_word_times
 from espnet_ee.decode.journal import Journal, open_journal
 from espnet_ee.decode.results import SUMMARY, Decoding, check_output_dir, decode, write_decoding
 from espnet_ee.decode.session import ExitSession
-from espnet_ee.decode.tuning import CONFIG, FACTS, FOLDER, Stops, Tuning, check_folder, check_grid, tune, write_tuned
+from espnet_ee.decode.tuning import CONFIG, FACTS, FOLDER, Stops, Tuning, check_grid, tune, write_tuned
 from espnet_ee.decode.word_times import TIMES, WORD_KEYS, facts_of, measure
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.files import files_digest, is_file, read_yaml, write_yaml
+from espnet_ee.files import file_digest, files_digest, is_file, read_yaml, refuse_other_folder, write_yaml
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.attending import Search
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import SearchConfig
-from espnet_ee.score.calibrate import calibrate_policies, parse_target, write_calibrated
+from espnet_ee.score.calibrate import DEFAULT_POLICIES, DEFAULT_TARGETS, calibrate_policies, parse_target, write_calibrated
 from espnet_ee.score.experiment import EVERY_EXIT, POLICIES
-from espnet_ee.score.failed import FAILED
 from espnet_ee.score.fit import DEFAULT_FEATURES
 from espnet_ee.score.grid import read_grid
+from espnet_ee.score.kept import FAILED
 from espnet_ee.search.arpa import read_words
 
 
@@ -50,8 +50,8 @@ class Calibration:
     """
 
     on: str
-    policies: Sequence[str] = ("entropy", "confidence", "patience", "learned")
-    targets: Sequence[str] = ("wer_loss=1", "wer_loss=1@90", "wer_loss=5", "wer_loss=10", "mean_layer=6")
+    policies: Sequence[str] = DEFAULT_POLICIES
+    targets: Sequence[str] = DEFAULT_TARGETS
     features: Sequence[str] = DEFAULT_FEATURES
     online: Sequence[str] = ("learned",)
 
@@ -182,7 +182,7 @@ class _Decodings:
                 raise UsageError("--search: has no place beside --lm, which is tuned for a beam; leave out one of them")
             check_grid(options.tuning)
             read_words(options.tuning.lm)
-            check_folder(options.out / FOLDER)
+            refuse_other_folder(options.out / FOLDER, (FACTS,))
         tags = [*options.configs, *([EVERY_EXIT] if options.every_exit or calibration else [])]
         for folder in (options.out / tag / name for tag in tags for name in self.sets):
             check_output_dir(folder)
@@ -206,10 +206,10 @@ class _Decodings:
         policy = next(iter([*calibration.online, *calibration.policies]), None) if calibration.targets else None
         stops = Stops(policy, calibration.targets[0] if policy else "", tuple(calibration.features))
         identity = {
-            "lm_digest": files_digest([tuning.lm]),
+            "lm_digest": file_digest(tuning.lm),
             "model_digest": self.model_digest,
             "data_digest": self.digests[calibration.on],
-            "text_digest": files_digest([data / "text"]),
+            "text_digest": file_digest(data / "text"),
             "chunk_ms": self.options.chunk_ms,
             "beam": tuning.beam,
             "lm_weights": list(tuning.lm_weights),
@@ -235,7 +235,7 @@ class _Decodings:
             folder = self.options.out / tag / name
             identity = {
                 **config.to_mapping(),
-                **{f"{key}_digest": files_digest([path]) for key, path in config.search.files.items()},
+                **{f"{key}_digest": file_digest(path) for key, path in config.search.files.items()},
                 "every_exit": every_exit,
                 "nbest": nbest,
                 "device": self.options.device,
@@ -260,7 +260,9 @@ class _Decodings:
                 f"{tag}/{name}: goes on after {len(journal.results)} of {len(inputs)} utterances", file=sys.stderr, flush=True
             )
         try:
-            return decode(self.model.session, config, inputs, every_exit, nbest, _Progress(f"{tag}/{name}"), journal)
+            return decode(
+                self.model.session, config, inputs, every_exit, nbest, partial(_say_progress, f"{tag}/{name}"), journal
+            )
         except UserError as error:
             raise UserError(f"{data}: {error}") from None
 
@@ -338,12 +340,7 @@ def _warn_of_failures(folder: Path, decoding: Decoding) -> None:
         )
 
 
-@dataclass
-class _Progress:
+def _say_progress(name: str, done: int, total: int) -> None:
     """Says on stderr, ten times a set, how far it is."""
-
-    name: str
-
-    def __call__(self, done: int, total: int) -> None:
-        if done == total or done % max(1, total // 10) == 0:
-            print(f"{self.name}: {done}/{total}", file=sys.stderr, flush=True)
+    if done == total or done % max(1, total // 10) == 0:
+        print(f"{name}: {done}/{total}", file=sys.stderr, flush=True)

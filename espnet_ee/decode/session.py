@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from espnet_ee.compute import MacTable
+from espnet_ee.data.audio import check_scale
 from espnet_ee.errors import UserError
 from espnet_ee.policy.attending import AttentionConfig
 from espnet_ee.policy.frames import Frames
@@ -97,11 +98,35 @@ class ExitSession(Protocol[State]):
         """Raises UserError if the exits have no attention decoders."""
 
     def attend(self, state: State, place: int, frames: Frames, config: AttentionConfig) -> JointTexts:
-        """Searches with the exit's attention decoder.
+        """Searches with the exit's attention decoder in a row of the batch, of which ``frames`` (``log_probs`` among it) were read."""
 
-        Args:
-            state: at an exit.
-            place: row of the batch.
-            frames: what was read there, ``log_probs`` among it.
-            config: how to search.
-        """
+
+def log_probs_at(session: ExitSession[Any], speech: np.ndarray, layer: int) -> np.ndarray:
+    """What an exit says of one utterance (T, V); no block above it is computed."""
+    state = session.start([speech])
+    while state.layer < layer:
+        state = session.advance(state)
+    [frames] = session.read(state, [0], frozenset({"log_probs"}))
+    assert frames.log_probs is not None
+    return frames.log_probs
+
+
+def check_utterance(speech: np.ndarray, dimensions: int | None) -> None:
+    """Raises UserError unless an engine can recognise it: samples (N,), or features (L, F) for a model that takes F ``dimensions``."""
+    if not isinstance(speech, np.ndarray) or isinstance(speech, np.ma.MaskedArray):
+        raise UserError(f"an utterance is an array of samples, not {type(speech).__name__}; transcribe() takes files")
+    if dimensions is None and speech.ndim != 1:
+        raise UserError("the model takes audio, not features: give samples (a wav.scp, and no feats.scp)")
+    if dimensions is not None and (speech.ndim != 2 or speech.shape[1] != dimensions):
+        raise UserError(
+            f"the model takes stored features of {dimensions} dimensions, not an array of {speech.shape}: give such (a feats.scp), or "
+            "make it a model on audio (espnet-ee raw-audio)"
+        )
+    if len(speech) == 0:
+        raise UserError("an utterance without samples cannot be recognised; leave it out")
+    if not np.issubdtype(speech.dtype, np.floating):
+        raise UserError(f"samples must be floats in [-1, 1], not {speech.dtype}; transcribe(samples, rate) scales integers")
+    if not np.isfinite(speech).all():
+        raise UserError("the audio holds values that are not finite; repair or drop it")
+    if dimensions is None:
+        check_scale(speech)

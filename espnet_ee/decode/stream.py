@@ -16,8 +16,7 @@ import numpy as np
 
 from espnet_ee.decode.loop import recognise_further
 from espnet_ee.decode.recognition import Recognition
-from espnet_ee.decode.session import ExitSession, SessionState
-from espnet_ee.decode.utterance import check_utterance
+from espnet_ee.decode.session import ExitSession, SessionState, check_utterance
 from espnet_ee.errors import UsageError
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.frames import Frames
@@ -27,11 +26,7 @@ from espnet_ee.text import tokens_to_text
 
 
 class Stretch(Protocol):
-    """A stretch of audio on its way through the blocks below the shallow exit.
-
-    Attributes:
-        frames: encoder frames that are computed.
-    """
+    """A stretch of audio on its way through the blocks below the shallow exit: ``frames`` of the encoder are computed."""
 
     frames: int
 
@@ -48,11 +43,7 @@ class Stretch(Protocol):
 
 
 class StreamSession(ExitSession[Any], Protocol):
-    """An engine that computes stretches by and by, too.
-
-    Attributes:
-        chunk: encoder frames of a chunk.
-    """
+    """An engine that computes stretches by and by, too; ``chunk`` counts the encoder frames of one."""
 
     chunk: int
 
@@ -137,10 +128,7 @@ class Partial:
 class SpeechStream:
     """One speaker's audio as it comes. Results do not depend on the sizes of the pieces.
 
-    Args:
-        session: the engine.
-        config: how deep a stretch goes when it ends, and how its text is looked for.
-        endpoint: where it ends.
+    The configuration says how deep a stretch goes when it ends, and how its text is looked for.
 
     Raises:
         UserError: the policy does not fit the model.

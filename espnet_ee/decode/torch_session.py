@@ -14,8 +14,7 @@ import torch
 
 from espnet_ee.compute import StepMacs
 from espnet_ee.decode.attention_search import AttentionSearch, count_step
-from espnet_ee.decode.session import OutOfMemoryError, UtteranceError, usable_threads
-from espnet_ee.decode.utterance import check_utterance
+from espnet_ee.decode.session import OutOfMemoryError, UtteranceError, check_utterance, usable_threads
 from espnet_ee.encoder.base import EncoderState, ExitOutput, SegmentEncoder
 from espnet_ee.encoder.chunk import chunk_of
 from espnet_ee.errors import UserError
@@ -103,11 +102,7 @@ class TorchSession:
         torch.set_num_threads(usable_threads(count))
 
     def use_chunk(self, milliseconds: int | None, sample_rate: int) -> None:
-        """Lets a frame see its chunk, and some frames before it, as in a stream; None: the whole utterance.
-
-        Args:
-            milliseconds: of a chunk.
-            sample_rate: of the audio, in Hz.
+        """Lets a frame see its chunk of so many milliseconds, and some frames before it, as in a stream; None: the whole utterance.
 
         Raises:
             UserError: the model was not trained for chunks, or has none of this length.

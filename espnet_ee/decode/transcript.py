@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,13 +57,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording.
-
-    Attributes:
-        audio: the recording.
-        seconds: how long it is.
-        parts: its pieces, in order; a short recording is one.
-    """
+    """What was said in a recording of so many seconds; its pieces stand in order, and a short recording is one."""
 
     audio: AudioFile
     seconds: float
@@ -115,9 +110,8 @@ class _Pending:
         return {start: (self.journal.results[name], policy) for name, (start, _, policy) in names.items()}
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A piece to be recognised."""
+class _Job(NamedTuple):
+    """A piece to be recognised; ``place`` is where it starts, for the recording's journal."""
 
     owner: _Pending
     start: float
@@ -125,7 +119,6 @@ class _Job:
 
     @property
     def place(self) -> str:
-        """Where it starts, for the recording's journal."""
         return f"{self.start:.6f}"
 
 

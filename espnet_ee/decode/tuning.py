@@ -5,7 +5,7 @@ The utterances are searched where they would stop: at the exits of a policy that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import numpy as np
 
 from espnet_ee.data.inputs import Input
 from espnet_ee.decode.results import decode, evidence_table
-from espnet_ee.decode.session import ExitSession
+from espnet_ee.decode.session import ExitSession, log_probs_at
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_dir, refuse_other_folder, write_yaml
+from espnet_ee.files import atomic_dir, write_yaml
 from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.policy.searching import BEAM, SearchConfig
 from espnet_ee.score.calibrate import calibrate_policies, parse_target
@@ -54,14 +54,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Trial:
-    """One pair of the grid on the development set.
-
-    Attributes:
-        weight: of the language model.
-        insertion: added for a token.
-        words: word errors.
-        characters: character errors.
-    """
+    """One pair of the grid, and its word and character errors on the development set."""
 
     weight: float
     insertion: float
@@ -76,13 +69,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Stops:
-    """Where the utterances of a development set would stop: by a policy that is calibrated on it.
-
-    Attributes:
-        policy: its name; None: the final exit.
-        target: what it is to meet.
-        features: what the learned policy reads.
-    """
+    """Where the utterances of a development set would stop: by a policy (None: the final exit) that is calibrated on it for a target."""
 
     policy: str | None = None
     target: str = "wer_loss=1"
@@ -101,47 +88,23 @@ class Stops:
 def tune(
     session: ExitSession[Any], tuning: Tuning, inputs: Sequence[Input], references: Mapping[str, str], stops: Stops
 ) -> list[Trial]:
-    """Tries every pair of the grid on the development set; its frames (T, V) at one exit stay in memory.
-
-    Args:
-        session: the engine.
-        tuning: what is tried.
-        inputs: the development set.
-        references: its texts.
-        stops: where its utterances stop.
+    """Tries every pair of the grid on the development set; its frames (T, V) at the exits where it stops stay in memory.
 
     Raises:
         UserError: the language model is of other tokens, or nothing can be recognised.
     """
     BeamSearch(tuning.search, tuple(session.tokens), session.blank)  # a model of other tokens is said before hours are spent
     layers = stops.layers(session, inputs, references)
-    return try_pairs(session, tuning, dict(_frames(session, inputs, layers)), references)
+    inputs = [item for item in inputs if item.utt_id in layers]
+    frames = {item.utt_id: log_probs_at(session, item.load(), layers[item.utt_id]) for item in inputs}
+    return _try_pairs(session, tuning, frames, references)
 
 
-def _frames(session: ExitSession[Any], inputs: Sequence[Input], layers: Mapping[str, int]) -> Iterator[tuple[str, np.ndarray]]:
-    """The log-probabilities (T, V) of each utterance at its exit."""
-    for item in inputs:
-        if item.utt_id not in layers:
-            continue
-        state = session.start([item.load()])
-        while state.layer < layers[item.utt_id]:
-            state = session.advance(state)
-        [frames] = session.read(state, [0], frozenset({"log_probs"}))
-        assert frames.log_probs is not None
-        yield item.utt_id, frames.log_probs
-
-
-def try_pairs(
+def _try_pairs(
     session: ExitSession[Any], tuning: Tuning, frames: Mapping[str, np.ndarray], references: Mapping[str, str]
 ) -> list[Trial]:
-    """Every pair of the grid; the beam is searched once for each weight, for what is added for tokens orders its texts anew.
-
-    Args:
-        session: knows the tokens.
-        tuning: what is tried.
-        frames: log-probabilities (T, V) by utterance.
-        references: texts by utterance.
-    """
+    """Every pair of the grid on log-probabilities (T, V); the beam is searched once for each weight, for what is added for tokens
+    orders its texts anew."""
 
     def text(tokens: Sequence[int]) -> str:
         return tokens_to_text([session.tokens[token] for token in tokens], session.token_type)
@@ -159,14 +122,8 @@ def try_pairs(
 
 
 def write_tuned(folder: Path, tuning: Tuning, trials: Sequence[Trial], facts: Mapping[str, Any]) -> None:
-    """Writes the folder of a tuned language model: the model, the decoding configuration of its search, and every pair's errors.
-
-    Args:
-        folder: new, or of an earlier tuning, which is replaced.
-        tuning: what was tried.
-        trials: what came of it.
-        facts: what it belongs to.
-    """
+    """Writes (or replaces) the folder of a tuned language model: the model, the decoding configuration of its search, every pair's
+    errors, and the facts of what it belongs to."""
     best = min(trials, key=lambda trial: trial.rank)
     search = replace(tuning.search, lm=LM, lm_weight=best.weight, insertion=best.insertion)
     table = [[trial.weight, trial.insertion, round(trial.words.rate, 3), round(trial.characters.rate, 3)] for trial in trials]
@@ -174,11 +131,6 @@ def write_tuned(folder: Path, tuning: Tuning, trials: Sequence[Trial], facts: Ma
         (temporary / LM).write_bytes(tuning.lm.read_bytes())
         write_yaml(temporary / CONFIG, DecodingConfig(search=search).to_mapping())
         write_yaml(temporary / FACTS, {**facts, "weight_insertion_wer_cer": table})
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UserError if a folder that is no earlier tuning would be replaced."""
-    refuse_other_folder(folder, (FACTS,))
 
 
 def check_grid(tuning: Tuning) -> None:

@@ -62,12 +62,6 @@ def lateness(known: TimedWords, found: TimedWords) -> Iterator[tuple[float, floa
 def measure(session: ExitSession[Any], inputs: Sequence[Input], texts: Mapping[str, str], known: TimedWords) -> list[Lateness]:
     """What the first and the last exit make of a set's texts; utterances that cannot be aligned are passed over.
 
-    Args:
-        session: the engine.
-        inputs: the set.
-        texts: what is said, by utterance.
-        known: when.
-
     Raises:
         UserError: the model does not know how long its frames are, or too few words can be compared.
     """

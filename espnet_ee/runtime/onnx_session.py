@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from espnet_ee.decode.session import OutOfMemoryError, UtteranceError, usable_threads
-from espnet_ee.decode.utterance import check_utterance
+from espnet_ee.decode.session import OutOfMemoryError, UtteranceError, check_utterance, usable_threads
 from espnet_ee.errors import UserError, first_line
 from espnet_ee.exported import KINDS as PRECISIONS
 from espnet_ee.files import is_file

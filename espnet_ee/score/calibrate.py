@@ -22,12 +22,14 @@ from espnet_ee.policy.registry import POLICIES
 from espnet_ee.policy.searching import SearchConfig
 from espnet_ee.score.bootstrap import draws
 from espnet_ee.score.confidences import fit_confidences
-from espnet_ee.score.fit import FOLDS, Samples, cross_fitted_levels, fit_learned, folds, make_samples
+from espnet_ee.score.fit import FOLDS, cross_fitted_levels, fit_learned, folds, make_samples
 from espnet_ee.score.grid import Grid, candidate_thresholds, exits_at, fixed_outcomes, levels, policy_outcome
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.points import make_point, policy_labels, write_exits
 from espnet_ee.score.promise import largest_loss, last_kept, loss_bounds
 
+DEFAULT_POLICIES = ("entropy", "confidence", "patience", "learned")
+DEFAULT_TARGETS = ("wer_loss=1", "wer_loss=1@90", "wer_loss=5", "wer_loss=10", "mean_layer=6")
 _FITTED_ON = (0, 3, 6)  # folds; a promise of the learned policy is tested on the others
 _HEADER = "# Calibrated on"  # how a decoding configuration of ours begins
 PROMISES = "promises.csv"  # beside the configurations: what the development set promised, as rows of exits.csv
@@ -158,13 +160,7 @@ class Calibrated:
 def calibrate_policies(
     dev: Grid, policies: Sequence[str], targets: Sequence[Target], features: Sequence[str]
 ) -> list[Calibrated]:
-    """Calibrates every policy for every target; of a model with one exit nothing.
-
-    Args:
-        dev: the development set.
-        policies: names; the learned one is fitted here.
-        targets: what to meet.
-        features: what the learned policy reads.
+    """Calibrates every policy for every target; of a model with one exit nothing. The learned one, which reads features, is fitted here.
 
     Raises:
         UsageError: a name is none of the policies, or a target is a mean layer beyond the exits.
@@ -183,12 +179,7 @@ def calibrate_policies(
 
 
 def calibrate(family: Family, target: Target) -> Calibrated:
-    """Chooses the threshold that meets the target, or comes nearest to it.
-
-    Args:
-        family: the policy at its thresholds.
-        target: what to meet.
-    """
+    """Chooses the threshold that meets the target, or comes nearest to it."""
     bound = math.nan
     if target.confidence is not None:
         best, reached, bound = _least_sure(family, target.value, target.confidence)
@@ -251,7 +242,7 @@ def _family(dev: Grid, name: str, features: Sequence[str]) -> Family:
         return Family([FixedExitPolicy(int(layer)) for layer in dev.layers], fixed, fixed[-1], largest_loss(dev.errors))
     if name == "learned":
         # Every utterance is judged by a model that has not seen it; the policy that is kept has seen all of them.
-        samples = samples_of(dev, features)
+        samples = make_samples(dev, features)
         policy, level = fit_learned(samples, features), np.full(dev.errors.shape, np.nan)
         level[:, :-1] = cross_fitted_levels(samples)
     else:
@@ -273,7 +264,7 @@ def _learned_apart(dev: Grid, features: Sequence[str]) -> Family:
     if fold[-1] < FOLDS - 1:  # so few utterances let nothing be promised but the deepest
         family = _family(dev, "learned", features)
         return _with_last_exit(dev, replace(family, policies=family.policies[-1:], outcomes=family.outcomes[-1:]))
-    policy, others = fit_learned(samples_of(dev.part(fitted_on), features), features), dev.part(~fitted_on)
+    policy, others = fit_learned(make_samples(dev.part(fitted_on), features), features), dev.part(~fitted_on)
     return _with_last_exit(others, _of_thresholds(others, policy, levels(others, policy)))
 
 
@@ -310,12 +301,6 @@ def _needs_a_threshold_alone(policy_class: type[ExitPolicy]) -> bool:
     return issubclass(policy_class, ThresholdPolicy) and required == ["threshold"]
 
 
-def samples_of(dev: Grid, features: Sequence[str]) -> Samples:
-    """What the learned policy is fitted on."""
-    evidence = [dev.table.utterances[utt].evidence for utt in dev.utterances]
-    return make_samples(evidence, dev.errors, [int(layer) for layer in dev.layers], features)
-
-
 def write_calibrated(
     folder: Path, calibrated: Sequence[Calibrated], dev_name: str, common: DecodingConfig | None = None
 ) -> list[Path]:
@@ -324,14 +309,11 @@ def write_calibrated(
     Those of an earlier calibration go: they may be of another model, and would be packed with this one.
 
     Args:
-        folder: of the configurations.
+        folder: of the configurations, whose paths are returned.
         calibrated: what they run.
         dev_name: of the development set.
         common: what all of them have: how the texts were looked for (None: greedily; its files are named as they are found from
             the folder), and where words get their times from.
-
-    Returns:
-        The configurations' paths.
     """
     common = common or DecodingConfig()
     if isinstance(common.search, SearchConfig):

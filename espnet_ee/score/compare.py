@@ -46,17 +46,7 @@ def compare_exits(first: Grid, second: Grid) -> list[ExitComparison]:
 
 
 def comparison_page(pairs: Sequence[tuple[Grid, Grid]], names: tuple[str, str], title: str, notes: Sequence[str] = ()) -> str:
-    """The Markdown page of the command ``espnet-ee compare``.
-
-    Args:
-        pairs: both tables of every set.
-        names: what the two decodings are called.
-        title: of the page.
-        notes: lines under the title.
-
-    Raises:
-        UserError: see :func:`compare_exits`.
-    """
+    """The Markdown page of ``espnet-ee compare``, of both tables of every set; raises as :func:`compare_exits`."""
     lines = [HEADER, "", f"# {title}", "", *(line for note in notes for line in (note, ""))]
     lines += ["[a, b]: the middle 95 % of 2,000 paired bootstrap resamples over utterances; a difference below 0 is better."]
     header = [column.format(*names) for column in _COLUMNS]

@@ -62,11 +62,7 @@ def fit_knots(said: np.ndarray, right: np.ndarray) -> Knots:
     """Isotonic regression of what is right on what was said, of groups of words of like confidence.
 
     Groups, for of few words isotonic regression alone makes steps of chance; half a right and half a wrong word more in each, for
-    nothing is ever certain.
-
-    Args:
-        said: confidences (W,).
-        right: 0 or 1 (W,).
+    nothing is ever certain. ``said`` are confidences (W,), ``right`` is 0 or 1 (W,).
     """
     from scipy.optimize import isotonic_regression  # half a second to import, and rarely needed
 
@@ -83,11 +79,7 @@ def fit_knots(said: np.ndarray, right: np.ndarray) -> Knots:
 
 
 def expected_calibration_error(said: np.ndarray, right: np.ndarray) -> float:
-    """Mean distance between what was said and what was right, over bins of equal width, by the words in each.
-
-    Args:
-        said: confidences (W,) in 0..1.
-        right: 0 or 1 (W,).
+    """Mean distance between what was said (W,), in 0..1, and what was right (W,), over bins of equal width, by the words in each.
 
     >>> round(expected_calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0])), 2)
     0.15

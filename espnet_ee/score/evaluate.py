@@ -122,15 +122,7 @@ class _Ruler:
 
 
 def evaluate(grid: Grid, policies: Policies, runs: Sequence[OnlineRun], separate: Sequence[Point], invisible: int) -> SetResult:
-    """Measures a set.
-
-    Args:
-        grid: every exit of the set.
-        policies: the calibrated ones.
-        runs: its online decodings.
-        separate: points of separately trained models on it.
-        invisible: invisible characters of its references.
-    """
+    """Measures a set; ``separate`` are points of separately trained models on it, ``invisible`` counts signs of its references."""
     ruler = _Ruler(grid, draws(len(grid.utterances)), fixed_outcomes(grid))
     exits = {name: exits_of(grid, policy) for name, policy in policies.by_name.items()}
     points = [ruler.point("fixed", f"exit {grid.layers[i]}", reached) for i, reached in enumerate(ruler.fixed)]

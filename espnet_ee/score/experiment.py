@@ -23,10 +23,10 @@ from espnet_ee.policy.decoding import DecodingConfig
 from espnet_ee.score.calibrate import PROMISES
 from espnet_ee.score.environment import git_hash
 from espnet_ee.score.evaluate import Policies, SetResult, evaluate, make_policies
-from espnet_ee.score.failed import read_failed
 from espnet_ee.score.grid import Grid, read_grid
-from espnet_ee.score.page import HEADER, Page, write_page
-from espnet_ee.score.picture import draw_curve
+from espnet_ee.score.kept import read_failed
+from espnet_ee.score.page import HEADER, PICTURE, Page, write_page
+from espnet_ee.score.picture import make_figure, save_figure
 from espnet_ee.score.points import Point, read_exits, write_exits
 from espnet_ee.score.report import Report, audio_beside, write_report
 from espnet_ee.score.runs import read_config, read_run
@@ -92,7 +92,6 @@ def score_experiment(options: ScoreOptions) -> Page:
         environment=_environment(options, decoded / options.sets[0] / "decode.yaml"),
         sets=results,
         valid_set=options.valid_set,
-        picture="curve.png",
         notes=[note for note in options.notes if note.strip()],
     )
     own = {_name_of(run): read_config(run) for folders in runs.values() for run in folders}
@@ -100,7 +99,7 @@ def score_experiment(options: ScoreOptions) -> Page:
     report = Report(page, grids, policies, {**own, **configs}, audio)
     # Only now, when everything was read and is whole, is anything written.
     points = [point for result in results for point in result.points]
-    draw_curve(options.exp / page.picture, points, [*options.sets[:-1]] or options.sets, page.model)
+    save_figure(options.exp / PICTURE, make_figure(points, [*options.sets[:-1]] or options.sets, page.model))
     write_exits(options.exp / "exits.csv", points)
     write_page(page_path(options.exp), page)
     write_report(options.exp / REPORT, report)

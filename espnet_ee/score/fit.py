@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from espnet_ee.errors import UsageError, UserError
-from espnet_ee.policy.evidence import ExitEvidence
 from espnet_ee.policy.features import FEATURES
 from espnet_ee.policy.learned import MOST, LearnedPolicy
+from espnet_ee.score.grid import Grid
 
 # Chosen without a test set, by tools/bench_policy.py.
 DEFAULT_FEATURES = ("log_entropy", "least_token_doubt", "changed_tokens", "agreeing_exits")
@@ -49,16 +49,8 @@ class Samples:
         return Samples(self.layers, self.features[selection], self.errors[selection], self.frames[selection])
 
 
-def make_samples(
-    evidence: Sequence[Sequence[ExitEvidence]], errors: np.ndarray, layers: Sequence[int], names: Sequence[str]
-) -> Samples:
-    """Computes the features of all utterances.
-
-    Args:
-        evidence: of every exit of every utterance.
-        errors: word errors (N, K).
-        layers: exit layers (K,).
-        names: keys of :data:`espnet_ee.policy.features.FEATURES`.
+def make_samples(dev: Grid, names: Sequence[str]) -> Samples:
+    """Computes the features (keys of :data:`espnet_ee.policy.features.FEATURES`) of all utterances of a development set.
 
     Raises:
         UsageError: a feature is unknown or named twice, or none is.
@@ -69,20 +61,19 @@ def make_samples(
             raise UsageError(f"feature {name!r} is unknown; known are {', '.join(FEATURES)}")
     if len(set(names)) != len(names) or not names:
         raise UsageError(f"features {' '.join(names) or 'none'}: name at least one, each once")
-    if len(evidence) < 2 or len(layers) < 2:
+    evidence, below = [dev.table.utterances[utt].evidence for utt in dev.utterances], len(dev.layers) - 1
+    if len(evidence) < 2 or not below:
         raise UserError(
-            f"{len(evidence)} utterances with {len(layers)} exits: too few to fit the learned policy on; take a larger development set, "
-            "or leave learned out (--policies entropy confidence patience; of a recipe --calibrate_policies and --online_policies)"
+            f"{len(evidence)} utterances with {len(dev.layers)} exits: too few to fit the learned policy on; take a larger development "
+            "set, or leave learned out (--policies entropy confidence patience; of a recipe --calibrate_policies and --online_policies)"
         )
-    values = [
-        [[FEATURES[name](exits[: index + 1]) for name in names] for index in range(len(layers) - 1)] for exits in evidence
-    ]
-    features = np.array(values, dtype=float).reshape(len(evidence), len(layers) - 1, len(names))
+    values = [[[FEATURES[name](exits[: index + 1]) for name in names] for index in range(below)] for exits in evidence]
+    features = np.array(values, dtype=float).reshape(len(evidence), below, len(names))
     for number, name in enumerate(names):
         if not np.isfinite(features[:, :, number]).any():
             remedy = "decode again, leave learned out, or choose other --features"
             raise UserError(f"feature {name}: the table lacks its evidence; {remedy}")
-    return Samples(np.array(layers), features, errors, np.array([max(1, exits[0].frames) for exits in evidence]))
+    return Samples(dev.layers, features, dev.errors, np.array([max(1, exits[0].frames) for exits in evidence]))
 
 
 def _solve(samples: Samples, at_exit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,12 +129,7 @@ def returns(layers: np.ndarray, errors: np.ndarray) -> np.ndarray:
     Read off the lower convex hull of the errors over the layers, which is what mixing exits can reach: of a hundred
     utterances an exit may by chance look worse than the exits around it, and its own slopes would say little.
 
-    Args:
-        layers: exit layers (K,).
-        errors: of each exit, added up (K,).
-
-    Returns:
-        (K - 1,)
+    Takes exit layers (K,) and the errors of each, added up (K,); gives (K - 1,).
 
     >>> returns(np.array([2, 4, 6]), np.array([10.0, 9.0, 2.0])).round(3).tolist()  # straight from the first to the third
     [0.2, 0.333]
@@ -161,14 +147,7 @@ def likely_returns(layers: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """The mean of :func:`returns` over resampled utterances, drawn halfway (of logarithms) to the mean of all exits.
 
     A hundred utterances may say by chance that an exit is the best of all; what most of the resamples say of it remains.
-    It is 0 only where none of them has a later exit that is better.
-
-    Args:
-        layers: exit layers (K,).
-        errors: of every utterance and exit (N, K).
-
-    Returns:
-        (K - 1,)
+    It is 0 only where none of them has a later exit that is better. Errors are of every utterance and exit (N, K).
     """
     count = len(errors)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) @ errors
@@ -203,12 +182,7 @@ def cross_fitted_levels(samples: Samples) -> np.ndarray:
 
 
 def fit_learned(samples: Samples, names: Sequence[str]) -> LearnedPolicy:
-    """Fits the policy; its threshold is still to be calibrated.
-
-    Args:
-        samples: from :func:`make_samples`.
-        names: the features' names.
-    """
+    """Fits the policy on features of these names; its threshold is still to be calibrated."""
     slopes, intercepts = _expected_errors(samples)
     below = [int(layer) for layer in samples.layers[:-1]]
     shares = likely_returns(samples.layers, samples.errors)

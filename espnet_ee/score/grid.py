@@ -14,9 +14,8 @@ from espnet_ee.errors import UserError
 from espnet_ee.kaldi import read_scp
 from espnet_ee.policy.base import ExitPolicy, ThresholdPolicy, choose_exit
 from espnet_ee.policy.table import EvidenceTable, read_table
-from espnet_ee.score.failed import FAILED, read_failed
 from espnet_ee.score.imported import is_imported, read_imported
-from espnet_ee.score.kept import Edits, Seconds, mark_of, read_edits, read_timing, write_edits
+from espnet_ee.score.kept import FAILED, Edits, Seconds, mark_of, read_edits, read_failed, read_timing, write_edits
 from espnet_ee.score.outcome import Outcome
 from espnet_ee.score.wer import check_same_utterances, count_edits
 
@@ -99,7 +98,7 @@ def make_grid(
         table: its evidence.
         references: text by utterance id.
         timing: by utterance the seconds to every exit.
-        edits: the counts when they are known already, utterances sorted.
+        edits: the counts, utterances sorted, where they are known already.
 
     Raises:
         UserError: table and references do not hold the same utterances, or no reference has a word.

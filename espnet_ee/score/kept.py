@@ -1,8 +1,7 @@
-"""What lies beside an evidence table: ``timing.tsv`` of the decoding, and ``errors.tsv``, so that nothing is aligned twice."""
+"""What lies beside an evidence table: ``timing.tsv`` and ``failed`` of the decoding, and ``errors.tsv``, so that nothing is aligned twice."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ee.errors import UserError
-from espnet_ee.files import atomic_write, read_lines
+from espnet_ee.files import atomic_write, file_digest, read_lines
+from espnet_ee.kaldi import read_scp, write_scp
 from espnet_ee.policy.table import EvidenceTable
+
+FAILED = "failed"
+"""Of utterances that could not be decoded: ``ID REASON`` a line. A decoding without it has every utterance."""
 
 Seconds = Mapping[str, tuple[float, ...]]
 Edits = tuple[np.ndarray, np.ndarray]  # of words and of characters: hits, substitutions, deletions, insertions (N, K, 4)
@@ -21,8 +24,28 @@ COLUMNS = ("utt_id", "exit_layer", *(f"{unit}_{edit}" for unit in ("word", "char
 _WAY = "1"  # to be raised when texts are aligned or put into normal form in another way
 
 
+def write_failed(decoding: Path, reasons: Mapping[str, str]) -> None:
+    """Lists the utterances that a decoding lacks, and why, in its folder."""
+    if reasons:
+        write_scp(decoding / FAILED, {utt: " ".join(reason.split()) for utt, reason in reasons.items()})
+
+
+def read_failed(decoding: Path) -> dict[str, str]:
+    """What :func:`write_failed` has written."""
+    path = decoding / FAILED
+    return read_scp(path) if path.exists() else {}
+
+
+def write_timing(path: Path, exit_layers: tuple[int, ...], times: Seconds) -> None:
+    """Writes for each utterance the seconds to the text of every exit."""
+    rows = [(utt, layer, value) for utt, own in times.items() for layer, value in zip(exit_layers, own, strict=True)]
+    with atomic_write(path) as stream:
+        stream.write("utt_id\texit_layer\tseconds\n")
+        stream.writelines(f"{utt}\t{layer}\t{value!r}\n" for utt, layer, value in rows)
+
+
 def read_timing(path: Path, exit_layers: tuple[int, ...]) -> Seconds:
-    """Reads ``timing.tsv``: for each utterance the seconds to the text of every exit.
+    """What :func:`write_timing` has written.
 
     Raises:
         UserError: a line is broken, or an utterance lacks an exit.
@@ -44,7 +67,7 @@ def read_timing(path: Path, exit_layers: tuple[int, ...]) -> Seconds:
 
 def mark_of(evidence: Path, text: Path) -> str:
     """The line that says which evidence and which references the counts belong to."""
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (evidence, text)]
+    digests = [file_digest(path, "sha256") for path in (evidence, text)]
     return f"# way {_WAY}, evidence {digests[0]}, text {digests[1]}"
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espnet_ee.score.picture import OTHER_POLICY, POLICIES, draw_line, figure_of_sets, not_shown, save_figure
+from espnet_ee.score.picture import OTHER_POLICY, POLICIES, draw_exits, figure_of_sets, label_axes, not_shown
 
 if TYPE_CHECKING:
     from espnet_ee.score.models import Model
@@ -18,23 +17,12 @@ _MUCH = 20  # times as much compute: beyond that the scale is logarithmic
 _MARK: dict[str, Any] = {"linestyle": "none", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.8}
 
 
-def draw_models(path: Path, models: Sequence[Model], sets: Sequence[str], title: str) -> None:
-    """Writes the picture as a PNG.
-
-    Args:
-        path: the PNG.
-        models: their points are drawn.
-        sets: the sets to draw, in order; those for which there is no room are named in the title.
-        title: of the picture.
+def make_models_figure(models: Sequence[Model], sets: Sequence[str], title: str) -> Any:
+    """The picture as matplotlib's figure, of as many of the sets as it has room for; the title says where the others are.
 
     Raises:
         UserError: matplotlib is not installed.
     """
-    save_figure(path, make_models_figure(models, sets, title))
-
-
-def make_models_figure(models: Sequence[Model], sets: Sequence[str], title: str) -> Any:
-    """The picture as matplotlib's figure; see :func:`draw_models`."""
     colours = {model.name: _COLOURS[number % len(_COLOURS)] for number, model in enumerate(models)}
     key = "Filled marks with numbers: exits\n(dotted: a model for each). Hollow marks: policies calibrated on the development set."
     text = f"{title}{not_shown(sets, 'COMPARISON.md')}\nDown and left is better. {key}"
@@ -46,31 +34,24 @@ def _draw_panel(panel: Any, models: Sequence[Model], name: str, colours: Mapping
     shown = [model for model in models if model.fixed(name)]
     points = [point for model in shown for point in (*model.fixed(name).values(), *model.policies(name).values())]
     costs = [point.macs_per_second for point in points]
-    unit, word = (1e9, "GMACs") if max(costs) >= 1e9 else (1e6, "MMACs")
+    unit = label_axes(panel, points, points)
     entries: dict[str, Any] = {}
     marks: dict[str, Any] = {}
     for number, model in enumerate(shown):
-        style = {"marker": "X", "linestyle": ":"} if model.is_separate else {"marker": "o", "linestyle": "-"}
-        fixed = list(model.fixed(name).values())
-        line = draw_line(panel, fixed, unit, **style, color=colours[model.name], linewidth=2, markersize=8)
-        entries[model.name] = line
+        style: dict[str, Any] = {"marker": "X", "linestyle": ":"} if model.is_separate else {"marker": "o", "linestyle": "-"}
+        style |= {"color": colours[model.name], "linewidth": 2, "markersize": 8}
         away = (6, 7) if number % 2 == 0 else (-6, -20)  # above one line and below the next
-        for point in fixed:
-            place = (point.macs_per_second / unit, point.wer)
-            panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=away, color=colours[model.name])
+        entries[model.name] = draw_exits(panel, list(model.fixed(name).values()), unit, away, **style)
         for point in model.policies(name).values():
             marker = POLICIES.get(point.policy, OTHER_POLICY)[1]
             panel.plot([point.macs_per_second / unit], [point.wer], marker=marker, markeredgecolor=colours[model.name], **_MARK)
             if point.policy not in marks:
                 # The legend's mark has no model's colour.
                 (marks[point.policy],) = panel.plot([], [], marker=marker, markeredgecolor="#777777", **_MARK)
-    panel.set_xlabel(f"compute ({word} per second of audio)")
     if max(costs) > _MUCH * min(costs) > 0:
         panel.set_xscale("log", subs=[])
         panel.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
         panel.xaxis.set_major_formatter("{x:g}")
     else:
         panel.set_xlim(left=0)
-    panel.set_ylim(0, 1.15 * max(point.wer for point in points) or 1.0)
-    panel.grid(alpha=0.25)
     return entries | marks

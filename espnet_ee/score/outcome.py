@@ -75,12 +75,7 @@ class Outcome:
 
 
 def at_cost(outcomes: Sequence[Outcome], macs_per_second: float) -> Outcome:
-    """A curve's outcome at this compute: the mixture of the two operating points around it, or the nearest end.
-
-    Args:
-        outcomes: operating points of one curve, in any order.
-        macs_per_second: the compute.
-    """
+    """A curve's outcome at this compute: the mixture of the two operating points (given in any order) around it, or the nearest end."""
     order = sorted(outcomes, key=lambda point: point.macs_per_second)
     costs = [point.macs_per_second for point in order]
     after = int(np.searchsorted(costs, macs_per_second))

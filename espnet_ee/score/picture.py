@@ -23,24 +23,18 @@ POLICIES = {
     "decoder_posterior": ("#882255", ">"),
 }
 OTHER_POLICY = ("#999999", "h")
-FIXED = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 8, "linewidth": 2}
-SEPARATE = {"color": "#8A2BE2", "marker": "X", "linestyle": ":", "markersize": 12, "linewidth": 2}
-ORACLE = {"color": "#009E73", "marker": "*", "linestyle": "none", "markersize": 22}
-
-
-def draw_curve(path: Path, points: Sequence[Point], sets: Sequence[str], model: str) -> None:
-    """Writes the picture as a PNG.
-
-    Args:
-        path: the PNG.
-        points: operating points, of these and perhaps other sets.
-        sets: the sets to draw, in order; those after the second are left out, and the title says so.
-        model: name of the model, for the title.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    save_figure(path, make_figure(points, sets, model))
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fixed": (
+        "fixed exits (number: the block)",
+        {"color": "black", "marker": "o", "linestyle": "-", "markersize": 8, "linewidth": 2},
+    ),
+    "separate": (
+        "separately trained models",
+        {"color": "#8A2BE2", "marker": "X", "linestyle": ":", "markersize": 12, "linewidth": 2},
+    ),
+    "oracle": ("oracle (a bound)", {"color": "#009E73", "marker": "*", "linestyle": "none", "markersize": 22}),
+}
+"""Points that are no policy's: what the legend calls them, and how they are drawn."""
 
 
 def save_figure(path: Path, figure: Any) -> None:
@@ -50,7 +44,11 @@ def save_figure(path: Path, figure: Any) -> None:
 
 
 def make_figure(points: Sequence[Point], sets: Sequence[str], model: str) -> Any:
-    """The picture as matplotlib's figure; see :func:`draw_curve`."""
+    """The picture as matplotlib's figure, of as many of the sets as it has room for; the title says where the others are.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     key = "Lines: policies at all thresholds. Large marks: calibrated\non the development set, with 95 % intervals."
     title = f"{model}{not_shown(sets, 'RESULTS.md')}\nDown and left is better. {key}"
     return figure_of_sets(sets, lambda panel, name: _draw_panel(panel, [point for point in points if point.set == name]), title)
@@ -64,10 +62,7 @@ def not_shown(sets: Sequence[str], page: str) -> str:
 def figure_of_sets(sets: Sequence[str], draw: Callable[[Any, str], Mapping[str, Any]], title: str) -> Any:
     """A figure with a panel for each of the first sets.
 
-    Args:
-        sets: their names.
-        draw: draws a set's panel (matplotlib's axes, the set's name) and returns the legend's entries by label.
-        title: of the figure.
+    ``draw`` draws a set's panel (matplotlib's axes, the set's name) and returns the legend's entries by label.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -104,22 +99,26 @@ def figure_of_sets(sets: Sequence[str], draw: Callable[[Any, str], Mapping[str, 
 def _draw_panel(panel: Any, points: Sequence[Point]) -> dict[str, Any]:
     """Draws one set's points and returns the legend's entries."""
     fixed = [point for point in points if point.kind == "fixed"]
-    unit, name = (1e9, "GMACs") if max(point.macs_per_second for point in fixed) >= 1e9 else (1e6, "MMACs")
-    entries = {"fixed exits (number: the block)": draw_line(panel, fixed, unit, **FIXED)}
-    for point in fixed:
-        place = (point.macs_per_second / unit, point.wer)
-        panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=(6, 7))
+    unit = label_axes(panel, fixed, [point for point in points if point.kind != "sweep"])
+    label, style = KINDS["fixed"]
+    entries = {label: draw_exits(panel, fixed, unit, (6, 7), **style)}
     for policy in dict.fromkeys(point.policy for point in points if point.policy not in ("", "fixed")):
         entries[policy] = _draw_policy(panel, [point for point in points if point.policy == policy], unit, policy)
-    for kind, label, style in (("separate", "separately trained models", SEPARATE), ("oracle", "oracle (a bound)", ORACLE)):
-        others = [point for point in points if point.kind == kind]
+    for kind in ("separate", "oracle"):
+        others, (label, style) = [point for point in points if point.kind == kind], KINDS[kind]
         if others:
             entries[label] = draw_line(panel, others, unit, **style)
-    panel.set_xlabel(f"compute ({name} per second of audio)")
     panel.set_xlim(left=0)
-    panel.set_ylim(0, 1.15 * max([point.wer for point in (*fixed, *points) if point.kind != "sweep"]) or 1.0)
-    panel.grid(alpha=0.25)
     return entries
+
+
+def label_axes(panel: Any, costs: Sequence[Point], errors: Sequence[Point]) -> float:
+    """Names the axis of compute, and makes room on the other one; gives the unit, MACs or more, that suits the costs of points."""
+    unit, name = (1e9, "GMACs") if max(point.macs_per_second for point in costs) >= 1e9 else (1e6, "MMACs")
+    panel.set_xlabel(f"compute ({name} per second of audio)")
+    panel.set_ylim(0, 1.15 * max(point.wer for point in errors) or 1.0)
+    panel.grid(alpha=0.25)
+    return unit
 
 
 def _draw_policy(panel: Any, points: Sequence[Point], unit: float, policy: str) -> Any:
@@ -133,6 +132,14 @@ def _draw_policy(panel: Any, points: Sequence[Point], unit: float, policy: str) 
             place = ([point.macs_per_second / unit], [point.wer])
             panel.errorbar(*place, yerr=bars, **style, markersize=13, markeredgecolor="white", elinewidth=1.5, capsize=4)
     return line
+
+
+def draw_exits(panel: Any, fixed: Sequence[Point], unit: float, away: tuple[int, int], **style: Any) -> Any:
+    """Draws fixed exits as a line, each with its number so many points away from it; gives matplotlib's line."""
+    for point in fixed:
+        place = (point.macs_per_second / unit, point.wer)
+        panel.annotate(f"{point.depth:.0f}", place, textcoords="offset points", xytext=away, color=style["color"])
+    return draw_line(panel, fixed, unit, **style)
 
 
 def draw_line(panel: Any, points: Sequence[Point], unit: float, **style: Any) -> Any:

@@ -98,15 +98,9 @@ COLUMNS = (
 
 
 def make_point(set_name: str, kind: str, name: str, outcome: Outcome, drawn: np.ndarray, **labels: Any) -> Point:
-    """The operating point of an outcome, with its interval.
+    """The operating point of an outcome, with its interval by the resamples of the set's utterances.
 
-    Args:
-        set_name: the set.
-        kind: see :class:`Point`.
-        name: see :class:`Point`.
-        outcome: what was reached.
-        drawn: the resamples of the set's utterances.
-        labels: the other fields; ``rtf`` is the outcome's by default.
+    ``labels`` are the other fields of a :class:`Point`; ``rtf`` is the outcome's by default.
     """
     low, high = wer_interval(drawn, outcome)
     costs = (outcome.depth, outcome.macs_per_second)

@@ -52,20 +52,13 @@ def largest_loss(errors: np.ndarray) -> float:
     whole sentences, or of one word and now and then eight, promises of 1, 3 and 5 % with 90 % confidence on 100, 300 and 1,000
     utterances were broken in at most 4 % of the drawings with this; with the mean loss in up to 16, with one word in up to 38, by a
     t-test in up to 32. With the most that was seen, as by Bernstein's and Hoeffding's bounds, nobody ever stopped early.
-
-    Args:
-        errors: of every utterance and exit (N, K).
+    Errors are of every utterance and exit (N, K).
     """
     lost = np.maximum(errors[:, :-1] - errors[:, -1:], 0)
     return float((lost**2).sum() / lost.sum()) if lost.any() else 1.0
 
 
 def last_kept(bounds: np.ndarray, limit: float) -> int:
-    """How many of the thresholds, from the deepest on, keep a promise: those before the first that does not.
-
-    Args:
-        bounds: of each (J,), the deepest first.
-        limit: what they may lose.
-    """
+    """How many of the thresholds keep a promise, by the bounds of each (J,), deepest first: those before the first that does not."""
     broken = np.flatnonzero(~(bounds <= limit))
     return int(broken[0]) if len(broken) else len(bounds)

@@ -24,7 +24,7 @@ from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.score.evaluate import Policies, SetResult
 from espnet_ee.score.grid import Grid
 from espnet_ee.score.page import Page, shown_points
-from espnet_ee.score.picture import FIXED, ORACLE, OTHER_POLICY, POLICIES, SEPARATE
+from espnet_ee.score.picture import KINDS, OTHER_POLICY, POLICIES
 from espnet_ee.score.points import Point
 
 _PLAYED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # by a browser
@@ -91,12 +91,8 @@ def _content(report: Report) -> dict[str, Any]:
 def _styles() -> dict[str, dict[str, str]]:
     """Colours and markers of the picture."""
     styles = {name: {"colour": colour, "marker": marker} for name, (colour, marker) in POLICIES.items()}
-    for name, style, label in (
-        ("fixed", FIXED, "fixed exits (number: the block)"),
-        ("separate", SEPARATE, "separately trained models"),
-        ("oracle", ORACLE, "oracle (a bound)"),
-    ):
-        styles[name] = {"colour": str(style["color"]), "marker": str(style["marker"]), "label": label}
+    for name, (label, style) in KINDS.items():
+        styles[name] = {"colour": style["color"], "marker": style["marker"], "label": label}
     return {**styles, "other": {"colour": OTHER_POLICY[0], "marker": OTHER_POLICY[1]}}
 
 
@@ -181,12 +177,7 @@ def _utterance(grid: Grid, row: int, audio: Mapping[str, str]) -> dict[str, Any]
 
 
 def audio_beside(data: Path, folder: Path) -> dict[str, str]:
-    """Where a browser finds the utterances' audio, seen from a folder; of what lies inside a recording also its times.
-
-    Args:
-        data: a data directory; without ``wav.scp`` there is none.
-        folder: of the page.
-    """
+    """Where a browser finds the audio of a data directory, seen from the page's folder; of what lies inside a recording also its times."""
     if not (data / "wav.scp").is_file():
         return {}
     paths = {name: Path(value) for name, value in read_scp(data / "wav.scp").items() if value.lower().endswith(_PLAYED)}

@@ -69,26 +69,17 @@ class ErrorCounts:
 
 
 def add_counts(edits: np.ndarray) -> ErrorCounts:
-    """The sum over utterances.
-
-    Args:
-        edits: hits, substitutions, deletions and insertions of every utterance (N, 4).
-    """
+    """The sum over utterances of hits, substitutions, deletions and insertions (N, 4)."""
     wrong = int((edits[:, 1:].sum(axis=1) > 0).sum())
     hits, substitutions, deletions, insertions = (int(total) for total in edits.sum(axis=0))
     return ErrorCounts(len(edits), hits + substitutions + deletions, hits, substitutions, deletions, insertions, wrong)
 
 
 def check_same_utterances(references: Iterable[str], hypotheses: Iterable[str], where: str) -> None:
-    """Checks that every reference has its hypothesis and the other way round: none is ever dropped silently.
-
-    Args:
-        references: utterance ids of the reference.
-        hypotheses: utterance ids of the decoding.
-        where: what was decoded, for the message.
+    """Checks, by utterance ids, that every reference has its hypothesis and the other way round: none is ever dropped silently.
 
     Raises:
-        UserError: naming the first utterance that lacks its partner, and how many do.
+        UserError: naming what was decoded (``where``), the first utterance that lacks its partner, and how many do.
     """
     have, decoded = set(references), set(hypotheses)
     missing, extra = sorted(have - decoded), sorted(decoded - have)

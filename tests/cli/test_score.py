@@ -123,6 +123,6 @@ def test_a_mean_layer_beyond_the_exits_is_no_target(
     with pytest.raises(UsageError, match="target mean_layer=1.9: the first exit is 2"):
         main([*words, "--targets", "mean_layer=1.9"])
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("espnet_ee.cli.score.TARGETS", ("mean_layer=4", "mean_layer=12", "mean_layer=1"))
+    monkeypatch.setattr("espnet_ee.cli.score.DEFAULT_TARGETS", ("mean_layer=4", "mean_layer=12", "mean_layer=1"))
     main(words)  # those that nobody named are for models of twelve blocks
     assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == ["entropy_mean_layer4"]

@@ -29,11 +29,19 @@ from espnet_ee.score.calibrate import (
     calibrate_policies,
     make_families,
     parse_target,
-    samples_of,
     write_calibrated,
 )
 from espnet_ee.score.evaluate import hurt_most
-from espnet_ee.score.fit import DEFAULT_FEATURES, Samples, cross_fitted_levels, fit_learned, folds, likely_returns, returns
+from espnet_ee.score.fit import (
+    DEFAULT_FEATURES,
+    Samples,
+    cross_fitted_levels,
+    fit_learned,
+    folds,
+    likely_returns,
+    make_samples,
+    returns,
+)
 from espnet_ee.score.grid import (
     Grid,
     candidate_thresholds,
@@ -219,7 +227,7 @@ def test_what_learned_promises_is_judged_on_utterances_that_it_has_not_seen(dev:
     words[seen, 3] = words[seen, 2]
     [found] = calibrate_policies(replace(dev, words=words), ["learned"], [parse_target("wer_loss=1@90")], DEFAULT_FEATURES)
     assert len(found.expected.errors) == 75 and found.policy.returns[6] == 0
-    alone = fit_learned(samples_of(replace(dev, words=words).part(seen), DEFAULT_FEATURES), DEFAULT_FEATURES)
+    alone = fit_learned(make_samples(replace(dev, words=words).part(seen), DEFAULT_FEATURES), DEFAULT_FEATURES)
     assert found.policy.weights == alone.weights
     assert found.reached and found.expected.depth == LAYERS[-1] and found.policy.threshold == -1
     few = dev.part(np.arange(120) < 7)
@@ -265,7 +273,7 @@ def test_few_errors_leave_the_say_to_the_first_feature_alone() -> None:
 
 
 def test_the_fewer_errors_the_nearer_to_one_rule_for_all_exits(dev: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = samples_of(dev, DEFAULT_FEATURES)
+    samples = make_samples(dev, DEFAULT_FEATURES)
     total = samples.errors[:, :-1].sum()
 
     def fitted(prior: float) -> tuple[np.ndarray, np.ndarray]:
@@ -301,7 +309,7 @@ def test_the_fit_finds_the_rates_that_made_the_errors() -> None:
 
 def test_cross_fitting_never_judges_by_a_model_that_saw_the_utterance(dev: Grid) -> None:
     """Changing the errors of one fold changes the levels of the other folds only."""
-    samples = samples_of(dev, DEFAULT_FEATURES)
+    samples = make_samples(dev, DEFAULT_FEATURES)
     changed = samples.errors.copy()
     changed[:15] = changed[:15, ::-1] + 3  # the first of eight folds
     other = type(samples)(samples.layers, samples.features, changed, samples.frames)
@@ -311,14 +319,14 @@ def test_cross_fitting_never_judges_by_a_model_that_saw_the_utterance(dev: Grid)
 
 
 def test_cross_fitted_levels_are_those_of_the_policy_fitted_without_the_fold(dev: Grid) -> None:
-    samples = samples_of(dev, DEFAULT_FEATURES)
+    samples = make_samples(dev, DEFAULT_FEATURES)
     first = folds(len(dev.utterances)) == 0
     policy = fit_learned(samples.rows(~first), DEFAULT_FEATURES)
     np.testing.assert_allclose(cross_fitted_levels(samples)[first], levels(dev, policy)[first, :-1])
 
 
 def test_the_fitted_policy_survives_its_yaml(dev: Grid, tmp_path: Path) -> None:
-    policy = fit_learned(samples_of(dev, DEFAULT_FEATURES), DEFAULT_FEATURES)
+    policy = fit_learned(make_samples(dev, DEFAULT_FEATURES), DEFAULT_FEATURES)
     [calibrated] = calibrate_policies(dev, ["learned"], [parse_target("mean_layer=4")], DEFAULT_FEATURES)
     [path] = write_calibrated(tmp_path, [calibrated], "dev")
     assert path.name == f"decode_{calibrated.name}.yaml" == "decode_learned_mean_layer4.yaml"
@@ -555,7 +563,7 @@ def test_a_posterior_is_what_two_hypotheses_of_it_say(tmp_path: Path, posterior:
 def test_features_are_named_once(dev: Grid) -> None:
     for names in (["log_entropy", "log_entropy"], [], ["luck"]):
         with pytest.raises(UsageError, match="each once|unknown"):
-            samples_of(dev, names)
+            make_samples(dev, names)
 
 
 def test_too_little_evidence_to_fit_on_is_said(dev: Grid) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import io
 import re
 import subprocess
 from pathlib import Path
@@ -17,8 +16,8 @@ from espnet_ee.kaldi import write_scp
 from espnet_ee.policy.entropy import EntropyPolicy
 from espnet_ee.policy.fixed import FixedExitPolicy
 from espnet_ee.score.experiment import ScoreOptions, score_experiment
-from espnet_ee.score.page import print_summary, shown_points
-from espnet_ee.score.picture import draw_curve
+from espnet_ee.score.page import set_table, shown_points
+from espnet_ee.score.picture import make_figure
 from espnet_ee.score.points import read_exits, write_exits
 from tests.score.conftest import SETS, write_online
 
@@ -29,9 +28,9 @@ ONLINE = "decode_entropy_wer_loss0/test"
 def score(experiment: Path, **options: Any) -> str:
     options = {"valid_set": "dev", "test_sets": ["test"], "command": "./run.sh --stage 13", **options}
     page = score_experiment(ScoreOptions(experiment, experiment.parent.parent / "data", **options))
-    said = io.StringIO()
-    print_summary(page, said)
-    assert all(point.name in said.getvalue() for result in page.sets for point in shown_points(result))
+    for result in page.sets:
+        said = "\n".join(set_table(result, page.valid_set))
+        assert all(point.name in said for point in shown_points(result))
     return (experiment / "RESULTS.md").read_text(encoding="utf-8")
 
 
@@ -39,7 +38,8 @@ def score(experiment: Path, **options: Any) -> str:
 def quick_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a second; only the picture's own tests need it."""
     if "picture" not in request.node.name:
-        monkeypatch.setattr("espnet_ee.score.experiment.draw_curve", lambda path, *_: path.write_bytes(b""))
+        monkeypatch.setattr("espnet_ee.score.experiment.make_figure", lambda *_: None)
+        monkeypatch.setattr("espnet_ee.score.experiment.save_figure", lambda path, _: path.write_bytes(b""))
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -244,5 +244,4 @@ def test_without_matplotlib_the_curve_says_what_to_install(
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"pip install"):
-        draw_curve(tmp_path / "curve.png", points, ["dev"], "m")
-    assert not (tmp_path / "curve.png").exists()
+        make_figure(points, ["dev"], "m")

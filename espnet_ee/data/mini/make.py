@@ -68,14 +68,8 @@ class Sentence:
 def make_corpus(out: Path, nj: int = 1, utterances_per_speaker: int = 70, seed: int = 0) -> dict[str, int]:
     """Makes ``out/MiniSpeech`` in LibriSpeech's layout, with ``SPEAKERS.TXT``, ``difficulty.tsv`` and ``words.ctm``.
 
-    Args:
-        out: the folder to make MiniSpeech in; a MiniSpeech that is there is replaced.
-        nj: number of processes; does not change the result.
-        utterances_per_speaker: for each of eighteen training speakers; the 24 others have two sevenths of it.
-        seed: another seed is another corpus.
-
-    Returns:
-        Set -> number of utterances.
+    A MiniSpeech that is there is replaced. Of ``utterances_per_speaker`` the 24 who do not train have two sevenths. The number of
+    processes does not change the result, which is: set -> number of utterances.
 
     Raises:
         UserError: ``out/MiniSpeech`` is something else.
