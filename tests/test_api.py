@@ -112,6 +112,7 @@ def test_a_file_and_its_samples_give_the_same_whatever_the_rate(asr, heard, tmp_
         (INT16, 2**40, "cannot become"),
         (INT16.astype(np.float32), 16000, r"\[-1, 1\]"),
         (INT16.astype(np.int64), 16000, "int64"),
+        (np.ma.masked_array(INT16), 16000, "MaskedArray"),
         (np.full(100, np.nan), 16000, "not finite"),
         (np.zeros((2, 16000)), 16000, "channels"),
         (np.zeros(0), 16000, "no audio"),
