@@ -6,8 +6,9 @@ import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 Names = dict[str, str]
 
@@ -15,7 +16,13 @@ Names = dict[str, str]
 @functools.cache
 def piece(text: str) -> ModelProto:
     """A small graph from ONNX's own notation (``name (inputs) => (outputs) {nodes}``)."""
-    return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> {text}')
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> {text}')
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:  # as a weight it lies in the file once
+        value = np.array(helper.get_attribute_value(node.attribute[0]))
+        value = value.astype(np.float32) if value.dtype == np.float64 else value
+        model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+        model.graph.node.remove(node)
+    return model
 
 
 class Assembly:

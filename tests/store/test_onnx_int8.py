@@ -8,11 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
 from espnet_ee.store import onnx_int8
 from espnet_ee.store.onnx_graphs import trace_segment
-from espnet_ee.store.onnx_int8 import _move_scales, quantised
+from espnet_ee.store.onnx_int8 import _fold_norms, _rounded, quantised
 from espnet_ee.store.onnx_modules import segments_of
 from tests.store import onnx_models
 
@@ -61,7 +64,7 @@ def test_int8_is_near(
     assert 0 < np.abs(whole["hidden_out"] - near["hidden_out"]).mean() < most * np.abs(whole["hidden_out"]).mean()
 
 
-def test_the_first_segment_of_a_narrow_model_takes_activations_in_32_bits(
+def test_the_first_segment_and_the_convolutions_of_a_narrow_model_take_activations_in_32_bits(
     traced: tuple[torch.nn.Module, onnx.ModelProto],
 ) -> None:
     _, graph = traced
@@ -71,7 +74,7 @@ def test_the_first_segment_of_a_narrow_model_takes_activations_in_32_bits(
     for node in other.graph.node:
         node.input[:] = ["hidden" if name == "x" else name for name in node.input]
     kinds, others = (Counter(node.op_type for node in each.graph.node) for each in (small, quantised(other, WIDTH)))
-    assert not kinds["MatMulInteger"] and others["MatMulInteger"] == 7
+    assert not kinds["MatMulInteger"] and others["MatMulInteger"] == 5
     assert all(
         tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT16)
         for tensor in small.graph.initializer
@@ -114,19 +117,53 @@ def test_all_but_the_smallest_weights_are_in_8_bits_and_wide_products_computed_s
     assert all(len(shape) < 2 for shape in shapes[TensorProto.FLOAT])
 
 
-def test_a_norms_scales_go_into_the_products_behind_it(traced: tuple[torch.nn.Module, onnx.ModelProto]) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_small_weights_are_of_16_bits_as_size_leaves_room(
+    traced: tuple[torch.nn.Module, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(onnx_int8, "_SHARES", (share, share))
+    shapes = [tuple(tensor.dims) for tensor in halves(quantised(traced[1], WIDTH)) if len(tensor.dims) == 2]
+    # Subsampling's output, attention, the convolution's two; feed-forward modules' are larger.
+    small = [(WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * WIDTH), (72, WIDTH)]
+    assert sorted(shape for shape in shapes if np.prod(shape) > 2048) == (small if share else [])
+
+
+def test_of_small_weights_those_nearest_before_the_exit_are_of_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = product(np.ones((64, 64), np.float32))
+    model.graph.initializer.append(numpy_helper.from_array(np.full((64, 64), 2, np.float32), "last"))
+    model.graph.node.append(helper.make_node("MatMul", ["y", "last"], ["z"]))
+    model.graph.output[0].name = "z"
+    monkeypatch.setattr(onnx_int8, "_SHARES", (0.5, 0.0))
+    [last] = halves(quantised(model, 64))
+    assert list(last.dims) == [64, 64] and (numpy_helper.to_array(last) == 2).all()
+
+
+def halves(model: onnx.ModelProto) -> list[TensorProto]:
+    """Weights of 16 bits, but for scales."""
+    return [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) > 1]
+
+
+def test_scales_and_shifts_of_a_norm_go_into_the_layers_behind_it(traced: tuple[torch.nn.Module, onnx.ModelProto]) -> None:
     model, graph = traced
     moved = onnx.ModelProto()
     moved.CopyFrom(graph)
-    _move_scales(moved.graph)
+    _fold_norms(moved.graph)
     feed = onnx_models.features(model, onnx_models.speech((16000,)))
     whole, same = (onnx_models.run(each, feed) for each in (graph, moved))
     for name, values in whole.items():
         np.testing.assert_allclose(same[name], values, atol=2e-4)
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in moved.graph.initializer}
     norms = [node for node in moved.graph.node if node.op_type == "LayerNormalization"]
-    scales = [np.delete(weights[norm.input[1]], 3) for norm in norms]
-    assert [bool((scale == 1.0).all()) for scale in scales] == [True] * 4 + [False]  # the last is the next segment's, too
+    assert [len(norm.input) for norm in norms] == [2] * 4 + [3]  # the last is the next segment's, too
+    assert [bool((weights[norm.input[1]] == 1.0).all()) for norm in norms] == [True] * 4 + [False]
+
+
+@given(arrays(np.float32, (40, 6), elements=st.floats(-127, 127, width=32)))
+def test_errors_of_rounding_add_up_to_nothing(values: np.ndarray) -> None:
+    rounded = _rounded(values)
+    assert (rounded == np.round(rounded)).all() and (np.abs(rounded) <= 127).all()
+    assert (np.abs(rounded - values) < 1).all()
+    assert (np.abs((rounded - values).sum(axis=0)) < 0.51).all()
 
 
 def test_sums_of_large_products_do_not_overflow() -> None:
