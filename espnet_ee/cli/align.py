@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from espnet_ee.cli.parser import Parser, add_model
+from espnet_ee.cli.parser import Parser, add_model, refuse_input
 from espnet_ee.cli.recogniser import quiet
 from espnet_ee.cli.reports import Problems, write_text
 from espnet_ee.errors import UsageError, UserError
@@ -47,6 +47,10 @@ def _align(options: argparse.Namespace) -> None:
         raise UsageError("give either --data or --audio")
     if (options.audio is None) != (options.text is None):
         raise UsageError("--audio and --text belong together")
+    from espnet_ee.data.datadir import TABLES
+
+    tables = [options.data / name for name in TABLES] if options.data else []
+    refuse_input(options.out, [options.audio, *tables])
     from espnet_ee.decode.alignment import Aligner
     from espnet_ee.decode.formats import ctm_lines
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.parser import Parser, refuse_input
 from espnet_ee.data.download import ARCHIVES, BASE_URL, download_parts
 from espnet_ee.data.librispeech import parts_of
 from espnet_ee.data.registry import CORPORA, open_corpus
@@ -194,6 +194,7 @@ def _add_lm(parser: Parser) -> None:
 def _lm(options: argparse.Namespace) -> None:
     from espnet_ee.search.ngram_training import train_ngram
 
+    refuse_input(options.out, [*options.text, options.tokens / "tokens.txt", options.tokens / "bpe.model"])
     made = train_ngram(options.text, options.tokens, options.token_type, options.out, options.order, options.tool)
     print(f"{options.out}: {made}")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from espnet_ee.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,3 +47,9 @@ def not_empty(word: str) -> str:
 
 def _path(word: str) -> Path:
     return Path(not_empty(word))
+
+
+def refuse_input(out: Path | None, inputs: Iterable[Path | None]) -> None:
+    """Raises UsageError where the file to be written is one that is read."""
+    if out is not None and out.resolve() in {path.resolve() for path in inputs if path is not None}:
+        raise UsageError(f"--out {out}: is one of the files to be read; give another name")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.parser import Parser, refuse_input
 from espnet_ee.cli.reports import write_text
 from espnet_ee.errors import UsageError
 from espnet_ee.files import refuse_other_folder
@@ -138,7 +138,7 @@ def _replay(options: argparse.Namespace) -> None:
     from espnet_ee.score.grid import read_grid
     from espnet_ee.score.replay import replay_table
 
-    _refuse_input(options.out, [options.evidence, options.text])
+    refuse_input(options.out, [options.evidence, options.text])
     grid = read_grid(options.evidence, options.text)
     write_text(options.out, replay_table(grid, options.policy, options.config, options.thresholds))
 
@@ -160,7 +160,7 @@ def _compare(options: argparse.Namespace) -> None:
     from espnet_ee.score.compare import comparison_page
     from espnet_ee.score.grid import read_grid
 
-    _refuse_input(options.out, [*options.evidence, *options.other, *(options.text or [])])
+    refuse_input(options.out, [*options.evidence, *options.other, *(options.text or [])])
     texts: Sequence[Path | None] = options.text or [None] * len(options.evidence)
     if not len(options.evidence) == len(options.other) == len(texts):
         raise UsageError("--evidence, --other and --text: give the same number of files for each")
@@ -196,9 +196,3 @@ def _compare_models(options: argparse.Namespace) -> None:
         print(f"warning: left out: {line}", file=sys.stderr)
     for name in comparison.sets:
         print(*set_lines(comparison.models, name), "", sep="\n")
-
-
-def _refuse_input(out: Path | None, inputs: Iterable[Path | None]) -> None:
-    """Raises UsageError where the file to be written is one that is read."""
-    if out is not None and out.resolve() in {path.resolve() for path in inputs if path is not None}:
-        raise UsageError(f"--out {out}: is one of the files to be read; give another name")

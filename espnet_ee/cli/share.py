@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from espnet_ee.cli.parser import Parser
+from espnet_ee.cli.parser import Parser, refuse_input
 from espnet_ee.cli.recogniser import quiet
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.files import is_file
@@ -140,6 +140,7 @@ def add_raw_audio(parser: Parser) -> None:
 def _raw_audio(options: argparse.Namespace) -> None:
     from espnet_ee.store.train_config import write_raw_audio_config
 
+    refuse_input(options.out, [options.train_config, options.frontend])
     write_raw_audio_config(options.train_config, options.frontend, options.out)
     print(f"{options.out}: takes audio; use it with the same model file")
 

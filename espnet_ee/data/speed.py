@@ -55,6 +55,8 @@ def perturb_speed(
     """
     refuse_overlap(out, audio_dir)
     refuse_other_folder(audio_dir, (MARK,))
+    if own := [path for path in audio_dir.glob("*") if path.is_file() and path.name != MARK]:
+        raise UserError(f"{own[0]}: was put into {audio_dir}, and would be lost; move it away or give another folder")
     with derived_dir(source, out, "raw", max_skipped, (audio_dir,)) as new:
         _check_ids(new.source, factors)
         # The audio must be in place before the directory that names it.

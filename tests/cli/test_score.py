@@ -91,6 +91,16 @@ def test_nothing_that_is_read_is_written_over(dev: list[str], tmp_path: Path) ->
     with pytest.raises(UsageError, match="is one of the files to be read"):
         main(["compare", *dev, "--other", str(evidence), "--out", str(evidence)])
     assert evidence.read_bytes() == before
+    for words in (
+        ["data", "lm", "--text", "{0}", "--tokens", "{1}", "--token_type", "char"],
+        ["raw-audio", "--train_config", "{0}", "--frontend", "{1}"],
+        ["align", "--data", "{1}", "--model", "{1}"],
+    ):
+        text = tmp_path / "text"
+        text.write_text("u A B\n")
+        with pytest.raises(UsageError, match="text: is one of the files to be read"):
+            main([word.format(text, tmp_path) for word in words] + ["--out", f"{tmp_path}/../{tmp_path.name}/text"])
+        assert text.read_text() == "u A B\n"
 
 
 def test_a_package_is_no_place_to_calibrate_into(dev: list[str], tmp_path: Path) -> None:

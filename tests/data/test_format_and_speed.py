@@ -117,6 +117,14 @@ def test_perturbing_never_deletes_its_own_source(data_dir: Path, tmp_path: Path,
     assert tree_bytes(tmp_path) == before
 
 
+def test_perturbing_never_replaces_a_file_that_was_put_into_its_audio(data_dir: Path, tmp_path: Path) -> None:
+    perturb_speed(data_dir, tmp_path / "new", ["0.9"], tmp_path / "audio")
+    (tmp_path / "audio" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="audio/notes.txt: was put into"):
+        perturb_speed(data_dir, tmp_path / "new", ["0.8"], tmp_path / "audio")
+    assert (tmp_path / "audio" / "notes.txt").read_text() == "mine"
+
+
 def test_no_command_replaces_a_folder_that_holds_its_source(data_dir: Path, tmp_path: Path, tree_bytes: TreeBytes) -> None:
     dump, fewer = tmp_path / "dump", tmp_path / "fewer"
     format_audio(data_dir, dump, 16000)
