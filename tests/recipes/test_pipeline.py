@@ -164,7 +164,7 @@ def test_statistics_of_what_was_before_are_refused(workspace: Workspace) -> None
     other = ("--asr_stats_dir", str(theirs))
     foreign = workspace.run(*workspace.speeds, *stages, *other, status=1).stderr
     assert "train/speech_shape names other utterances than" in foreign and foreign.count("\n") == 1
-    workspace.run(*workspace.speeds, "--stage", "4", "--stop_stage", "4")
+    workspace.run(*workspace.speeds, "--stage", "4", "--stop_stage", "5")
     said.append(workspace.run(*workspace.speeds, *stages, "--asr_args", "--frontend_conf n_fft=400", status=1).stderr)
     for line in said:
         assert line.endswith("than those of now; run stage 10 first\n") and line.count("\n") == 1
