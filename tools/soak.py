@@ -288,10 +288,7 @@ class Story:
     def edit(self) -> str:
         """Corrects a transcript by hand; or gives a correction up, and with it the data directory."""
         if self.edited and self.chance.random() < 0.7:
-            path = self.edited.pop()
-            self.kept.pop(digest(path) if path.exists() else "", None)
-            shutil.rmtree(path.parent, ignore_errors=True)
-            return f"give {path.relative_to(self.folder)} up"
+            return f"give {self.give_up().relative_to(self.folder)} up"
         texts = [path for path in self.folder.glob("data/*/text") if path not in self.edited]
         if not texts:
             return "edit nothing"
@@ -301,6 +298,13 @@ class Story:
         self.edited.add(path)
         self.keep(path)
         return f"edit {path.relative_to(self.folder)}"
+
+    def give_up(self) -> Path:
+        """Deletes a data directory whose transcript was corrected, as its user may."""
+        path = self.edited.pop()
+        self.kept.pop(digest(path) if path.exists() else "", None)
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return path
 
     def fill(self) -> str:
         """Lets a run meet a full disk, sooner or later."""
@@ -354,8 +358,7 @@ def final_files(folder: Path) -> dict[str, str]:
 def end_of_story(story: Story) -> None:
     """Everything can still be had: with the first options, stages 1 to 13, as if nothing had been."""
     while story.edited:
-        path = story.edited.pop()
-        shutil.rmtree(path.parent, ignore_errors=True)
+        story.give_up()
     for name in ("data", "dump"):
         shutil.rmtree(story.folder / f"{name}.old", ignore_errors=True)
     result = story.run(1, 13, options={**OPTIONS, "asr_args": "--max_epoch 2"})  # with fewer it would be refused
