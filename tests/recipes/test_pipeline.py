@@ -299,7 +299,7 @@ def test_attention_decoders_go_through_all_stages(workspace: Workspace, tmp_path
     names = "decoder decoder_posterior"
     options = ("--asr_config", str(config), "--search", "kind=attention beam=2", "--calibrate_policies", names,
                "--calibrate_targets", "wer_loss=5", "--online_policies", names)  # fmt: skip
-    workspace.run(*workspace.speeds, *options, "--stage", "10", "--stop_stage", "14")
+    workspace.run(*workspace.speeds, *options, "--stage", "5", "--stop_stage", "14")
     page = (exp / "RESULTS.md").read_text(encoding="utf-8")
     assert "attention and CTC (weight 0.3), beam 2" in page and "**NO**" not in page
     utterances = read_table(exp / "decode_every_exit/dev/evidence.tsv").utterances

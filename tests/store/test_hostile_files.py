@@ -156,7 +156,7 @@ def test_statistics_with_a_spoiled_directory(package):
         ("a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases"),
         ("[" * 100000, "deeper"),
         ("a: 9999-99-99", "not plain YAML"),
-        ("- a", "table"),
+        ("- a", "key: value"),
         ("\x00", "not plain YAML"),
     ],
     ids=["tag", "nested tag", "aliases", "depth", "date", "list", "bytes"],
