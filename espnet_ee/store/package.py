@@ -19,7 +19,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_ee import __version__
 from espnet_ee.errors import UsageError, UserError
 from espnet_ee.exported import FOLDER as ONNX
-from espnet_ee.files import atomic_dir, files_digest, refuse_other_folder, write_yaml
+from espnet_ee.files import atomic_dir, file_digest, refuse_other_folder, write_yaml
 from espnet_ee.host.compat import espnet_version
 from espnet_ee.hub import model_folder
 from espnet_ee.policy.decoding import DecodingConfig
@@ -102,7 +102,7 @@ def pack_model(
         if onnx is not None:
             shutil.copytree(onnx, folder / ONNX)
         write_card(folder / "README.md", card, packed, model, described, default, exits_csv, exported)
-        made = {name: files_digest([path]) for name, path in _files(folder).items()}
+        made = {name: file_digest(path) for name, path in _files(folder).items()}
         write_yaml(folder / DESCRIPTION, {"format": FORMAT, "default": default, **made_by, MADE: made})
         load_package(folder)
     return out
@@ -122,7 +122,7 @@ def _refuse_changed(out: Path) -> None:
         with suppress(UserError):  # damaged: what was made is not known, and is made again
             made = read_description(out).get(MADE)
     for name, path in _files(out).items() if isinstance(made, dict) else ():
-        if made.get(name) != files_digest([path]):
+        if made.get(name) != file_digest(path):
             raise UserError(
                 f"{path}: was changed or added after {out} was packed, and would be lost; move it away or give another folder"
             )

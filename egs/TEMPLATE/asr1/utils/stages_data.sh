@@ -96,12 +96,18 @@ perturb_speed() {
     log_skipped 2 "${train_set}" "${out}"
 }
 
+# is_of_data MARK DIR: is_of of all that a Kaldi data directory holds now.
+is_of_data() {
+    local files
+    readarray -t files < <(data_files "$2")
+    is_of "$1" "${files[@]}"
+}
+
 # need_speeds: stage 2 has made its copies of the training set that is there now, at these speeds.
 need_speeds() {
-    local mark=${datadir}/${train_set}/.done files
+    local mark=${datadir}/${train_set}/.done
     if [ -z "${stored_factors}" ] || [ ! -f "${datadir}/${raw_train}/wav.scp" ]; then return 0; fi
-    readarray -t files < <(data_files "${datadir}/${raw_train}")
-    if ! grep -qsxF "factors=${stored_factors}" "${mark}" || ! is_of "${mark}" "${files[@]}"; then
+    if ! grep -qsxF "factors=${stored_factors}" "${mark}" || ! is_of_data "${mark}" "${datadir}/${raw_train}"; then
         fail "${datadir}/${train_set} has not the speeds ${stored_factors} of what is in ${datadir}/${raw_train} now; run stage 2 first"
     fi
 }
@@ -167,24 +173,22 @@ extract_by_frontend() {
 # need_formatted SET...: stage 3 has made its folders of the sets that are there now (whoever has no datadir any more goes on
 # with what there is), at this rate: ESPnet asks no file for its rate.
 need_formatted() {
-    local name out files
+    local name out
     for name in "$@"; do
         out=$(formatted_dir "${name}")
         if [ "${feats_type}" = raw ] && [ -f "${out}/.content" ] && ! grep -qxF "fs=${fs}" "${out}/.content"; then
             fail "${out} has another rate than '--fs ${fs}'; run stage 3 first"
         fi
         if [ ! -f "${datadir}/${name}/wav.scp" ]; then continue; fi
-        readarray -t files < <(data_files "${datadir}/${name}")
-        is_of "${out}/.done" "${files[@]}" || fail "${out} is not of what is in ${datadir}/${name} now; run stage 3 first"
+        is_of_data "${out}/.done" "${datadir}/${name}" || fail "${out} is not of what is in ${datadir}/${name} now; run stage 3 first"
     done
 }
 
 # need_filtered: and stage 4 of what stage 3 has made of the training set.
 need_filtered() {
-    local in=${data_feats}/org/${train_set} out=${data_feats}/${train_set} files
+    local in=${data_feats}/org/${train_set} out=${data_feats}/${train_set}
     if [ ! -f "${in}/text" ]; then return 0; fi
-    readarray -t files < <(data_files "${in}")
-    is_of "${out}/.done" "${files[@]}" || fail "${out} is not of what is in ${in} now; run stage 4 first"
+    is_of_data "${out}/.done" "${in}" || fail "${out} is not of what is in ${in} now; run stage 4 first"
 }
 
 # Stage 4. Too long and too short training utterances go; the sets that are scored are never filtered.
